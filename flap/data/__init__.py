@@ -1,4 +1,4 @@
-"""Texts for calibration and evaluation, and their token windows."""
+"""Read texts for calibration and evaluation, and cut them into token windows."""
 
 from flap.data.batch import Batch
 from flap.data.mixture import SELF, Part, TextsInMemory, parse

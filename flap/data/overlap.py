@@ -1,8 +1,9 @@
-"""Find the documents of evaluation tasks that a run has read, for example as calibration text.
+"""Find documents of evaluation tasks in the texts that a run has read, such as calibration texts.
 
-Two texts overlap if they share 13 consecutive words. A text with fewer than 13 words overlaps with
-another text only if its words are the whole other text, or a whole line of the other text. A *run
-of words* is a sequence of 13 words, or all words of a shorter text or line.
+Two texts overlap if they share 13 consecutive words. A text of fewer than 13 words overlaps with
+another text only if it has the same words as the whole other text, or as a whole line of the other
+text. A *run of words* is a sequence of 13 consecutive words, or all words of a shorter text or
+line.
 
 Source of the rule: Brown et al., NeurIPS 2020, arXiv 2005.14165, appendix C.
 """
@@ -14,14 +15,14 @@ from typing import NamedTuple
 
 from flap.data.text import Prompt, ngrams
 
-# If two texts share this many consecutive words, one text quotes the other, or both quote a third
-# text.
+# The number of words in a run. If two texts share this many consecutive words, one text quotes the
+# other, or both quote a third text.
 OVERLAP = 13
-# A line or a field with fewer than FEWEST words, such as "yes", does not identify a document. The
-# three words "Who wrote Hamlet?" identify a document.
+# A line or a field of a document with fewer than FEWEST words, such as "yes", does not identify the
+# document, but the three words "Who wrote Hamlet?" do.
 FEWEST = 3
-# A run of words is an instruction if more than this many documents of a task contain the run, and
-# also more than half of all documents of the task.
+# A run of words counts as an instruction of the task if it is in more than this many documents of a
+# task, and also in more than half of all documents of the task.
 INSTRUCTIONS = 10
 LABEL = re.compile(r"\s*\w+(?: \w+){0,3}:\s")  # a label in a prompt, such as "Question: "
 WORD = re.compile(r"\w+")
@@ -31,26 +32,26 @@ Runs = set[int]  # hashes of runs of words
 
 
 class ReadText(NamedTuple):
-    """A text that a run reads before it measures."""
+    """A text that a run of flap reads before it evaluates models."""
 
-    # what the text is used for: "calibration", "vocabulary" (choosing tokens), or "recovery"
-    # (training)
+    # what the text is used for: "calibration", "vocabulary" (choosing the tokens that stay), or
+    # "recovery" (training after compression)
     use: str
     source: str  # config key and value of the text, such as "calibration.dataset=my.jsonl"
     texts: tuple[str, ...]  # the documents of the text, or the turns of its prompts
 
 
 class Document(NamedTuple):
-    """The runs of words that identify a document of an evaluation task."""
+    """The runs of words by which a document of an evaluation task is recognised in other texts."""
 
     runs: Runs
-    # runs of the document's short texts, such as the question "What is it?"; a run is used only if
-    # no other document of the task has it
+    # runs of the document's short texts, such as the question "What is it?"; such a run is used
+    # only if no other document of the task has the same run
     parts: Runs
 
 
 class Overlap(NamedTuple):
-    """The documents of an evaluation task that a run has read."""
+    """The documents of an evaluation task that are in texts which a run of flap has read."""
 
     documents: frozenset[int]  # indices of the documents that were read
     total: int  # number of all documents of the task
@@ -58,25 +59,26 @@ class Overlap(NamedTuple):
 
 
 def as_written(text: str) -> list[str]:
-    """Split a text into words at white space, and keep punctuation and case."""
+    """Split a text into words at white space. Punctuation and case are kept."""
     return text.split()
 
 
 def letters_and_digits(text: str) -> list[str]:
     """Split a text into lower-case words without punctuation.
 
-    The prompts of a task may change the case and the punctuation of its documents.
+    These words are compared because the prompts of a task may change the case and the punctuation
+    of its documents.
     """
     return WORD.findall(text.lower())
 
 
 def word_runs(text: str, words: Words = as_written) -> Runs:
-    """Return all runs of OVERLAP words in a text. The words of a shorter text are a single run."""
+    """Return all runs of OVERLAP words in a text. All words of a shorter text are a single run."""
     return _runs_in(words(text), fewest=1)
 
 
 def line_runs(text: str, words: Words) -> Runs:
-    """Return one run for each line of a text that has at least FEWEST and fewer than OVERLAP words.
+    """Return a run for each line of a text that has at least FEWEST but fewer than OVERLAP words.
 
     A label at the beginning of a line, such as "Question: ", is left out.
     """
@@ -90,9 +92,9 @@ def line_runs(text: str, words: Words) -> Runs:
 
 
 def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
-    """Return the runs of words that identify a document, given the texts of the document.
+    """Return the runs of words that identify a document, from the texts in the document.
 
-    whole: the text that identifies the document, even if it is short.
+    whole: a text of the document that identifies the document even if the text is short.
     others: further texts of the document, such as a question about a passage.
     """
     runs = word_runs(whole, words)
@@ -136,7 +138,7 @@ def turns(prompt: Prompt) -> list[str]:
 def overlaps(
     tasks: Sequence[Sequence[Document]], read: Sequence[ReadText], words: Words
 ) -> list[Overlap]:
-    """Return the documents of each task that a run has read.
+    """Return, for each task, the documents that are in texts which a run of flap has read.
 
     tasks: the documents of each task.
     read: the texts that the run has read. Each text is searched only once, for all tasks together.
@@ -157,10 +159,10 @@ def overlaps(
 
 
 def _telling(documents: Sequence[Document]) -> list[Document]:
-    """Remove the runs of words that do not show which document of a task was read.
+    """Remove the runs of words that do not tell which document of a task was read.
 
-    A run that most documents share is an instruction. A short text that two documents share
-    identifies neither of the two.
+    A run of words that most documents share is an instruction. A short text that two documents
+    share identifies neither of them.
     """
     counts = Counter(run for document in documents for run in document.runs)
     counts_of_parts = Counter(run for document in documents for run in document.parts)
@@ -179,7 +181,7 @@ def _runs_of(text: ReadText, wanted: Runs, words: Words) -> Runs:
 
 
 def _containing(documents: Sequence[Document], runs: Runs) -> frozenset[int]:
-    """Return the indices of the documents that have at least one of these runs of words."""
+    """Return the indices of the documents that have at least one of the given runs of words."""
     return frozenset(
         n
         for n, document in enumerate(documents)

@@ -1,4 +1,4 @@
-"""Read prompts from a file, with the right answers if the file has them."""
+"""Read prompts from a file, and the right answers if the file has them."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ JSON = str | list | dict | bool | int | float
 def read_prompts(path: str, field: str) -> list[Prompt]:
     """Return the rows of a .jsonl or .parquet file as prompts, in order.
 
-    A row has `messages`, which is a conversation, or `prompt`, which is one turn of a user. If the
-    last turn of `messages` is the assistant's, this turn is the answer. Otherwise, the answer is in
-    the column `answer`, if the file has this column.
+    A row has a conversation in the column `messages`, or a single turn of a user in the column
+    `prompt`. If the last turn of `messages` is the assistant's, this turn is the right answer.
+    Otherwise, the right answer is in the column `answer`, if the file has this column.
 
     field: the config key that error messages name.
 
     Raises:
-        ValueError: the file is missing, empty or unreadable, or a row does not contain a prompt.
+        ValueError: the file is missing, empty or unreadable, or a row contains no prompt.
     """
     file = Path(path)
     where = f"{field}={shown(path)}"
@@ -51,7 +51,7 @@ def holds_prompts(path: str) -> bool:
 
 
 def _prompt(row: dict[str, Any], where: str) -> Prompt:
-    """Return the prompt of a row. If a row has `messages` and `prompt`, `messages` is used."""
+    """Return the prompt of a row. If a row has both columns, `messages` is used."""
     answer = row.get("answer")
     is_conversation = row.get("messages") is not None
     if is_conversation:
@@ -71,7 +71,7 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
     if not isinstance(answer, str | None):
         raise ValueError(f"{where}: the answer is no text; expected a string, or none at all")
     if answer is not None and not answer.strip():
-        answer = None  # the content of a turn that calls a tool is empty
+        answer = None  # the content of a turn that calls a tool may be empty
     return Prompt(tuple(turns), answer, is_conversation)
 
 
@@ -80,7 +80,7 @@ def _checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
     given = list[dict[str, Any]]()
     if valid:
-        # Parquet stores null for keys that only other messages have. Chat templates do not read
+        # For a key that only other messages have, Parquet stores null. Chat templates do not read
         # times or bytes.
         for message in messages:
             given.append({key: value for key, value in message.items() if isinstance(value, JSON)})

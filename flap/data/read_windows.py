@@ -1,6 +1,7 @@
 """Read the texts of a mixture, by name or from files, and draw windows from them.
 
-Texts that the model still has to write are added later, with `Windows.written`.
+A *part* is one text of a mixture. Texts that the model writes itself are added later, with
+`Windows.written`.
 """
 
 import logging
@@ -52,7 +53,7 @@ def read_windows(
 ) -> Windows:
     """Read the texts of a mixture, and return its windows.
 
-    A text whose weight is too small for one window is left out, with a warning.
+    If the weight of a text is too small for one window, the text is left out, with a warning.
 
     section: the section of the config, such as "calibration", for messages.
     dataset: the mixture in the form that `calibration.dataset` has in the config.
@@ -68,19 +69,18 @@ def read_windows(
         )
     used = _used_parts(section, dataset, wanted)
     windows = read_parts(section, used, tokenizer, wanted)
-    # Draw the windows once, because this raises an error if a text is too short. A text whose
-    # answers the model still has to write gets answers of maximum length for this check.
+    # Draw the windows now, because this raises an error if a text is too short. For this check,
+    # prompts that the model still has to answer get answers of maximum length.
     _ = _with_longest_answers(windows, max_length).drawn
 
-    # The run counts as having read all documents of the mixture, even those of parts that get no
-    # window.
+    # All documents of the mixture count as read, even the documents of parts that get no window.
     others = [part for part in parse(dataset, f"{section}.dataset") if part not in used]
     read_of_others = read_parts(section, others, tokenizer, wanted).read
     return replace(windows, read={**windows.read, **read_of_others})
 
 
 def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
-    """Return the parts of a mixture that get at least one window. Warn about all other parts.
+    """Return the parts of a mixture that get at least one window, and warn about all other parts.
 
     Raises:
         ValueError: the config names no texts, or a weight is out of range.
@@ -105,11 +105,11 @@ def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
 
 
 def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
-    """Return the windows as if the model had written answers of maximum length.
+    """Return the windows that there would be if the model wrote answers of maximum length.
 
     Raises:
-        ValueError: all prompts of a text are too long to leave space for an answer in the model's
-            context.
+        ValueError: all prompts of a text are so long that the model's context has no space for an
+            answer.
     """
     for p, asked in windows.asked.items():
         longest = asked.answers.max_new_tokens
@@ -186,7 +186,7 @@ def check_prompts(
 def read_parts(
     section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted
 ) -> Windows:
-    """Read the texts of a mixture. The returned `Windows` are drawn when they are first used.
+    """Read the texts of a mixture. The windows of the returned object are drawn when first used.
 
     Raises:
         ValueError: a text does not exist or cannot be read.
@@ -242,9 +242,9 @@ class Reading:
     answers: Answers
 
     def part(self, part: Part) -> Content:
-        """Read the text of a part of a mixture, or the prompts that the model will answer."""
+        """Read the text of a part, or the prompts of the part if the model will answer them."""
         if part.dataset == SELF:
-            # raises an error if the tokenizer has no token with which a text can begin
+            # raises an error if the tokenizer has no token with which the model can begin a text
             _ = beginning(self.tokenizer, f"{self.field}.{SELF}")
             return Content()
         if part.documents:
@@ -261,7 +261,7 @@ class Reading:
         return Content(text, read=read)
 
     def asked(self, part: Part) -> Asked | None:
-        """Return the prompts of a part of a mixture, or None if the part is a text without prompts.
+        """Return the prompts of a part, or None if the part is a text without prompts.
 
         Raises:
             ValueError: the prompts cannot be read, or the chat template refuses one of them.
@@ -292,7 +292,7 @@ class Reading:
                 ) from error
 
     def _with_given_answers(self, asked: Asked, where: str) -> Text:
-        """Return one text that is made of the prompts and their given answers."""
+        """Return one text, which consists of all prompts with the answers that came with them."""
         missing = sum(prompt.answer is None for prompt in asked.prompts)
         if missing:
             raise ValueError(
@@ -306,7 +306,7 @@ class Reading:
         return dialogues(asked, answers, self.tokenizer, self.bos)
 
     def _prompts(self, part: Part) -> tuple[list[Prompt], str] | None:
-        """Return the prompts of a part and their origin, or None if the part has no prompts."""
+        """Return the prompts of a part and their origin, or None for a text without prompts."""
         if part.dataset in PROMPTS:
             return named_prompts(part.dataset, self.field)
         if not (part.chat_template or holds_prompts(part.dataset)):
@@ -317,7 +317,8 @@ class Reading:
 def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:
     """Return the name and the id of the token with which the model begins a text.
 
-    If the tokenizer has no BOS, the token is EOS, which separates documents.
+    If the tokenizer has no BOS token, the EOS token is used, because it separates documents in
+    training texts.
 
     Raises:
         ValueError: the tokenizer has neither BOS nor EOS.

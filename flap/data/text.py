@@ -1,4 +1,4 @@
-"""Texts and their documents, prompts, and a measure of repetition."""
+"""Classes for texts and prompts, and a measure of how much a text repeats itself."""
 
 import hashlib
 import json
@@ -19,9 +19,9 @@ class Text:
     name: str
     text: str
     origin: str
-    # the documents in order; empty if the text is a single document
+    # the documents that the text consists of, in order; empty if the text is a single document
     documents: tuple[str, ...] = ()
-    # span of the answer in each document; empty if there are no answers
+    # the span of the answer in each document; empty if the text has no answers
     counted: tuple[Span, ...] = ()
 
     @classmethod
@@ -38,7 +38,7 @@ class Text:
 
     @property
     def counted_in_text(self) -> list[Span]:
-        """The spans of the answers in the whole text. Empty if there are no answers."""
+        """The spans of the answers in the whole text; empty if the text has no answers."""
         # number of characters in all separators between documents
         separators = len(self.text) - sum(map(len, self.documents))
         separator = separators // max(1, len(self.documents) - 1)
@@ -50,7 +50,7 @@ class Text:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the text in hex digits, by which equal texts are recognised."""
+        """The SHA-256 of the text in hex digits. Texts with equal hashes count as the same text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
@@ -62,7 +62,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation that a model continues with an answer, and the right answer if it is known."""
+    """A conversation to which a model adds an answer, and the right answer if it is known."""
 
     # the turns before the answer, with their roles and contents
     messages: tuple[dict[str, Any], ...]
@@ -78,7 +78,8 @@ def ngrams(items: Sequence[T], length: int) -> Iterator[tuple[T, ...]]:
 def repetition(tokens: Sequence[int]) -> float:
     """Return the share of repeated 4-grams: 1 - number of distinct 4-grams / number of 4-grams.
 
-    A lower share is better. The share is 0 for sequences of fewer than four tokens.
+    A 4-gram is a sequence of four consecutive tokens. A lower share is better. The share is 0 for
+    fewer than four tokens.
 
     Source: seq-rep-4 of Welleck et al., ICLR 2020, arXiv 1908.04319.
     """

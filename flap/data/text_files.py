@@ -1,6 +1,7 @@
 """Read texts by name, from a local file, or from a list in memory.
 
-A named text has separate parts for calibration and evaluation.
+A text that is read by name has separate parts for calibration and evaluation. A text from a file or
+a list is the same for both.
 """
 
 import json
@@ -20,9 +21,9 @@ FILE_FORMATS = {
     ".jsonl": "a JSON object a line, in UTF-8",
     ".parquet": "a table in Parquet",
 }
-# beginnings of the config keys that may name the text `self`
+# The beginnings of the config keys that may name the text `self`, which the model writes itself.
 WRITTEN_BY_THE_MODEL = ("calibration.", "recover.")
-# the names that `calibration.dataset` accepts in addition to files
+# all names that `calibration.dataset` accepts; it also accepts files
 NAMES = (*DATASETS, *PROMPTS, SELF)
 
 
@@ -60,13 +61,13 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
 
 
 def texts_in_memory(texts: Sequence[Any], field: str) -> TextsInMemory:
-    """Check a list of texts that a caller of flap passes. Each text becomes a document.
+    """Check a list of texts that a caller of `flap.prune` passes. Each text becomes a document.
 
     field: the argument that error messages name.
 
     Raises:
-        ValueError: the list contains no text, or an item is not a text, or is the name of a text
-            or of a file.
+        ValueError: the list contains no text, or an item is not a string, or an item is the name of
+            a text or of a file instead of a text.
     """
     for i, text in enumerate(texts):
         if not isinstance(text, str):
@@ -86,7 +87,11 @@ def texts_in_memory(texts: Sequence[Any], field: str) -> TextsInMemory:
 
 
 def _documents(path: Path, where: str) -> list[str]:
-    """Return the content of a .txt file, or the column 'text' of a .jsonl or .parquet file."""
+    """Return the documents of a file.
+
+    A .txt file is one document. In a .jsonl or .parquet file, each row has a document in the column
+    'text'.
+    """
     rows, names = read_rows(path, where, ("text",))
     if names and "text" not in names:
         raise ValueError(
@@ -102,9 +107,9 @@ def _documents(path: Path, where: str) -> list[str]:
 def read_rows(
     path: Path, where: str, columns: tuple[str, ...] | None = None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read the given columns of a file. Also return the names of all its columns.
+    """Read the given columns of a file. Return its rows, and the names of all its columns.
 
-    A .txt file has one row, with the column 'text'.
+    A .txt file counts as one row with the column 'text'.
 
     where: the beginning of error messages.
     columns: the columns to read; None reads all columns.
@@ -129,8 +134,8 @@ def _of_lines(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the given columns of a .jsonl file. Also return the names of all its columns.
 
-    The file is not read as a table, because a table needs one type per column and every key in
-    every row.
+    The file is not read as a table of Arrow, because such a table has one type for each column and
+    a value for each key in each row.
     """
     rows = list[dict[str, Any]]()
     names = dict[str, None]()
@@ -140,7 +145,7 @@ def _of_lines(
                 continue
             try:
                 row = parse_json(line)
-                # raises an error for half a surrogate pair, which JSON can contain as an escape
+                # raises an error for half a surrogate pair, which an escape in JSON can produce
                 json.dumps(row, ensure_ascii=False).encode()
                 if not isinstance(row, dict):
                     raise ValueError("no JSON object")

@@ -15,25 +15,27 @@ from flap.data.batch import Batch
 
 PADDING = 0  # id of the token that pads short windows; the token mask is false for padding
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-# These patterns match the byte tokens of a character that the start or the end of a window cuts.
+# These patterns match the byte tokens of an incomplete character at the start or at the end of a
+# window.
 CUT_AT_START = re.compile(r"^(<0x[89AB].>)+")
 CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 
 
 def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Return the number of UTF-8 bytes of each token in windows, bytes_NT (int64).
+    """Return the number of UTF-8 bytes that each token in windows stands for, bytes_NT (int64).
 
-    The name of a byte-level token has one character for each byte; a token may contain only some of
-    the bytes of a character. In the names of other tokens, "▁" stands for a space, and a name such
-    as <0x0A> stands for a byte. An added token stands for the text of its name.
+    In the vocabulary of a byte-level tokenizer, the name of a token has one character for each
+    byte. Such a token may contain only some of the bytes of a text's character. In the vocabularies
+    of other tokenizers, "▁" in a name stands for a space, and a name such as <0x0A> stands for a
+    byte. An added token stands for the text of its name.
     """
     vocabulary = tokenizer.get_vocab() | tokenizer.get_added_vocab()
     added = tokenizer.added_tokens_decoder
     if tokenizer.is_fast:
         byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
     else:
-        # The decoder of a slow tokenizer cannot be inspected. A slow tokenizer is byte-level if its
-        # vocabulary contains all characters that GPT-2 uses for bytes.
+        # A slow tokenizer has no decoder object to look at. It is byte-level if its vocabulary
+        # contains all characters that GPT-2 uses for bytes.
         byte_level = vocabulary.keys() >= set(ByteLevel.alphabet())
 
     bytes_V = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
@@ -52,14 +54,16 @@ def retokenised(
 ) -> Batch:
     """Convert windows of tokens of the tokenizer `before` to tokens of the tokenizer `after`.
 
-    The text of each window stays the same, but incomplete characters at its edges are left out.
-    Shorter windows are padded, and the token mask is false for the padding.
+    The text of each window stays the same, except that incomplete characters at the edges of the
+    window are left out. Windows with fewer tokens than the longest window are padded, and the token
+    mask is false for the padding.
 
     bos: whether each window begins with the beginning-of-sequence token.
     """
     mark = _mark(before)
     mark_ids = after(mark, add_special_tokens=False).input_ids if mark else []
-    # Decoding removes the first space of a text, so put one more space in front of each window.
+    # A tokenizer for which `_mark` returns a character removes the first space of a text when it
+    # decodes, so put one more space in front of each window.
     space = before.convert_tokens_to_ids(["▁"]) if mark else []
     texts = list[str]()
     for window in tokens_NT[:, int(bos) :].tolist():
@@ -82,19 +86,20 @@ def continuation(
 ) -> str:
     """Return the text that the tokens of an answer add to the text of a prompt.
 
-    Prompt and answer are decoded together, because a SentencePiece tokenizer removes the first
-    space when the answer is decoded alone.
+    Prompt and answer are decoded together, because a SentencePiece tokenizer would remove the first
+    space of an answer that is decoded alone.
     """
     before = decoded(prompt_ids, tokenizer)
     whole = decoded([*prompt_ids, *answer_ids], tokenizer)
     if whole.startswith(before):
         return whole[len(before) :]
-    # If the answer begins with invalid UTF-8, the decoded text may not begin with the prompt.
+    # If the answer begins with invalid UTF-8, the decoded text of both may not begin with the text
+    # of the prompt.
     return decoded(answer_ids, tokenizer)
 
 
 def decoded(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Decode tokens without special tokens, and without cleaning up spaces."""
+    """Convert tokens to text. Special tokens are skipped, and spaces stay as they are."""
     text: str = tokenizer.decode(
         [*ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
@@ -102,7 +107,7 @@ def decoded(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def without_cut_character(answer_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Remove the tokens of an incomplete last character from the end of an answer."""
+    """Remove the tokens of an incomplete character from the end of an answer."""
     for _ in range(3):  # an incomplete character in UTF-8 has at most three bytes
         if not decoded(answer_ids, tokenizer).endswith("\ufffd"):
             break
@@ -114,12 +119,13 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a character to put in front of a window before the window is tokenised.
 
     Some tokenizers add a space in front of a text, which would be wrong for a window that begins
-    inside a word. These tokenizers add the space in front of the character instead, and
-    `retokenised` removes the tokens of the space and of the character. For other tokenizers, return
-    an empty string.
+    inside a word. With the returned character in front, these tokenizers add the space before this
+    character, and `retokenised` removes the tokens of the space and of the character again. For
+    other tokenizers, return an empty string.
     """
-    # Texts do not contain this character for private use, so no token joins it with other
-    # characters. Tokens may join a line feed, in contrast, with other characters.
+    # A character from Unicode's private use area: texts do not contain it, so no token joins it
+    # with other characters. A line feed would not do, because tokens may join it with other
+    # characters.
     mark = "\ue000"
     ids = tokenizer(mark, add_special_tokens=False).input_ids
     names = tokenizer.convert_ids_to_tokens(ids)
@@ -132,9 +138,9 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _whole(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Remove the byte tokens of characters that the edges of a window cut.
+    """Remove the byte tokens of incomplete characters at the start and at the end of a window.
 
-    Next to these bytes, complete characters could not be decoded.
+    Otherwise, complete characters next to these bytes could not be decoded.
     """
     names = tokenizer.convert_ids_to_tokens(ids)
     cut_at_start = CUT_AT_START.search("".join(names[:3]))

@@ -1,4 +1,4 @@
-"""Draw windows from texts in proportion to weights. Every fifth window is held out.
+"""Draw token windows from a text, and interleave the windows of several texts.
 
 Legend: N windows · T tokens per window · S tokens of a text.
 """
@@ -21,8 +21,8 @@ from flap.data.text import Span, Text
 
 W = TypeVar("W", Tensor, Batch)
 
-# Every fifth window is held out from fitting, for example to choose the ridge of a linear
-# compensation on the held-out windows.
+# Every fifth window is held out: it is not used to fit, for example, a linear compensation, but to
+# choose the ridge of the fit.
 HELD_OUT = 5
 
 
@@ -30,37 +30,38 @@ class TextTokens(NamedTuple):
     """The tokens of a text."""
 
     tokens_S: Tensor
-    mask_S: Tensor  # true for tokens of answers; in a text without answers, true for all tokens
+    mask_S: Tensor  # true for tokens in answers; in a text without answers, true for all tokens
 
 
 class Pool:
     """The tokens of a text, from which non-overlapping windows are drawn.
 
-    The text is tokenised as a whole, so a window may contain parts of several documents.
+    The text is tokenised as a whole, so a window may contain pieces of several documents.
 
     bos: whether every window begins with the beginning-of-sequence token, which counts as one of
-        the window's tokens. If false, only the first window begins with the tokens that the
-        tokenizer adds in front of a text, as in the code of FLAP's paper.
+        the window's tokens. If false, only the first window of the text begins with the tokens that
+        the tokenizer adds in front of a text, as in the official code of FLAP.
     """
 
     def __init__(self, text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> None:
         self.tokens_S, self.mask_S = tokenized(text, tokenizer, bos)
         self.bos_token: int | None = tokenizer.bos_token_id if bos else None
-        # In a text with answers, BOS is not counted, because it is not part of an answer.
+        # The mask value of BOS. In a text with answers, it is false, because BOS is not part of an
+        # answer.
         self.bos_counts = not (text.counted and tokenizer.is_fast)
 
     def cut(self, seq_len: int) -> Batch:
-        """Cut the text into windows of `seq_len` tokens, in order."""
+        """Cut the whole text into windows of `seq_len` tokens, and return them in order."""
         return self._windows(self._positions(seq_len))
 
     def draw(self, num_windows: int, seq_len: int, seed: int) -> Batch:
-        """Draw `num_windows` windows at random, or all windows if the text has fewer."""
+        """Draw `num_windows` windows of the text at random, or all windows if there are fewer."""
         positions_NT = self._positions(seq_len)
         order_N = torch.randperm(len(positions_NT), generator=torch.Generator().manual_seed(seed))
         return self._windows(positions_NT[order_N[:num_windows]])
 
     def _positions(self, seq_len: int) -> Tensor:
-        """Return for each window the indices of its tokens in `tokens_S`. BOS has no index."""
+        """Return for each window the indices of its tokens in `tokens_S`. BOS is left out."""
         from_text = seq_len if self.bos_token is None else seq_len - 1
         num_windows = len(self.tokens_S) // from_text
         return torch.arange(num_windows * from_text).view(-1, from_text)
@@ -88,10 +89,11 @@ class _State:
 def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> TextTokens:
     """Tokenise a text.
 
-    A text from a chat template may already begin with BOS. Then one BOS is removed, so that the
-    first window does not begin with BOS twice.
+    A text from a chat template may already begin with BOS. One BOS is then removed, so that the
+    first window does not begin with two.
     """
-    # Slow tokenizers are Python code, whose state cannot be compared. Their results are not reused.
+    # Slow tokenizers are Python code, whose state cannot be compared. Therefore the tokens of a
+    # slow tokenizer are not cached: each call gets a different digest.
     content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else uuid4().hex
     digest = hashlib.sha256(f"{tokenizer.bos_token_id} {content}".encode()).hexdigest()
     return _tokenized(text, _State(digest, tokenizer), bos)
@@ -121,10 +123,10 @@ def _tokenized(text: Text, state: _State, bos: bool) -> TextTokens:
 def _begins_in(spans: Sequence[Span], offsets: Sequence[Span]) -> Tensor:
     """Return a mask of the tokens that begin inside a span.
 
-    The mask is false for tokens that stand for no characters of the text.
+    The mask is false for tokens that stand for no characters of the text, such as BOS.
 
-    spans: passages of the text, sorted.
-    offsets: for each token, the index of its first character and of the first character after it.
+    spans: the answers in the text, in order.
+    offsets: for each token, the index of its first character, and of the first character after it.
     """
     first_S, end_S = torch.tensor(offsets).long().reshape(-1, 2).T.contiguous()
     starts, ends = torch.tensor(spans).T.contiguous()
@@ -135,7 +137,10 @@ def _begins_in(spans: Sequence[Span], offsets: Sequence[Span]) -> Tensor:
 
 
 def apportioned(total: int, weights: Sequence[float]) -> list[int]:
-    """Divide a whole number into whole shares in proportion to weights (largest remainders)."""
+    """Divide a whole number into whole shares in proportion to weights.
+
+    The method of largest remainders rounds the shares.
+    """
     exact = [total * weight / sum(weights) for weight in weights]
     shares = [math.floor(share) for share in exact]
     by_remainder = sorted(range(len(weights)), key=lambda p: shares[p] - exact[p])
@@ -145,10 +150,11 @@ def apportioned(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def mixed(parts: Sequence[Tensor]) -> Tensor:
-    """Interleave the windows (N, T) of all parts of a mixture.
+    """Interleave the windows (N, T) of several texts, the parts of a mixture.
 
-    The windows of each part stay in order. The parts have nearly the same proportions in the
-    held-out windows, in all other windows, and in any sequence of neighbouring windows.
+    The windows of each part stay in order. The parts have nearly the same proportions among the
+    held-out windows (every fifth), among all other windows, and in any sequence of neighbouring
+    windows.
     """
     counts = [len(windows_NT) for windows_NT in parts]
     held_out = apportioned(math.ceil(sum(counts) / HELD_OUT), counts)
@@ -164,7 +170,7 @@ def mixed(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _spread(counts: Sequence[int]) -> list[int]:
-    """Return a list in which each index i of `counts` occurs counts[i] times, evenly spread."""
+    """Return a list in which each index i of `counts` occurs counts[i] times, spread evenly."""
     positions = list[tuple[float, int]]()
     for part, count in enumerate(counts):
         for k in range(count):
@@ -173,5 +179,5 @@ def _spread(counts: Sequence[int]) -> list[int]:
 
 
 def split_windows(windows: W) -> tuple[W, W]:
-    """Split windows (N, …) into fitting windows and held-out windows."""
+    """Split windows (N, …) into windows for fitting and held-out windows (every fifth)."""
     return windows[torch.arange(len(windows)) % HELD_OUT > 0], windows[::HELD_OUT]

@@ -1,4 +1,4 @@
-"""Token windows for calibration and evaluation, drawn from texts in proportion to their weights.
+"""Token windows for calibration, training and evaluation, and how they are cut from texts.
 
 Legend: N windows · T tokens per window.
 """
@@ -28,7 +28,7 @@ BOS = ("auto", "true", "false")
 
 @dataclass(frozen=True)
 class Windows:
-    """The non-overlapping token windows of a mixture of texts."""
+    """The token windows of a mixture of texts, which do not overlap. Each text is a *part*."""
 
     parts: tuple[Part, ...]
     # the text of each part of the mixture; None if the model still has to write this text
@@ -39,24 +39,24 @@ class Windows:
     seed: int  # seed for drawing windows at random
     bos: bool = False  # whether each window begins with the beginning-of-sequence token
     field: str = "calibration"  # the config section, for error messages
-    # prompts that the model answers; the keys are the indices of their parts
+    # prompts that the model answers, in a dict from the index of their part
     asked: Mapping[int, Asked] = field_of(default_factory=dict)
     counted: str = "all"  # which tokens are used for statistics: "all" or "answers"
-    # all documents of each text, or all turns of its prompts, even if no window contains them; the
-    # keys are the names of the texts
+    # all documents of each text, or all turns of its prompts, even if no window contains them, in a
+    # dict from the name of the text
     read: Mapping[str, tuple[str, ...]] = field_of(default_factory=dict)
 
     @property
     def existing(self) -> list[Text]:
-        """The texts of all parts, except texts that the model still has to write."""
+        """The texts of all parts, without those that the model still has to write."""
         return [text for text in self.texts if text is not None]
 
     @property
     def named(self) -> list[Text]:
         """The texts with their names and origins.
 
-        Prompts that the model still has to answer are represented by an empty text. The text `self`
-        is left out until the model has written it.
+        An empty text stands for prompts that the model still has to answer. The text `self` is left
+        out until the model has written it.
         """
         named = list[Text]()
         for p, text in enumerate(self.texts):
@@ -72,34 +72,34 @@ class Windows:
         return [p for p, text in enumerate(self.texts) if text is None]
 
     def name(self, part: int) -> str:
-        """Return the name of a part, with its number in front if two parts have the same name."""
+        """Return the name of a part, with its number in front if another part has the same name."""
         names = [Path(one.dataset).name for one in self.parts]
         return names[part] if names.count(names[part]) == 1 else f"{part + 1}-{names[part]}"
 
     def tokens_to_write(self, part: int) -> int:
-        """Return the number of tokens that the model must write for this part.
+        """Return the number of tokens that the model must write for a part.
 
-        The number includes one additional window, because the text may have fewer tokens when it is
-        tokenised again.
+        The number includes one window more than the part has, because the written text may have
+        fewer tokens when it is tokenised again.
         """
         return (1 + self.counts[part]) * self.seq_len
 
     def written(self, part: int, text: Text) -> "Windows":
-        """Return a copy of these windows with `text`, which the model has written for this part."""
+        """Return a copy of this object with `text`, which the model has written for a part."""
         return replace(self, texts=(*self.texts[:part], text, *self.texts[part + 1 :]))
 
     @property
     def counts(self) -> list[int]:
-        """The number of windows of each part, in proportion to the weights."""
+        """The number of windows of each part, in proportion to the weights of the parts."""
         return apportioned(self.num_samples, [part.weight for part in self.parts])
 
     @cached_property
     def drawn(self) -> list[Batch | None]:
-        """The windows of each part, with the mask of `in_answers`; None for parts without a text.
+        """The windows of each part, with a mask of the tokens in answers; None without a text.
 
         Raises:
-            ValueError: a text is too short for its windows, or, if only answers are counted, its
-                windows contain less than one answer token on average.
+            ValueError: a text is too short for its windows, or its windows contain less than one
+                answer token on average, although only answers are counted.
         """
         return [None if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
 
@@ -127,10 +127,10 @@ class Windows:
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """A part of cache keys: everything on which the windows depend.
+        """A part of cache keys: everything that the windows depend on, except the model.
 
-        The key does not change when the model writes a text, because the written text depends only
-        on the model, its tokenizer and the options of the part.
+        The key does not change when the model writes a text, because this text depends only on the
+        model, its tokenizer and the options of the part.
         """
         parts = [[part.dataset, part.weight, bool(part.chat_template)] for part in self.parts]
         tokens = list[str]()
@@ -179,12 +179,11 @@ class Windows:
 
 
 def uses_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:
-    """Return whether every window begins with the beginning-of-sequence token.
+    """Return whether every window begins with the beginning-of-sequence token (BOS).
 
-    bos: true, false or auto. With auto, windows begin with the token if the tokenizer puts it in
-        front of texts by default. A model that was trained with the token does not work without it:
-        in windows of 128 tokens, Gemma 3 270M has a perplexity of 34 with the token, and of 307
-        without it.
+    bos: true, false or auto. With auto, windows begin with BOS if the tokenizer puts BOS in front
+        of texts by default. Some models that were trained with BOS do not work without it: in
+        windows of 128 tokens, Gemma 3 270M has a perplexity of 34 with BOS, and of 307 without it.
 
     Raises:
         ValueError: `bos` has another value, or it is true and the tokenizer has no
@@ -213,10 +212,10 @@ def evaluation_windows(
     bos: bool,
     field: str,
 ) -> Tensor:
-    """Cut a text into windows, and return the first windows in order, tokens_NT (int64).
+    """Cut a text into windows, and return the first of them in order, tokens_NT (int64).
 
-    max_tokens: the maximum number of tokens in all windows together; at least one window is
-        returned. None returns all windows.
+    max_tokens: the maximum number of tokens in all returned windows together; at least one window
+        is returned. None returns all windows.
     field: the config key that error messages name.
 
     Raises:
@@ -235,9 +234,9 @@ def evaluation_windows(
 
 
 def batch_sha256(batch: Batch) -> str:
-    """Return the SHA-256 of token windows and their mask.
+    """Return the SHA-256 of token windows and their mask, in hex digits.
 
-    A token whose mask is false enters the hash as -1 - token.
+    A token with the id i whose mask is false enters the hash as -1 - i.
     """
     return tokens_sha256(torch.where(batch.mask_NT, batch.tokens_NT, -1 - batch.tokens_NT))
 
