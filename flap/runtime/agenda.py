@@ -1,7 +1,7 @@
 """The agenda of an evaluation: its tasks, and an estimate of the time that they still take.
 
-A task measures numbers of one model, or of the dense and the pruned model side by side. The name of
-a task is, for example, "zero_shot: boolq, dense model".
+A task evaluates one model, or the dense and the pruned model side by side. The name of a task is,
+for example, "zero_shot: boolq, dense model".
 """
 
 import time
@@ -24,7 +24,7 @@ class Workload(NamedTuple):
         return self.read + self.written
 
     def part(self, share: float) -> "Workload":
-        """Return the workload of a share of this task. share: between 0 and 1."""
+        """Return the workload of a fraction `share` of this task."""
         return Workload(share * self.read, share * self.written)
 
 
@@ -45,8 +45,9 @@ UNKNOWN = Speed(read=1.0, written=8.0)  # relative costs of a token, while the s
 class Agenda:
     """The evaluation tasks that a run has still to do.
 
-    The time of the tasks is estimated from the speed of the model, if the speed is known. The
-    estimate is corrected by the time that finished tasks have taken.
+    The time of the tasks is estimated from the speed of the model, and corrected by the time that
+    finished tasks have taken. While the speed is unknown and nothing is finished, there is no
+    estimate.
     """
 
     def __init__(self) -> None:
@@ -57,11 +58,11 @@ class Agenda:
         self._finished: list[Workload] = []  # the workloads of the finished tasks
         self._seconds = 0.0  # wall-clock seconds of the finished tasks
         self._begin = 0.0  # start time of the current task
-        # share of the current task that an earlier start of the run has done
+        # fraction of the current task that was done before the run was interrupted and resumed
         self._done_before = 0.0
 
     def plan(self, tasks: Mapping[str, Workload]) -> None:
-        """Set the remaining tasks and their workloads.
+        """Set the tasks to do, and their workloads.
 
         The size of a task is unknown if its workload has no tokens. Such a task gets the average
         workload of the tasks of known size.
@@ -96,7 +97,7 @@ class Agenda:
             self._current = ""
 
     def resume(self, share: float) -> None:
-        """Record which share of the current task an earlier start of the run has already done."""
+        """Record which fraction of the current task was done before the run was interrupted."""
         self._done_before = share
 
     def drop(self, task: str) -> None:
@@ -117,7 +118,7 @@ class Agenda:
     def seconds_left(self, share: float = 0.0) -> float | None:
         """Return the seconds that all unfinished tasks will take; None if no estimate is possible.
 
-        share: The finished share of the current task.
+        share: the finished fraction of the current task.
         """
         current = 0.0
         seconds = self._seconds

@@ -9,7 +9,7 @@ import torch
 def peak_memory() -> dict[str, int | None]:
     """Return the peak memory of this process in bytes, on the "host" and on the "device".
 
-    The value of "device" is the sum over all GPUs, or None without a GPU.
+    The value of "device" is the sum of the peaks of all GPUs, or None without a GPU.
     """
     unit = 1 if platform.system() == "Darwin" else 1024
     gpus = range(torch.cuda.device_count())

@@ -1,7 +1,7 @@
-"""Show the progress of long steps as a bar in a terminal, or else as one line per minute.
+"""Show the progress of long steps: as a bar in a terminal, and elsewhere as one line per minute.
 
-A step is a loop over items, such as batches or layers. A stage of a run can have several steps. The
-log file gets the lines in both cases.
+A step is a loop over items, such as batches or layers. A stage of a run, such as calibration, can
+have several steps. The log file always gets the lines.
 """
 
 import logging
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 SECONDS_BETWEEN_LINES = 60.0
-# Pass this dict as `extra` to a call of a logger, if the line should appear only in log files and
-# not in the terminal.
+# Pass this dict as `extra` to a call of a logger if the message should appear only in log files,
+# and not in the terminal.
 ONLY_IN_FILES = {"only_in_files": True}
 
 
@@ -51,7 +51,7 @@ _listeners: list[Listener] = []
 def listening(listener: Listener) -> Iterator[None]:
     """During a `with` block, call `listener` whenever a long step has finished items.
 
-    The listener gets the progress of the step.
+    The listener gets the progress of the step as a `Step`.
     """
     _listeners.append(listener)
     try:
@@ -115,7 +115,7 @@ def _show_nothing(done: int, tokens: int = 0) -> None:
 
 
 class _Shown:
-    """Shows the progress of one step, as a bar in a terminal, or else as lines in the log."""
+    """Shows the progress of one step: as a bar in a terminal, and elsewhere as lines in the log."""
 
     def __init__(self, stage: str, total: int) -> None:
         self.stage = stage
@@ -124,8 +124,8 @@ class _Shown:
         self.next_line = self.start + SECONDS_BETWEEN_LINES
         # Items that are finished within the first second are assumed to be results of an
         # interrupted run, which are only read from files. These items do not count in the speed.
-        self.read_by = self.start  # time of the last item that was finished within this second
-        self.read = 0  # number of items that were finished within this second
+        self.read_by = self.start  # time of the last item that was finished within the first second
+        self.read = 0  # number of items that were finished within the first second
         console = Console(stderr=True)
         self.in_terminal = console.is_terminal
         self.bar = Progress(

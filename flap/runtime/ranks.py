@@ -1,6 +1,6 @@
 """The processes of a run, one per device, which torchrun or SLURM starts.
 
-`own_share` divides items among the processes, and `gather_in_order` collects their results.
+`own_share` divides items among the processes, and `gather_in_order` collects the results.
 `add_up` sums tensors over processes. `on_first` and `by_first` call a function only in rank 0. All
 processes must make the same calls in the same order. In a run with one process, all of these
 functions work without torch.distributed.
@@ -251,12 +251,12 @@ def held_by_first(context: AbstractContextManager[T]) -> Iterator[T]:
 def agreed(make: Callable[[], T]) -> T:
     """Call a function in all processes, and return its result.
 
-    If the function raises a ValueError in one process, all processes raise an error.
+    If the function raises a ValueError in one process, all processes raise an AgreedError.
 
     Raises:
-        AgreedError: the function has raised a ValueError in a process. If this has happened in
-            several processes, all processes get the message of the lowest of these ranks. Unless
-            this is rank 0, the message begins with the name of the process.
+        AgreedError: the function has raised a ValueError in at least one process. The message is
+            that of the lowest rank with a ValueError. If this is not rank 0, the message begins
+            with the name of the process.
     """
     if size() == 1:
         return make()

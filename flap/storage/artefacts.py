@@ -63,7 +63,7 @@ class Artefact(Generic[T]):
     label: Label
 
     def marked(self, cache: str) -> "Artefact[T]":
-        """Return the artefact with a label that has another value of `cache`."""
+        """Return a copy of the artefact whose label has this value of `cache`."""
         return replace(self, label=replace(self.label, cache=cache))
 
 
@@ -90,7 +90,7 @@ class Store(ABC, Generic[T]):
     def held(self, key: Key) -> AbstractContextManager[None]:
         """Keep other runs from computing the artefact with this key during a `with` block.
 
-        This default takes no lock. It is for stores that only one run uses.
+        This default implementation takes no lock, and is for stores that only one run uses.
         """
         return nullcontext()
 

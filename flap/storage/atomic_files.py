@@ -103,7 +103,7 @@ def _remove(scratch: Path) -> None:
     """Remove a temporary file or folder, and then the lock file that this process holds for it.
 
     If something cannot be removed, the lock file stays. Then the next process that writes the same
-    target tries again.
+    target tries again to remove it.
     """
     if scratch.is_dir():
         shutil.rmtree(scratch, ignore_errors=True)

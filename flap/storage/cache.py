@@ -96,7 +96,7 @@ class Entries(Store[T]):
     def held(self, key: Key) -> Iterator[None]:
         """Let one run compute an artefact while other runs wait for it.
 
-        Each of them waits at most `Cache.wait_seconds`.
+        Each of these other runs waits at most `Cache.wait_seconds`.
         """
         if not self.cache.enabled:
             yield

@@ -42,7 +42,8 @@ def file_lock(
     wait_seconds: the maximum wait; with `FOR_EVER`, there is no limit.
     waiting: a line that is logged before the wait if another process holds the lock.
     """
-    # with its fallback, filelock would leave a file that means "held" when the process is killed
+    # without `fallback_to_soft=False`, filelock might use a file instead of a lock; this file would
+    # stay, and still mean "held", after the process was killed
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:
@@ -58,7 +59,8 @@ def file_lock(
         state = "busy"
     except OSError as error:
         state = "none"
-        # if the folder cannot be written, the code that writes into it raises an error later
+        # if the folder cannot be written, no warning is needed, because the code that writes into
+        # the folder raises an error later
         if field and os.access(path.parent, os.W_OK):
             _warn_once(
                 "%s: no file lock in %s (%s); processes that use it do not wait for each other",

@@ -111,7 +111,7 @@ def results_of_steps(
     """Yield the results of steps 0, 1, 2, and so on.
 
     A step whose result is not stored in `notes` is done now. At the same time, the other processes
-    do the steps that follow it, one step each.
+    do the steps that follow this step, one step each.
 
     do: does the step with the given number, and returns its result.
     at_once: returns how many steps, from the given number on, may be done at the same time. If it
