@@ -23,7 +23,7 @@ def is_generated(card: Path) -> bool:
 
 
 def write_card(directory: Path, text: str) -> None:
-    """Write the model card of a checkpoint, unless the user has written its README.md."""
+    """Write the model card of a checkpoint, unless its README.md is the user's own."""
     card = directory / CARD
     if card.exists() and not is_generated(card):
         log.info("%s is not replaced, because it does not have the mark of flap's cards", card)

@@ -29,7 +29,7 @@ _REPLACED = (
 
 
 def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
-    """Change the class and the config of a model in place, so that a saved model can be loaded.
+    """Change the class and the config of a model in place, so that the model can be saved and loaded.
 
     If the base architecture in transformers can represent the pruned model, the model gets the
     class and the config of this architecture (the stock form). Otherwise, the model gets a class
@@ -37,8 +37,8 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
 
     spare: the maximum number of parameters that the stock form may add as biases of zeros.
 
-    Returns: what is needed to load the checkpoint. If transformers alone is not sufficient, the
-        text also says why.
+    Returns: a text that says what is needed to load the checkpoint. If transformers alone is not
+        sufficient, the text also says why.
     """
     adapter = placed.adapter
     shared = _shared_values(adapter.config)

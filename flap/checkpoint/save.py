@@ -54,7 +54,8 @@ class DifferentError(RuntimeError):
     """Raised if the check of a checkpoint fails (`verify`).
 
     If the reloaded checkpoint computes other logits than the model that was saved, this is a bug in
-    flap, and not a mistake of the user. If logits are not finite, the model's weights are bad.
+    flap, and not a mistake of the user. If logits are not finite, the cause is likely in the
+    model's weights.
     """
 
 
@@ -112,8 +113,8 @@ def make_label(
 ) -> dict[str, Any]:
     """Return the content of flap.json: how a checkpoint was made, and what pruning has kept.
 
-    key: the key of the run (`Run.key`), by which the run recognises its checkpoint when it is
-        started again. The key is empty if no run has made the checkpoint.
+    key: the key of the run (`Run.key`), by which the run recognises its checkpoint when the run
+        is started again. The key is empty if no run has made the checkpoint.
     """
     label: dict[str, Any] = {"provenance": provenance, "plan": plan}
     if key:
@@ -153,7 +154,7 @@ def save_checkpoint(
     overwrite: bool = False,
     files: Iterable[Path] = (),
 ) -> PlacedModel:
-    """Write a checkpoint, and check that the reloaded checkpoint computes the same logits.
+    """Write a checkpoint, and check that the reloaded checkpoint computes the logits of `model`.
 
     label: the content of flap.json (`make_label`).
     files: additional files, which are copied into the directory.
@@ -210,8 +211,8 @@ def verify(model: PlacedModel, directory: Path) -> None:
     No logit may differ by more than 1e-5 of the model's largest absolute logit.
 
     Raises:
-        DifferentError: the logits of the model are not finite, or the reloaded logits differ from
-            them by more than that.
+        DifferentError: the logits of the model are not finite, or a reloaded logit differs by
+            more than this limit.
     """
     tokens_NT = torch.arange(1, 33).reshape(2, 16) % model.adapter.vocab_size
     expected = model.logits(tokens_NT).float()

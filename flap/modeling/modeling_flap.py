@@ -8,7 +8,7 @@ The config has the keys of the base architecture and three additional keys:
 - `per_layer_config`: for each layer, the numbers of heads and neurons, and whether its two output
   projections have a bias. If a value of a layer is missing, the dense model's value is used. In a
   vision-language model, only the language model is pruned, so `per_layer_config` and `head_dim` are
-  in its `text_config`.
+  in `text_config`, the part of the config for the language model.
 - `head_dim`: the number of channels of a head, if it is the same in all layers.
 - `flap_modules`: the paths of the modules that pruning changes (`Family.modules` in
   flap/modeling/families.py).
@@ -67,7 +67,8 @@ class PrunedConfigMixin:
 
     def __getattribute__(self, key):
         """Return an attribute, without transformers' warning about widths of the dense model."""
-        # `super(LAST_MIXIN, self)` means `object`, which torch.compile cannot trace by its name
+        # `super(LAST_MIXIN, self)` has the methods of `object`; torch.compile cannot trace the name
+        # `object`
         plain = super(LAST_MIXIN, self)
         return plain.__getattribute__(plain.__getattribute__("attribute_map").get(key, key))
 
@@ -102,7 +103,7 @@ class PrunedModelMixin:
 
     @classmethod
     def is_custom_code(cls):
-        """Return False, because all modules are of classes in transformers.
+        """Return False, because all modules are instances of classes in transformers.
 
         transformers then computes the buffers that are not stored in files.
         """
@@ -159,7 +160,7 @@ def _head_dims(widths):
 
 
 def check_for_vllm(widths, ranks):
-    """Raise a one-line error if vLLM cannot divide the widths among its processes.
+    """Raise a ValueError of one line if vLLM cannot divide the widths among its processes.
 
     ranks: vLLM's `tensor_parallel_size`. Each process gets an equal part of the heads and neurons
     of every layer.
@@ -297,7 +298,7 @@ def _build_square(layer_class, config, i, attention, output):
     attention: the name of the attention module in the layer.
     output: the name of the output projection in the attention module.
     """
-    # 1. build the layer with an attention whose width is the hidden size
+    # 1. build the layer with an attention module whose width is the hidden size
     heads = config.num_attention_heads
     hidden_size = config.hidden_size
     config.num_attention_heads = hidden_size // config.head_dim
@@ -331,7 +332,7 @@ def _linear(like, inputs, outputs, bias):
 
 
 def _match_bias(layer, path, bias):
-    """Replace the Linear at `path` if it lacks a bias, or if it has a bias that it should not have.
+    """Replace the Linear at `path` by one with or without a bias, as `bias` says.
 
     bias: whether the Linear should have a bias; None if the Linear stays as it is.
     """

@@ -89,7 +89,7 @@ class ModelAdapter:
         return (hidden,) if self.family.tuples else hidden
 
     def parent(self, layer: int, path: str) -> Any:
-        """Return the module in a layer that contains the projection at `path`."""
+        """Return the module that contains the projection at `path` in a layer."""
         return self.layers[layer].get_submodule(path.rpartition(".")[0])
 
     def attention(self, layer: int) -> Block:
@@ -268,7 +268,7 @@ class ModelAdapter:
 
     @property
     def idle_parameters(self) -> int:
-        """The number of parameters of experts that a token is not routed to, in all layers."""
+        """The number of parameters, over all layers, of experts that a token is not routed to."""
         return sum(self.mlp(i).idle for i in range(len(self.layers)))
 
     def num_parameters(self) -> int:

@@ -1,4 +1,4 @@
-"""Find the family, the transformers classes and the adapter that belong to an architecture."""
+"""Find the `Family`, the transformers classes and the `ModelAdapter` of an architecture."""
 
 from difflib import get_close_matches
 from typing import Any
@@ -81,7 +81,7 @@ def stock_class(cls: type) -> Any:
 
 
 def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
-    """Return the adapter of a model, which may be on the meta device.
+    """Return the adapter of a model. The model may be on the meta device.
 
     whole_experts: whether pruning removes whole experts, instead of neurons of each expert.
 

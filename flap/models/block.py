@@ -204,9 +204,9 @@ class Transposed(LinearLike):
 def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
     """Replace a buffer or a parameter of a module, or add a parameter.
 
-    If the module is a Linear, also update its `in_features` and `out_features`. A replaced
-    parameter keeps `requires_grad`. A new parameter copies `requires_grad` from the first parameter
-    of the module.
+    If the module is a Linear, also update its `in_features` and `out_features`. The new
+    parameter takes `requires_grad` from the parameter that it replaces, or if there is none, from
+    the first parameter of the module.
     """
     if name in module._buffers:
         module._buffers[name] = tensor

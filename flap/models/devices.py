@@ -39,8 +39,9 @@ def pick_device(name: str) -> torch.device:
 def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether a device has instructions for products in a dtype.
 
-    Also return True for a CPU whose features torch does not report, for other devices than CPUs,
-    and for dtypes of more than 16 bits.
+    For all dtypes of 16 bits, the features of a CPU for bfloat16 decide. Also return True for a CPU
+    whose features torch does not report, for other devices than CPUs, and for dtypes of more than
+    16 bits.
     """
     if device.type != "cpu" or dtype.itemsize > 2:
         return True

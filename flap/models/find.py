@@ -99,7 +99,7 @@ def _read(
 def _config(path: str, trust_remote_code: bool, local_first: bool) -> PreTrainedConfig:
     """Read the config of a model.
 
-    local_first: whether to try the local hub cache before the network, which may be missing.
+    local_first: whether to try the local hub cache first. The network may then be missing.
     """
     with suppress(OSError, ValueError):
         if local_first:

@@ -58,7 +58,7 @@ HUB = "https://huggingface.co/"
 # if LM head and embedding were tied.
 FACTS = "gguf.json"
 PLAIN = {"F64", "F32", "F16", "BF16"}  # types of GGUF tensors that are not quantised
-DEQUANTISE_SECONDS = 600  # seconds to wait for another process that dequantises the same file
+DEQUANTISE_SECONDS = 600  # maximum wait while another process dequantises the same file
 VERSION = 3  # increase this number whenever the same GGUF would be converted to other weights
 # Errors that transformers and gguf raise for a damaged file.
 UNREADABLE = (
@@ -84,7 +84,7 @@ def find_gguf(path: str) -> Path | None:
 
 
 def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[Path, str]:
-    """Convert a GGUF to safetensors in the cache. Return the directory and the model's origin.
+    """Convert a GGUF to safetensors in the cache. Return the directory and the origin for reports.
 
     One process creates the directory, and later calls use it again.
 

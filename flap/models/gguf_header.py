@@ -18,7 +18,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 BLOCK = re.compile(r"blk\.(\d+)\.")  # the beginning of the name of each tensor in a layer
 SUFFIXES = (".weight", ".bias")
 ROPE_FACTORS = "rope_freqs.weight"  # the only tensor that is converted to config keys
-# A dict from tensors of a GGUF to the config key that says whether these have a bias.
+# A dict from projections, as a GGUF names them, to the config key that says if they have a bias.
 BIASES = {"attn_q": "attention_bias", "attn_output": "attention_bias", "ffn_down": "mlp_bias"}
 # llama.cpp recognises the 27B models of Gemma by these numbers of layers.
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}

@@ -34,8 +34,8 @@ Shapes = Sequence[tuple[int, ...]]
 class HiddenFiles:
     """The files with the hidden states of a `Walk` over the layers of a model, in one folder.
 
-    The file journal.json contains the number of finished layers, and the names of the files with
-    the hidden states after these layers.
+    The file journal.json (the journal) contains the number of finished layers, and the names of the
+    files with the hidden states after these layers.
 
     layers_done: the number of layers that an interrupted walk has finished. The number is 0 for a
         new walk, or if files are damaged.
@@ -48,7 +48,7 @@ class HiddenFiles:
         self._last_record = time.monotonic()
 
     def new(self, shapes: Shapes, dtype: torch.dtype) -> tuple[list[Tensor], str]:
-        """Allocate a file, and map tensors of these shapes to it. Return them and the file's name.
+        """Allocate a file for tensors of these shapes. Return the tensors and the file's name.
 
         Raises:
             ValueError: the disk is too small.
@@ -78,7 +78,7 @@ class HiddenFiles:
         return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
 
     def is_due(self) -> bool:
-        """Return whether enough time has passed since the last update of the journal."""
+        """Return whether SECONDS_BETWEEN_RECORDS have passed since the journal was updated."""
         return time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS
 
     def record(self, layers_done: int, files: Mapping[str, str], wait: Callable[[], None]) -> None:

@@ -59,17 +59,17 @@ class PlacedModel(ABC):
     @classmethod
     @abstractmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "PlacedModel":
-        """Open the model of a source at this placement.
+        """Open the model that `source` describes, at this placement.
 
         work: the working directory for data that is too large for memory, from which an interrupted
             run resumes.
         """
 
     def if_streamed(self, work: WorkFolder) -> WorkFolder:
-        """Return `work` if layers are read from files (`streams`), else no directory.
+        """Return `work` if layers are read from files (`streams`), else NOT_KEPT.
 
-        Steps that change a model in memory cannot resume after an interruption, because the changes
-        are lost with the process.
+        With NOT_KEPT, no files are written. Steps that change a model in memory cannot resume after
+        an interruption, because the changes are lost with the process.
         """
         return work if self.streams else NOT_KEPT
 

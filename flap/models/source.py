@@ -34,7 +34,7 @@ class ModelSource(ABC):
     # weights may be in no file.
     loaded: ClassVar[bool] = False
     path: str  # a directory or hub id; empty if a loaded model has no name or path
-    origin: str  # the origin for the report: a GGUF, a local directory, the hub or the caller
+    origin: str  # where the model comes from: a GGUF, a local directory, the hub or the caller
     config: PreTrainedConfig
     trust_remote_code: bool
     device: torch.device  # the device that runs the model

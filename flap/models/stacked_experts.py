@@ -104,7 +104,7 @@ def refresh_experts(experts: Any) -> None:
     """Update attributes, class and kernel of experts after their tensors have changed."""
     experts.num_experts = len(experts.down_proj)
     add_biases(experts)
-    # `add_biases` may have changed the class, but accelerate refers to the `forward` of the old one
+    # `add_biases` may have changed the class, but accelerate calls the `forward` of the old class
     if hasattr(experts, "_old_forward"):
         forward = MethodType(type(experts).forward, experts)
         if experts.forward == experts._old_forward:  # inside `onloaded`, which bypasses the hook

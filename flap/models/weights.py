@@ -49,7 +49,7 @@ def tensor_files(directory: Path) -> dict[str, Path]:
         ValueError: there is neither model.safetensors nor an index, or this file is damaged.
     """
     file = directory / WEIGHTS
-    if file.is_file():  # an index next to it belongs to an older checkpoint
+    if file.is_file():  # an index next to this file belongs to an older checkpoint
         return dict.fromkeys(tensor_headers(file), file)
     index = directory / INDEX
     if not index.is_file():
@@ -82,8 +82,8 @@ def largest_number(directory: Path) -> int | None:
 def stored_dtype(path: str, download: bool) -> torch.dtype | None:
     """Return the dtype of the first floating-point tensor of a checkpoint.
 
-    transformers also uses this dtype if the config names none. Return None if there are no weights
-    or no floating-point tensors.
+    transformers also uses this dtype if the config names no dtype. Return None if there are no
+    weights or no floating-point tensors.
 
     path: a directory or a hub id.
     download: whether to download the file with this tensor if it is not in the hub cache.

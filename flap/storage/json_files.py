@@ -67,7 +67,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_yaml(path: Path, kind: type = dict) -> Any:
     """Read a YAML file that contains a mapping or a list. Interpolations are not resolved.
 
-    Return an empty `kind` if the file is missing or damaged, or contains the other type.
+    Return an empty dict or list, as `kind` says, if the file is missing or damaged, or contains the
+    other type.
 
     kind: the expected type, dict or list.
     """

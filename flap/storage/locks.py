@@ -42,8 +42,8 @@ def file_lock(
     wait_seconds: the maximum wait; with `FOR_EVER`, there is no limit.
     waiting: a line that is logged before the wait if another process holds the lock.
     """
-    # without `fallback_to_soft=False`, filelock might use a file instead of a lock; this file would
-    # stay, and still mean "held", after the process was killed
+    # if the file system has no locks, filelock's fallback would use a file that means "held", and
+    # that stays if the process is killed
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:
@@ -76,7 +76,7 @@ def file_lock(
 
 @cache
 def use(folder: Path) -> None:
-    """Hold the lock of a folder until this process ends, shared with other readers."""
+    """Hold the lock of a folder until this process ends. Other readers may also hold it."""
     with suppress(OSError):  # if no lock can be created, no process removes the folder
         descriptor = os.open(lock_of(folder), os.O_RDWR | os.O_CREAT, 0o666)
         # this call may have to wait for a moment, while another process checks whether the folder

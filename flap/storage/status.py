@@ -79,7 +79,7 @@ def reason(error: Exception) -> str:
 def exit_on_error() -> Iterator[None]:
     """Print an error of the `with` block in one line without secrets, and exit with code 1.
 
-    Only a ValueError or an OSError is printed. Other errors are raised.
+    Only a ValueError or an OSError is printed. Other errors propagate.
     """
     try:
         yield

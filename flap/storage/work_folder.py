@@ -110,8 +110,8 @@ def results_of_steps(
 ) -> Iterator[T]:
     """Yield the results of steps 0, 1, 2, and so on.
 
-    A step whose result is not stored in `notes` is done now. At the same time, the other processes
-    do the steps that follow this step, one step each.
+    A step whose result is not stored in `notes` is done now. At the same time, each other process
+    does one of the steps that follow this step.
 
     do: does the step with the given number, and returns its result.
     at_once: returns how many steps, from the given number on, may be done at the same time. If it
@@ -167,8 +167,9 @@ def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
 def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
     """Yield the working directory for a key, with the files of an interrupted run in it.
 
-    The directory is deleted at the end of the block. If the block raises an error, for example
-    because the disk is full, the files stay for the next start of the run, so that no work is lost.
+    The directory is deleted at the end of the block, unless the block raises an error, for example
+    because the disk is full. The files then stay for the next start of the run, so that no work is
+    lost.
 
     If another run uses the directory, or if no lock can be created, a temporary directory is
     yielded instead, from which no later run can resume. If a run with a temporary directory is

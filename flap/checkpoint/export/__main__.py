@@ -1,4 +1,4 @@
-"""The command `python -m flap export CHECKPOINT FORMAT`, for other inference engines."""
+"""The command `python -m flap export CHECKPOINT FORMAT`, which exports for another engine."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Read checkpoints for exports, and check what an export needs: its packages, and the settings."""
+"""Read checkpoints for exports, and check the model's settings and the export's packages."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec

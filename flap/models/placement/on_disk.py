@@ -46,7 +46,7 @@ class OnDisk(PlacedModel):
     def __init__(self, source: ModelFiles, work: WorkFolder) -> None:
         """Open the model without reading a weight.
 
-        work: the working directory for hidden states and changed layers. If it is NOT_KEPT, a
+        work: the working directory for hidden states and changed layers. If `work` is NOT_KEPT, a
             temporary folder is used, which is deleted with this object.
         """
         super().__init__(source.read(device_map={"": "meta"}))
@@ -86,7 +86,7 @@ class OnDisk(PlacedModel):
 
     @contextmanager
     def _present(self, index: int | None) -> Iterator[None]:
-        """Load the weights of a layer, or for None all other weights, for a `with` block.
+        """Load the weights of a layer, or for None those outside the layers, for a `with` block.
 
         At the end of the block, write these weights to a file if they were changed, and drop them.
         """

@@ -95,7 +95,7 @@ def _merges(spec: dict[str, Any]) -> list[list[str]]:
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> list[float]:
-    """Return a score for each token, which grows with the priority of the token's merge."""
+    """Return a score for each token: the higher the priority of its merge, the higher the score."""
     scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(merges):
         scores.setdefault(left + right, -float(rank))
@@ -159,11 +159,11 @@ def _token_type(
 def _add_special(
     writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
 ) -> None:
-    """Write the special tokens, the chat templates, and whether texts begin and end with a token.
+    """Write the special tokens, the chat templates, and two flags for encoding.
 
-    These tokens are BOS at the beginning and EOS at the end of a text. llama.cpp stops generating
-    at each of three tokens: end of text (EOS), end of turn (EOT), and end of message (EOM). Up to
-    three ids in `ends` are written as these tokens, beginning with EOS.
+    The flags say whether texts begin with BOS, and whether they end with EOS. llama.cpp stops
+    generating at each of three tokens: end of text (EOS), end of turn (EOT), and end of message
+    (EOM). Up to three ids in `ends` are written as EOS, EOT and EOM, in this order.
     """
     eos = tokenizer.eos_token_id
     ordered = sorted(ends, key=lambda i: i != eos) or [eos]

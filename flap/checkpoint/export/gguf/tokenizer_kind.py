@@ -20,7 +20,7 @@ class Steps(NamedTuple):
 
     pre_tokenizer: list[str]  # names of the steps of the pre-tokenizer (`_step_name`)
     normalizer: str | None
-    ignore_merges: bool  # whether a word that is in the vocabulary becomes one token at once
+    ignore_merges: bool  # whether a word that is in the vocabulary always becomes one token
 
 
 class TokenizerKind(NamedTuple):
@@ -94,9 +94,10 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
     """Return whether a SentencePiece tokenizer adds a space before a text.
 
     Return None if its steps are not those of a SentencePiece tokenizer. If llama.cpp adds spaces,
-    it does so as SentencePiece: before the text and after each special token. The step Metaspace is
-    accepted, although it adds spaces slightly differently: no space before a text that begins with
-    a space, and usually no space after special tokens. llama.cpp has no option for this behaviour.
+    it adds them like SentencePiece: before the text and after each special token. The step
+    Metaspace is accepted, although it adds spaces slightly differently: no space before a text that
+    begins with a space, and usually no space after special tokens. llama.cpp has no option for this
+    behaviour.
     """
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     prepend = {"type": "Prepend", "prepend": "▁"}

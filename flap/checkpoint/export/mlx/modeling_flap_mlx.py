@@ -49,7 +49,7 @@ def Model(config):
 
 
 def set_heads(layer, query_heads, kv_heads):
-    """Set the attributes for numbers of heads in all modules of a layer that have them."""
+    """Set the numbers of heads in all modules of a layer that have attributes for them."""
     numbers = {"repeats": query_heads // kv_heads}
     numbers |= dict.fromkeys(HEADS, query_heads)
     numbers |= dict.fromkeys(KV_HEADS, kv_heads)
