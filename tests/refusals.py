@@ -2,11 +2,11 @@
 
 Each string is a table for one model, with rows of the form `option=value -> message`. The message
 is the beginning of the line with which the run ends before it reads any weight. In rows, "…" stands
-for any text, {bad} for the folder of tests/helpers/damaged.py, {texts} for the names of packaged
-texts, {prompts} for the names of packaged texts and prompts, {long} for a name that is too long,
-and {huge} for a name of 5,000 characters. Command lines that Hydra cannot compose are in
-tests/config/test_bad_command_line.py. Errors that only one class raises are tested in the test file
-of that class.
+for any text, and {bad} for the folder that tests/helpers/damaged.py writes. {texts} stands for the
+names of packaged texts, and {prompts} for the names of packaged texts and prompts. {long} stands
+for a name that is too long, and {huge} for a name of 5,000 characters. Command lines that Hydra
+cannot compose are in tests/config/test_bad_command_line.py. Errors that only one class raises are
+tested in the test file of that class.
 """
 
 TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, ptb, or a .txt, .jsonl or .parquet file"

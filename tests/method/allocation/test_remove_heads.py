@@ -89,8 +89,8 @@ def removed_query_heads(plan: PruningPlan, budget: Budget) -> list[int]:
     return removed
 
 
-# Each row has an architecture, the number of query heads per KV head for each layer that can lose
-# heads, and the possible numbers of removed query heads.
+# Each row has an architecture, a dict from each layer that can lose heads to its number of query
+# heads per KV head, and the possible numbers of removed query heads.
 OF_HYBRIDS = [
     ("qwen3_5", {1: 2, 3: 2}, range(0, 13, 2)),
     ("qwen3_next", {1: 2, 3: 2}, range(0, 13, 2)),
@@ -127,8 +127,8 @@ def test_hybrids_lose_whole_kv_heads(
 def test_layers_with_fewer_heads_lose_what_they_have(structure: str) -> None:
     """If a model has already been pruned, its layers may have different numbers of heads.
 
-    Here, the last layer has no heads, the layer before the last has one KV head and cannot lose it,
-    and the first layer can lose only one of its two KV heads. Each KV head has two query heads.
+    Here, the last layer has no heads. The layer before the last has one KV head, and cannot lose
+    it. The first layer can lose only one of its two KV heads. Each KV head has two query heads.
     """
     counts = (2, 4, 4, 1, 0)
     layers = []

@@ -32,30 +32,25 @@ COMPENSATIONS = {"none": NoCompensation(), "bias": BiasCompensation()}
 
 
 class FamilyContract:
-    """The tests of a family. A subclass sets these attributes for its family.
+    """The tests of a family of models. A subclass sets the following attributes for its family."""
 
-    configs: the tiny configs of all tested variants.
-    features: config keys that must still have an effect after the model is pruned and reloaded,
-        each with a value that no variant has.
-    neurons: the config key for the width of an MLP.
-    uniform: a structure that gives all layers the same width, in a form that the family's config
-        in transformers can describe.
-    uniform_ratio: the ratio at which this structure is tested.
-    holds_biases: whether this config can also describe the biases that compensation adds.
-    stock: whether pruned checkpoints of this family can be stock checkpoints, which transformers
-        loads without code of flap.
-    rounding: tolerance for logits, which can depend on the memory addresses of tensors.
-    stays: parts of names; flap does not prune the matrices of a layer whose names contain them.
-    """
-
-    configs: ClassVar[dict[str, PreTrainedConfig]]
+    configs: ClassVar[dict[str, PreTrainedConfig]]  # the tiny configs of all tested variants
+    # Config keys that must still have an effect after the model is pruned and reloaded. Each key
+    # has a value that no variant has.
     features: ClassVar[dict[str, Any]] = {}
-    neurons: ClassVar[str] = "intermediate_size"
+    neurons: ClassVar[str] = "intermediate_size"  # the config key for the width of an MLP
+    # A structure that gives all layers the same width, in a form that the family's config in
+    # transformers can describe.
     uniform: ClassVar[Structure] = ULUM()
-    uniform_ratio: ClassVar[float] = 0.5
+    uniform_ratio: ClassVar[float] = 0.5  # the ratio at which `uniform` is tested
+    # whether the family's config in transformers can describe the biases that compensation adds
     holds_biases: ClassVar[bool] = False
+    # Whether a pruned checkpoint of this family can be stock, which means that transformers loads
+    # it without code of flap.
     stock: ClassVar[bool] = True
+    # tolerance for logits, which can depend on the memory addresses of tensors
     rounding: ClassVar[float] = 0.0
+    # Parts of names. flap does not prune the matrices of a layer whose names contain such a part.
     stays: ClassVar[tuple[str, ...]] = ()
 
     @pytest.fixture

@@ -62,16 +62,13 @@ MROPE = {
 
 
 class SeesImages:
-    """Additional tests for vision-language models.
+    """Additional tests for vision-language models."""
 
-    image_shape: the shape of the pixel tensor of all images.
-    beside: further inputs that the model needs for images.
-    token_types: the name of an input that marks the tokens of images; empty if the model has no
-        such input.
-    """
-
+    # the shape of the tensor with the pixels of all images
     image_shape: ClassVar[tuple[int, ...]] = (IMAGES, 3, 8, 8)
+    # further inputs that the model needs for images
     beside: ClassVar[dict[str, Any]] = {}
+    # the name of an input that marks the tokens of images; empty if the model has no such input
     token_types: ClassVar[str] = ""
 
     def inputs(self) -> dict[str, Tensor]:
