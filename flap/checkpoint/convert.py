@@ -29,7 +29,7 @@ _REPLACED = (
 
 
 def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
-    """Change the class and the config of a model in place, so that the model can be saved and loaded.
+    """Change class and config of a model in place, so that the model can be saved and loaded.
 
     If the base architecture in transformers can represent the pruned model, the model gets the
     class and the config of this architecture (the stock form). Otherwise, the model gets a class

@@ -105,7 +105,7 @@ class Walk:
             other processes.
         """
         if changing:
-            # only a walk over a streamed model can resume, because changes in memory are lost
+            # only walks over models that are read from files can resume: changes in memory are lost
             work = model.if_streamed(work)
         self.model = model
         self.stage = stage

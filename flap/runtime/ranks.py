@@ -1,4 +1,4 @@
-"""The processes of a run, one per device, which torchrun or SLURM starts.
+"""The processes of a run. torchrun or SLURM starts one process per device.
 
 `own_share` divides items among the processes, and `gather_in_order` collects the results.
 `add_up` sums tensors over processes. `on_first` and `by_first` call a function only in rank 0. All

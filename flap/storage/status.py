@@ -89,7 +89,7 @@ def exit_on_error() -> Iterator[None]:
 
 
 def note_failure(folder: Path, line: str) -> None:
-    """Write the reason of a failure into a run's folder, unless the folder has a finished run."""
+    """Write the reason for a failure into a run's folder, unless the folder has a finished run."""
     with suppress(OSError):  # the run may have failed because the disk is full
         if read_state(folder) != "finished":
             write_status(folder, "failed", line)

@@ -118,7 +118,7 @@ def _sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _dynamic_shapes(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the axes of each input whose lengths are dynamic: the axes of sequences and tokens.
+    """Return for each input the axes with dynamic lengths: the axes of sequences and tokens.
 
     The axes of heads and channels have fixed lengths.
     """
