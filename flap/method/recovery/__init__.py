@@ -1,6 +1,6 @@
 """Recovery: train the compressed model to make the same predictions as the dense model.
 
-Recovery is off by default.
+Recovery runs after compression, and is off by default.
 """
 
 from flap.method.recovery.base import Reconstruction, Recovery

@@ -1,4 +1,9 @@
-"""The choices of the config group `recover`: which weights are trained, on what, and how long."""
+"""The choices of the config group `recover`: which weights are trained, on what, and how long.
+
+Some windows of the training text are held out. They are not trained on, but used to measure the
+divergence of the trained model's predictions from the dense model's predictions. Each such
+measurement is an evaluation.
+"""
 
 import math
 from dataclasses import asdict, dataclass
@@ -12,12 +17,13 @@ from flap.data import HELD_OUT
 from flap.models import ModelAdapter
 from flap.runtime import ranks
 
-HELD_OUT_WINDOWS = 32  # number of windows of a training text that are held out
-# maximum number of evaluations during training, without the evaluation before the first step
+HELD_OUT_WINDOWS = 32  # number of held-out windows of a training text
+# maximum number of evaluations during training, not counting the evaluation before the first step
 EVALUATIONS = 10
-# Minimum number of training windows between two evaluations, per held-out window.
+# Minimum number of training windows between two evaluations, as a multiple of the number of
+# held-out windows.
 EVERY = 4
-RISING = 0.05  # share of the steps in which the learning rate rises
+RISING = 0.05  # share of the steps at the beginning in which the learning rate rises
 WRITERS = ("dense", "pruned", "both")
 # Minimum number of tokens in a step, unless a batch size is given. With steps of 128 tokens at the
 # same learning rate, training made SmolLM2 worse.
@@ -26,15 +32,16 @@ STEP = 1024
 
 @dataclass(frozen=True)
 class Recovery:
-    """Train all weights, or low-rank updates, to make the same predictions as the dense one.
+    """Train all weights, or low-rank updates of them, to predict the same as the dense model.
 
     The learning rate rises during the first twentieth of the steps, and then falls as a cosine
-    (`share_of_rate`). If a rank is given, low-rank updates W + 2 B A of all Linear modules are
-    trained, and merged into the weights W at the end (LoRA, arXiv 2106.09685). A has `rank` rows.
+    (`share_of_rate`). If a rank is given, the weight W of each Linear module is replaced with W + 2
+    B A, and only A and B are trained (LoRA, arXiv 2106.09685). A has `rank` rows. At the end, 2 B A
+    is added to W.
     """
 
-    # the training text, or a mixture of texts, as in `calibration.dataset`; None if `use` is
-    # "calibration"
+    # the training text or a mixture of texts, in the form of `calibration.dataset`; None if `use`
+    # is "calibration"
     dataset: Any
     # Number of tokens to train on, rounded down to whole steps; at least one step. Each token is
     # used `epochs` times.
@@ -47,21 +54,21 @@ class Recovery:
     rank: int | None = None
     # number of tokens in a window, 2 or more
     seq_len: int = 256
-    # Number of windows in a step, a multiple of the number of processes. None takes the smallest
-    # number of windows that have at least STEP tokens.
+    # Number of windows in a step, a multiple of the number of processes. None stands for the
+    # smallest such number of windows with at least STEP tokens together.
     batch_size: int | None = 8
-    # training ends after this many evaluations in a row without improvement, 1 or more
+    # training ends after this many evaluations in a row without a lower divergence, 1 or more
     patience: int = 2
     # if true, activations are computed again instead of being stored, which takes less memory and
     # more time
     gradient_checkpointing: bool = False
     # How many times each window is trained on, at least 1.
     epochs: int = 1
-    # The number of held-out windows. The weights with the lowest divergence on these windows are
-    # kept.
+    # The number of held-out windows. Of all evaluated weights, those with the lowest divergence on
+    # these windows are kept.
     held_out: int = HELD_OUT_WINDOWS
-    # The windows for training: "recovery" stands for windows of `dataset`, and "calibration" for
-    # the calibration windows.
+    # The windows to train on: "recovery" stands for windows of `dataset`, and "calibration" stands
+    # for the calibration windows.
     use: str = "recovery"
     # which model answers the training prompts: the dense model, the pruned model, or both in turns
     writer: str = "dense"
@@ -97,7 +104,7 @@ class Recovery:
 
     @property
     def windows(self) -> int:
-        """The number of windows in an epoch, which fill a whole number of steps."""
+        """The number of windows in an epoch, which is a whole number of steps."""
         return self.tokens // self.tokens_a_step * self.windows_a_step
 
     @property
@@ -123,7 +130,7 @@ class Recovery:
         return (1 + math.cos(math.pi * progress)) / 2
 
     def check(self, adapter: ModelAdapter) -> None:
-        """Check that a model can be trained in this way. The model need not have weights yet.
+        """Check that a model can be trained in this way. Its weights need not be loaded yet.
 
         Raises:
             ValueError: the batch size does not fit the processes, or the rank does not fit the
@@ -148,8 +155,8 @@ class Recovery:
 class Reconstruction:
     """Train all weights on the calibration windows, without other text.
 
-    `Recovery` explains the options. The windows that are held out when a compensation is fitted are
-    held out here as well.
+    `Recovery` explains the options. The held-out windows are the same as those of calibration, on
+    which compensations are tested.
     """
 
     # number of times that each window is trained on, 1 or more

@@ -1,6 +1,11 @@
 """Distillation: train the compressed model to make the same predictions as the dense model.
 
-Source: Hinton et al., arXiv 1503.02531. Legend: N windows · T tokens in a window.
+Source: Hinton et al., arXiv 1503.02531.
+
+Held-out windows are not trained on. The held-out divergence is measured on these windows: it is the
+divergence of the compressed model's predictions from the dense model's predictions.
+
+Legend: N windows · T tokens in a window.
 """
 
 import logging
@@ -36,14 +41,14 @@ def training_windows(
 ) -> Batch:
     """Return all windows for training. The first `recovery.held_out` windows are held out.
 
-    Held-out windows have the dense model's answers. If some texts have answers, the divergence on
-    held-out windows is measured only on tokens of answers. Without answers, or with too few tokens
-    of answers (`judged`), the divergence is measured on all tokens.
+    Held-out windows always have answers of the dense model. If some texts have answers, the
+    held-out divergence is measured only on tokens of answers. If there are no answers, or too few
+    tokens of answers (`judged`), it is measured on all tokens.
 
-    by_pruned: the same windows with answers of the pruned model. Training uses these answers
-        instead of the dense model's answers: in all windows of texts with prompts, or with
-        writer=both in every second window of such a text. In this way, the pruned model sees its
-        own mistakes, and learns what the dense model predicts after them.
+    by_pruned: the windows of the same texts, with answers of the pruned model. Training uses these
+        windows instead of windows with the dense model's answers: all windows of texts with
+        prompts, or, with writer=both, every second one. In this way, the pruned model sees its own
+        mistakes, and learns what the dense model predicts after them.
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)
@@ -52,14 +57,15 @@ def training_windows(
     tokens_NT = batch.tokens_NT.clone()
     mask_NT = batch.mask_NT.clone()
 
-    # 1. set the mask of held-out windows, which is true for tokens on which models are measured
+    # 1. set the mask of held-out windows, which is true for tokens on which the divergence is
+    # measured
     has_answers = torch.tensor([bool(text and text.counted) for text in windows.texts])
     has_answers_N1 = has_answers[text_N[:held_out], None]
     of_answers_NT = in_answers.mask_NT[:held_out] & has_answers_N1
     held_out_windows = Batch(tokens_NT[:held_out], of_answers_NT)
     mask_NT[:held_out] = judged(held_out_windows, torch.zeros(held_out)).mask_NT
 
-    # 2. insert the answers of the pruned model, except in held-out windows
+    # 2. outside of the held-out windows, take windows with the pruned model's answers
     if by_pruned is not None:
         of_pruned = _held_out_first(recovery, by_pruned.batch)
         step = 2 if recovery.writer == "both" else 1
@@ -75,8 +81,8 @@ def training_windows(
 def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
     """Return a mask that is false for tokens that repeat a passage of a held-out window.
 
-    A token repeats a passage if it is the last of OVERLAP successive tokens that also occur in a
-    held-out window.
+    A token repeats a passage if it is the last of OVERLAP successive tokens that also occur in this
+    order in a held-out window.
     """
     seen = {run for row in held_out_NT.tolist() for run in ngrams(row, OVERLAP)}
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
@@ -90,8 +96,8 @@ def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
 def _held_out_first(recovery: Recovery, windows: W) -> W:
     """Return the windows in an order in which the held-out windows come first.
 
-    With use="recovery", the first windows are held out, so the order does not change. Of the
-    calibration windows, every fifth window is held out.
+    With use="recovery", the first windows are held out, so the order does not change. With
+    use="calibration", every fifth window is held out, and moves to the front.
     """
     if recovery.use == "recovery":
         return windows
@@ -109,7 +115,8 @@ def distil(
 ) -> dict[str, Any]:
     """Train the compressed model in place, and return a summary of the training for the report.
 
-    The old weights stay if training does not lower the held-out divergence in the original dtype.
+    If training does not lower the held-out divergence, measured in the original dtype of the model,
+    the model gets its old weights back.
 
     teacher: the dense model.
     windows: the training windows; the held-out windows come first.
@@ -132,7 +139,8 @@ def distil(
         train(student, recovery, windows, folder, seed, bf16)
         student.load_state_dict(load_file(folder / BEST))
 
-    # an improvement in float32 may get lost in the dtype of the model
+    # an improvement of the float32 weights may get lost when they are rounded to the dtype of the
+    # model
     after = mean_divergence(model, teacher, held_out, recovery.windows_a_step)
     better = after < before
     if not better:
@@ -149,7 +157,8 @@ def _put_back(model: nn.Module, values: dict[str, Tensor]) -> None:
 def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool) -> dict[str, Any]:
     """Return the summary of the training for the report.
 
-    history: each step with an evaluation, with the held-out divergence after this step.
+    history: the number of each step with an evaluation, and the held-out divergence after this
+        step.
     better: whether training has improved the model.
     """
     by_tokens: list[tuple[int, float | None]] = []

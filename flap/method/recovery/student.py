@@ -1,4 +1,6 @@
-"""A module for Trainer that returns the loss of the compressed model.
+"""A module that returns the loss of the compressed model, for transformers' Trainer.
+
+The teacher is the dense model, whose predictions the compressed model learns.
 
 Legend: N windows · T tokens in a window · D hidden size · P positions.
 """
@@ -15,16 +17,16 @@ from flap.models.forward import final_states
 from flap.runtime import ranks
 from flap.runtime.progress import shared_out
 
-# Maximum bytes of the float32 logits of a chunk of positions. The loss needs a few tensors of this
-# size at a time.
+# Maximum number of bytes of the logits of one chunk of positions, in float32. A few tensors of this
+# size are in memory at a time.
 LOGITS_BYTES = 2**26
 
 
 class Student(nn.Module):
-    """A module whose `forward` returns the loss, with only the trained parameters.
+    """A module whose `forward` returns the loss, and that has only the trained parameters.
 
-    So Trainer's checkpoints contain only the trained parameters, and do not depend on the class,
-    the names and the shapes of the model.
+    The checkpoints of Trainer therefore contain only the trained parameters, and do not depend on
+    the class of the model or on the names of its parameters.
     """
 
     def __init__(self, model: PlacedModel, teacher: Teacher, trained: list[nn.Parameter]) -> None:
@@ -32,8 +34,8 @@ class Student(nn.Module):
         self.placed = model
         self.teacher = teacher
         self.trained = nn.ParameterList(trained)
-        # mean number of positions in a held-out window at which the loss is computed; 0 if it is
-        # computed at all positions
+        # mean number of positions in a held-out window at which the loss is computed; 0 if the loss
+        # is computed at all positions
         self.judged_positions = 0.0
         most_tokens = max(model.adapter.vocab_size, teacher.model.adapter.vocab_size)
         self.chunk = max(1, LOGITS_BYTES // (4 * most_tokens))
@@ -49,13 +51,13 @@ class Student(nn.Module):
     def forward(self, input_ids: Tensor, token_mask: Tensor) -> dict[str, Tensor]:
         """Return the loss of the next-token predictions in nats per token.
 
-        `Teacher.loss` defines the loss, such as KL(dense ‖ compressed). The mean of this loss is
-        taken over the positions that predict an unmasked token. The gradient at the final hidden
-        states is computed at the same time, for one chunk of positions after another. So no logits
-        are stored or computed twice. The logits of a whole batch would take more memory than the
-        model.
+        `Teacher.loss` defines the loss, such as KL(dense ‖ compressed). The mean of the loss is
+        taken over the positions that predict a counted token. The gradient of the loss with respect
+        to the final hidden states is computed at the same time, for one chunk of positions after
+        another. So logits need not be stored, and are computed only once. The logits of a whole
+        batch would take more memory than the model.
 
-        input_ids: tokens_NT. token_mask: mask_NT, true for tokens that are counted in the loss.
+        input_ids: tokens_NT. token_mask: mask_NT, which is true for counted tokens.
         """
         targets = self.teacher.read(input_ids)
         hidden_PD = final_states(self.placed.adapter, input_ids)
@@ -69,11 +71,11 @@ class Student(nn.Module):
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
 
     def _positions(self, windows: int, positions: int) -> float:
-        """Return the number of positions by which the summed loss of a batch is divided.
+        """Return the number by which the sum of a batch's loss over positions is divided.
 
-        In training, this number is the mean of `positions` over all processes, because DDP averages
-        the gradients of the processes. In evaluation, the number is proportional to the number of
-        windows, because Trainer averages the losses of batches.
+        In training, the divisor is the mean of `positions` over all processes, because DDP averages
+        the gradients of the processes. In evaluation, the divisor is proportional to the number of
+        windows, because Trainer averages the losses of batches by their numbers of windows.
 
         windows: number of windows in the batch. positions: number of positions at which the loss of
             the batch is computed.
@@ -84,9 +86,10 @@ class Student(nn.Module):
         return self.judged_positions * windows or positions or 1
 
     def _loss(self, targets: Targets, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss in nats, summed over positions, and its gradient at the hidden states.
+        """Return the loss in nats, summed over positions, and its gradient.
 
-        The gradient is 0 if the hidden states do not require a gradient.
+        The gradient is taken with respect to the hidden states, and is 0 if they do not require a
+        gradient.
         """
         nats = torch.zeros((), device=hidden_PD.device)
         gradient_PD = torch.zeros_like(hidden_PD)
@@ -101,7 +104,7 @@ class Student(nn.Module):
 
 
 class _Loss(torch.autograd.Function):
-    """An autograd function for a loss whose gradient at the hidden states is already computed."""
+    """An autograd function for a loss whose gradient at hidden_PD is already computed."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, hidden_PD: Tensor, gradient_PD: Tensor) -> Tensor:
@@ -117,7 +120,7 @@ class _Loss(torch.autograd.Function):
 def mean_divergence(model: PlacedModel, teacher: Teacher, windows: Batch, batch_size: int) -> float:
     """Return the mean of `Teacher.loss` on these windows, in nats per token.
 
-    If the teacher and the model have the same vocabulary, this is KL(dense ‖ model).
+    If the teacher and the model have the same vocabulary, the result is KL(dense ‖ model).
     """
     student = Student(model, teacher, []).eval()
 

@@ -1,5 +1,8 @@
 """The dense model as the teacher, which says what the student learns at each position of a window.
 
+The student is the compressed model. If its vocabulary was trimmed, a token that was removed from it
+is spelled with several tokens that stayed.
+
 Legend: N windows · T tokens in a window · S tokens of the same text in the teacher's vocabulary ·
 P positions · D hidden size · V the teacher's vocabulary · K the student's vocabulary.
 """
@@ -18,23 +21,27 @@ from flap.models.forward import final_states
 
 # values of `Targets.token_P` at positions where no token is learnt
 PREDICTED = -1  # the student learns the teacher's prediction
-NOTHING = -100  # the student learns nothing, because the next token is not known
+NOTHING = -100  # the student learns nothing, because the token after the window is not known
 
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What the student learns at each position."""
+    """What the student learns at each position of some windows."""
 
     hidden_PD: Tensor  # the teacher's final hidden states
-    token_P: Tensor  # the token that the student learns, or PREDICTED or NOTHING
+    # id of the next token, if the student learns it; otherwise PREDICTED or NOTHING
+    token_P: Tensor
 
     def __getitem__(self, index: Any) -> "Targets":
-        """Return the targets of some positions."""
+        """Return the targets at these positions."""
         return Targets(self.hidden_PD[index], self.token_P[index])
 
 
 class Teacher:
-    """The dense model, whose predictions the student learns at every position."""
+    """The dense model as the teacher of a student with the same vocabulary.
+
+    The student learns the teacher's predictions at every position.
+    """
 
     def __init__(self, model: PlacedModel) -> None:
         self.model = model
@@ -56,12 +63,13 @@ class Teacher:
 
 
 class UntrimmedTeacher(Teacher):
-    """The dense model with its whole vocabulary, as the teacher of a model with fewer tokens.
+    """The dense model with its whole vocabulary, as the teacher of a student with a trimmed one.
 
-    The teacher reads the text of a window in its own tokens. Where the teacher's and the student's
-    tokenisation have a boundary at the same place, the student learns the teacher's prediction, as
-    a distribution over the student's tokens (`Alignment.marginal`). Inside a removed token, the
-    student learns the spelling of this token: the loss is the cross-entropy of the next token.
+    The teacher reads the text of a window in the tokens of its own vocabulary. Where a token of the
+    teacher and a token of the student end at the same place, the student learns the teacher's
+    prediction, as a distribution over the student's tokens (`Alignment.marginal`). Inside a removed
+    token, the student learns the spelling of this token: the loss is the cross-entropy of the
+    student's next token.
     """
 
     def __init__(self, model: PlacedModel, alignment: Alignment) -> None:
@@ -103,7 +111,8 @@ class UntrimmedTeacher(Teacher):
 def divergence(dense_PV: Tensor, logits_PV: Tensor) -> Tensor:
     """Return KL(p ‖ q) = Σ p (log p - log q) in nats, summed over positions.
 
-    dense_PV: the logits of p, the prediction of the dense model. logits_PV: the logits of q.
+    dense_PV: the logits of p, the dense model's prediction. logits_PV: the logits of q, the
+        student's prediction.
     """
     return kl_div(
         logits_PV.log_softmax(-1), dense_PV.log_softmax(-1), reduction="sum", log_target=True

@@ -1,4 +1,4 @@
-"""Make the compressed model trainable, and restore an ordinary model afterwards."""
+"""Make the compressed model trainable, and an ordinary model again after the training."""
 
 import warnings
 from collections.abc import Iterator
@@ -18,8 +18,9 @@ from flap.runtime.temporary_state import replaced
 def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
     """Yield the trained parameters in float32, and freeze all other parameters.
 
-    At the end of the `with` block, the model gets its original dtypes and classes back. Inside the
-    block, dropout and noise are off, because the dense model predicts without them.
+    At the end of the `with` block, the model gets its original dtypes and classes of modules back.
+    Inside the block, dropout and noise are off, because the dense model also predicts without
+    dropout and noise.
     """
     # 1. copy all tensors, because the compressed model may share unpruned tensors with the dense
     # model
@@ -28,7 +29,7 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
     if recovery.gradient_checkpointing:
         model.activation_checkpointing_enable()
 
-    # 2. choose the trained parameters; a vision tower has none
+    # 2. choose the trained parameters, which are all in the decoder: a vision tower is not trained
     decoder = adapt(model).decoder
     adapted = None
     if recovery.rank is None:
@@ -68,16 +69,16 @@ def _dropouts(decoder: PreTrainedModel) -> Iterator[tuple[Any, str]]:
 
 
 def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
-    """Add the matrices A and B of low-rank updates to every Linear of the layers, in float32.
+    """Add the matrices A and B of low-rank updates to every Linear of the decoder, in float32.
 
-    The returned model can merge the updates into the weights.
+    The method `merge_and_unload` of the returned model merges the updates into the weights.
     """
-    # imported here because runs without low-rank training should not wait for peft
+    # imported here, so that runs without low-rank training do not wait for the import of peft
     from peft import LoraConfig, get_peft_model
 
     options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with warnings.catch_warnings():
-        # peft uses a name that transformers has deprecated
+        # peft uses a name that is deprecated in transformers
         warnings.simplefilter("ignore", FutureWarning)
         # for the Conv1D of GPT-2, peft sets the option fan_in_fan_out by itself, but warns
         warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)
@@ -96,7 +97,7 @@ def _all_but_ends(decoder: PreTrainedModel) -> list[nn.Parameter]:
 def _copy_tensors(
     model: PreTrainedModel, keep_bfloat16: bool
 ) -> dict[nn.Parameter, tuple[torch.dtype, bool]]:
-    """Replace every parameter by a copy in float32. Tied parameters stay tied.
+    """Replace every parameter with a copy in float32. Tied parameters stay tied.
 
     Return, for each copy, the dtype and `requires_grad` of the original parameter.
 

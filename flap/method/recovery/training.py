@@ -1,6 +1,8 @@
 """The training loop, which uses transformers' Trainer and evaluates on held-out windows.
 
-An interrupted training resumes from Trainer's checkpoints.
+An interrupted training resumes from the checkpoints that Trainer writes. The student is the
+compressed model. The held-out divergence is the divergence of its predictions from the dense
+model's predictions on held-out windows, which are not trained on.
 
 Legend: N windows · T tokens in a window · P positions of all held-out windows.
 """
@@ -29,7 +31,8 @@ from flap.runtime.ranks import by_first, on_first, size
 from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.json_files import read_json
 
-# Bytes per trained parameter in Trainer's checkpoint: a float32 value and two moments of AdamW.
+# Bytes per trained parameter in Trainer's checkpoint: the value and two moments of AdamW, all in
+# float32.
 CHECKPOINT_BYTES = 12
 BEST = "best.safetensors"
 HISTORY = "history.json"
@@ -40,10 +43,10 @@ def train(
 ) -> None:
     """Train the parameters of a student.
 
-    Afterwards, the file BEST in the folder has the parameters with the lowest held-out divergence.
-    The file HISTORY has the held-out divergence after each evaluated step. A killed training
-    resumes from Trainer's last checkpoint in the folder. Only tensors and numbers are read from the
-    checkpoint (`weights_only`). A finished training is not repeated.
+    After the training, the file BEST in the folder contains the parameters with the lowest held-out
+    divergence, and the file HISTORY contains the held-out divergence after each evaluated step. A
+    killed training resumes from Trainer's last checkpoint in the folder. Only tensors and numbers
+    are read from the checkpoint (`weights_only`). A finished training is not repeated.
 
     windows: the training windows; the held-out windows come first.
     bf16: whether the forward pass computes in bfloat16 (autocast).
@@ -84,7 +87,8 @@ def _trainer(
     trainer = Trainer(
         student,
         arguments,
-        # cut to whole steps, because otherwise Trainer would make an extra step from the rest
+        # cut to whole steps, because otherwise Trainer would make a smaller step of the last
+        # windows
         train_dataset=_dataset(fitting[: recovery.windows]),
         eval_dataset=_dataset(held_out),
         callbacks=[
@@ -98,7 +102,7 @@ def _trainer(
 
 
 def _dataset(windows: Batch) -> list[dict[str, Tensor]]:
-    """Return the arguments of `Student.forward` for each window."""
+    """Return, for each window, the arguments of `Student.forward`."""
     pairs = zip(windows.tokens_NT, windows.mask_NT, strict=True)
     return [{"input_ids": tokens_T, "token_mask": mask_T} for tokens_T, mask_T in pairs]
 
@@ -134,7 +138,7 @@ def _arguments(
         ddp_find_unused_parameters=False,
     )
     if arguments.n_gpu > 1:
-        # otherwise Trainer would copy the student to all GPUs, in threads of this process
+        # prevents that Trainer copies the student to all GPUs, in threads of this process
         arguments._n_gpu = 1
     return arguments
 
@@ -144,9 +148,9 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
 
     The learning rate of a tensor is proportional to the tensor's root mean square, as in Adafactor
     (Shazeer and Stern, arXiv 1804.04235, section 8). The reason is that AdamW moves each element by
-    about the learning rate, whatever the size of the gradient, and that typical weights are 0.2 in
-    SmolLM2 but 0.02 in Gemma 3. Low-rank updates keep the given rate, because they begin with the
-    same size in every model.
+    about the learning rate, however small or large the gradient is. Typical weights are 0.2 in
+    SmolLM2 but 0.02 in Gemma 3, so the same learning rate would change them to different degrees.
+    Low-rank updates keep the given rate, because they begin with the same size in every model.
     """
     for parameter in trained:
         rate = recovery.learning_rate
@@ -157,7 +161,7 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return Trainer's last complete checkpoint, if any.
+    """Return the folder of Trainer's last complete checkpoint, or None if there is none.
 
     A checkpoint with a state file is complete, because Trainer writes this file last.
     """
@@ -171,7 +175,7 @@ def last_checkpoint(folder: Path) -> str | None:
 def history(state: Any) -> dict[int, float]:
     """Return a dict from each evaluated step to the held-out divergence in nats per token.
 
-    Step 0 is evaluated before training.
+    The value for step 0 is measured before the training.
     """
     return {
         entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry
@@ -179,9 +183,10 @@ def history(state: Any) -> dict[int, float]:
 
 
 class KeepBest(TrainerCallback):
-    """Save the best parameters, and stop a training that no longer improves.
+    """Save the best parameters, and stop a training that no longer improves the model.
 
-    At first, the best parameters are those of the compressed model before training.
+    The best parameters have the lowest held-out divergence. At first, they are the parameters of
+    the compressed model before training.
     """
 
     def __init__(self, student: Student, patience: int, path: Path) -> None:
@@ -190,11 +195,12 @@ class KeepBest(TrainerCallback):
         self.path = path
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Save the parameters if they are the best, and stop the training if necessary.
+        """Save the parameters if they are the best so far, and decide whether the training stops.
 
-        The training stops after `patience` evaluations without improvement, or if the divergence is
-        not finite. The decision uses the whole history in Trainer's checkpoint, so that a resumed
-        training ends at the same step as an uninterrupted training.
+        The training stops after `patience` evaluations in a row without a lower divergence, or if
+        the divergence is not finite. The decision uses all evaluations in Trainer's state, which
+        the checkpoints store. So a resumed training ends at the same step as an uninterrupted
+        training.
         """
         nats = {}
         for step, value in history(state).items():
@@ -209,14 +215,14 @@ class KeepBest(TrainerCallback):
 
 
 class TrainingProgress(TrainerCallback):
-    """Show the training in flap's progress bar."""
+    """Show the progress of the training in flap's progress bar."""
 
     def __init__(self, tokens_a_step: int) -> None:
         self.tokens_a_step = tokens_a_step
         self.steps: Iterator[int] | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin the bar at the first step, or at the step where an interrupted training resumes."""
+        """Start the bar at the first step, or at the step where an interrupted training resumes."""
         if self.steps is None and state.is_world_process_zero:
             self.steps = progress(
                 range(state.global_step, state.max_steps), "recover", lambda _: self.tokens_a_step

@@ -1,4 +1,7 @@
-"""structure=search, which ranks units by the measured effect of their removal on predictions."""
+"""structure=search, which ranks units by the measured effect of their removal.
+
+The effect is the divergence of the pruned model's predictions from the dense model's predictions.
+"""
 
 from flap.method.search.divergence import PlanDivergence
 from flap.method.search.scoring import score_and_try

@@ -1,6 +1,10 @@
 """Measure the divergence of pruned models' predictions from the dense model's predictions.
 
-With structure=search, units are chosen so that this divergence stays low.
+The divergence is KL(dense ‖ pruned) of the distribution of the next token. With structure=search,
+units are chosen so that this divergence stays low. A plan lists the units that stay in each layer.
+A stream is the hidden states of all measured windows, which are carried from layer to layer
+(`Stream`).
+
 Legend: N windows · T tokens in a window · D hidden size · V vocabulary · X texts · K plans.
 """
 
@@ -26,16 +30,15 @@ from flap.models.forward import output_after_layers
 from flap.runtime import ranks
 from flap.storage import NOT_KEPT, WorkFolder
 
-EVERY = 4  # predictions are compared at every fourth position
+EVERY = 4  # predictions are compared at every fourth position of a window
 # number of tokens whose logits are in memory at a time, rounded to whole windows
 COMPARED_TOKENS = 1024
-# name of the stream of hidden states of the dense model, which all plans share before the first
-# layer
+# name of the dense model's stream, which all plans share before the first layer
 SHARED = "0"
 
-# A function that returns layer i of each plan, from i and the statistics of the layer, while the
-# layer is in memory. If an interrupted run has already finished the layer, the function is called
-# without statistics, and must return the same plans as in that run.
+# A function that returns layer i of each plan, from i and the statistics of layer i, while layer i
+# is in memory. If an interrupted run has already finished layer i, the function is called with None
+# instead of statistics, and must return the same plans as in the interrupted run.
 PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
 
 
@@ -43,21 +46,23 @@ PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
 class PlanDivergence:
     """Measures KL(dense ‖ pruned) of the next token for several plans, in nats per token.
 
-    One walk over the layers measures all plans. Plans share a stream of hidden states as long as
-    their layers are equal. The stream forks at the first layer in which the plans differ. Each
-    layer is read once, and one copy of it is pruned for each different plan of the layer. With
-    several processes, each process has the stream of the dense model and the streams of its share
-    of the plans.
+    All plans are measured in one pass over the layers. Plans share a stream as long as their layers
+    are equal. The stream forks at the first layer in which the plans differ. Each layer is read
+    once, and a copy of it is pruned for each distinct plan of the layer. If there are several
+    processes, the plans are divided among them. Each process has the stream of the dense model and
+    the streams of its plans.
 
-    The plans are measured on the last held-out windows. In trials, linear compensation is fitted
-    without held-out windows. The predictions at every fourth position are compared, because
-    predictions at neighbouring positions add little information. With a large vocabulary, computing
-    all predictions would cost as much as many layers. In texts with answers, the predictions of all
-    tokens in answers are compared instead.
+    Every fifth calibration window is held out, and plans are measured on the last held-out windows.
+    Linear compensation is fitted without held-out windows here. Only the predictions at every
+    fourth position are compared, because predictions at neighbouring positions add little
+    information. With a large vocabulary, computing all predictions would take as long as computing
+    many layers. In texts with answers, the predictions of all tokens in answers are compared
+    instead.
 
-    If the calibration is a mixture of texts, the result is the largest of the divergences on single
-    texts. A unit that only one of the texts needs is probably needed by some texts outside the
-    calibration, too. A mean over the texts would hide the importance of such a unit.
+    If the calibration text is a mixture, the divergence is measured on each text of the mixture,
+    and the result is the largest value. A unit that only one of these texts needs is probably
+    needed by some texts outside the mixture, too. A mean over the texts would hide the importance
+    of such a unit.
     """
 
     calibration: Calibration
@@ -68,31 +73,32 @@ class PlanDivergence:
     ) -> list[float]:
         """Return the divergence of each plan.
 
-        num_tokens: number of tokens to measure on, rounded up to whole windows. Each text with
-            held-out windows is measured on at least one of its windows.
-        covariance: whether the plans or their fits need covariances.
-        work: the working directory, from which an interrupted walk resumes. The directory is
-            deleted at the end.
+        num_tokens: number of tokens to measure on, rounded up to whole windows. At least one window
+            of each text that has held-out windows is used.
+        covariance: whether covariances are needed to choose the plans or to fit the compensation.
+        work: the working directory, from which an interrupted pass over the layers resumes. The
+            directory is deleted at the end.
 
         Raises:
-            ValueError: predictions are not finite.
+            ValueError: predictions of a pruned model are not finite.
         """
         walk = Walk(self.calibration.model, "score, layer by layer", work)
         nats = self._walked(walk, plans, num_tokens, covariance)
-        work.clear()  # possible only now that the files of hidden states are no longer mapped
+        # possible only now, because files of hidden states were mapped into memory until now
+        work.clear()
         return nats
 
     def _walked(
         self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool
     ) -> list[float]:
-        """Walk over all layers, and return the divergence of each plan."""
+        """Visit all layers, and return the divergence of each plan."""
         windows, text_N = self._windows(num_tokens)
         dense = dense_plan(self.calibration.model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
             return [dense.layers[i], *ranks.own_share(plans(i, observed))]
 
-        # names of the streams after the layers that an interrupted walk has finished
+        # the name of each plan's stream after the layers that an interrupted run has finished
         names: list[str] = []
         for i in range(walk.layers_done):
             names = _next_streams(with_dense(i, None), names)
@@ -113,8 +119,8 @@ class PlanDivergence:
     def _windows(self, num_tokens: int) -> tuple[Batch, Tensor]:
         """Return the windows on which plans are measured, and text_N.
 
-        text_N is the index of each window's text. The mask of the windows is true for the tokens
-        whose predictions may be compared.
+        text_N contains the index of each window's text. The mask of the windows is true for tokens
+        on whose predictions plans are measured.
         """
         tokens_NT = self.calibration.windows.tokens_NT
         windows = Batch.of(tokens_NT)
@@ -162,11 +168,11 @@ class PlanDivergence:
 
     @torch.no_grad()
     def _nats(self, measured: Batch, text_N: Tensor, hidden: Sequence[Tensor]) -> list[float]:
-        """Return, for each plan, the mean divergence on the text where this mean is largest.
+        """Return, for each plan, the mean divergence on the text for which this mean is largest.
 
         measured: the windows on which plans are measured.
-        hidden: the outputs of the last layer for these windows, first of the dense model, then of
-            each plan.
+        hidden: the outputs of the last layer for these windows, first those of the dense model, and
+            then those of each plan.
         """
         model = self.calibration.model
         num_texts = int(text_N.max()) + 1
@@ -188,7 +194,8 @@ class PlanDivergence:
                 "structure=search: predictions of a pruned model are not finite; "
                 "try model.dtype=float32 or bfloat16, or check the weights"
             )
-        # A text without measured windows gets 0. Rounding can make a divergence slightly negative.
+        # A text without measured windows gets the divergence 0. The minimum is 0, because rounding
+        # can make a divergence slightly negative.
         nats_K = (total_KX / tokens_X.clamp(min=1)).amax(dim=1).clamp(min=0)
         return list(map(float, nats_K))
 
@@ -196,19 +203,20 @@ class PlanDivergence:
 def kl(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
     """Return KL(p ‖ q) in nats, summed over all positions of a window.
 
-    p: the distribution of the dense model. q: the distribution of the pruned model, which is given
-        as logits.
+    p: the distribution that the dense model predicts. q: the distribution that the pruned model
+        predicts, given by its logits.
 
-    The terms p · (log p - log q) are summed. The difference Σ p log p - Σ p log q would lose
-    digits: with a vocabulary of 50,000 tokens, it was wrong by 0.001 nats per token.
+    The terms p · (log p - log q) are summed, because the difference of the sums Σ p log p and Σ p
+    log q would lose digits. With a vocabulary of 50,000 tokens, this difference was wrong by 0.001
+    nats per token.
     """
     nats_TV = log_softmax(logits_TV, dim=-1)
-    # in place, because allocating a new tensor takes as long as computing its values
+    # compute in place, because allocating a new tensor takes as long as computing its values
     return torch.sub(log_p_TV, nats_TV, out=nats_TV).mul_(p_TV).sum().item()
 
 
 def _last(text_N: Tensor, num_windows: int) -> Tensor:
-    """Return the indices of the last `num_windows` windows, and of the last window of each text."""
+    """Return the indices of the last `num_windows` windows and of each text's last window."""
     last_of_texts = {int(text): n for n, text in enumerate(text_N)}
     last = range(max(0, len(text_N) - num_windows), len(text_N))
     return torch.tensor(sorted({*last_of_texts.values(), *last}))
@@ -218,7 +226,7 @@ def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tup
     """Yield text_N, tokens_NT and each stream's hidden_NTD, for a few windows at a time.
 
     The tensors contain only positions at which predictions are compared. In texts with answers,
-    these are all positions that predict a token of an answer, and in other texts every fourth
+    these are all positions that predict a token of an answer. In other texts, they are every fourth
     position.
     """
     tokens_NT = measured.tokens_NT
@@ -239,7 +247,7 @@ def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tup
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:
-    """Return the plan that keeps every unit of a model."""
+    """Return the plan that keeps all units of a model."""
     layers = []
     for i in range(len(model.layers)):
         attention, mlp = model.adapter.blocks(i)
@@ -253,7 +261,7 @@ def pruned_layer(
 ) -> Iterator[nn.Module]:
     """Yield a pruned copy of layer i, which must be in memory.
 
-    If the plan keeps every unit, yield the layer itself.
+    If the plan keeps all units of the layer, yield the layer itself.
     """
     layers = model.layers
     dense = layers[i]
@@ -273,11 +281,12 @@ def pruned_layer(
 def _next_streams(plans: Sequence[LayerPlan], before: Sequence[str]) -> list[str]:
     """Return the name of each plan's stream after a layer.
 
-    Plans with the same stream before the layer, and with an equal layer, share a stream.
+    If plans share a stream before the layer, and keep the same units of the layer, they share a
+    stream after the layer.
 
-    plans: the layer in each plan.
-    before: the name of each plan's stream before the layer. Before the first layer, `before` is
-        empty, because all plans share a stream.
+    plans: the plan of the layer in each plan of the model.
+    before: the name of each plan's stream before the layer; empty before the first layer, where all
+        plans share a stream.
     """
     names: dict[tuple[str, LayerPlan], str] = {}
     pairs = zip(before or [SHARED] * len(plans), plans, strict=True)
@@ -285,7 +294,7 @@ def _next_streams(plans: Sequence[LayerPlan], before: Sequence[str]) -> list[str
 
 
 def _logits(model: PlacedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
-    """Return logits_NTV in float32 from the outputs of the last layer."""
+    """Return logits_NTV in float32, computed from the outputs of the last layer."""
     tokens_NT = tokens_NT.to(model.device)
     hidden_NTD = hidden_NTD.to(model.device)
     logits_NTV: Tensor = output_after_layers(

@@ -1,7 +1,8 @@
 """The first step of structure=search: compute scores and the divergences of trials.
 
-In a trial, one block loses its lowest-scored units. The scores and the trials of a layer need the
-covariances of the layer, so they are computed in the same walk over the layers.
+In a trial, one block, which is the attention or the MLP of a layer, loses its lowest-scored units.
+The divergence of a trial is measured by `PlanDivergence`. Scores and trials of a layer both need
+the covariances of the layer, so they are computed in the same pass over the layers.
 """
 
 from dataclasses import replace
@@ -20,8 +21,9 @@ def score_and_try(
 ) -> Scores:
     """Return the scores of all units, with the divergence of each trial in nats per token.
 
-    An interrupted walk resumes from the working directory `work`. If the metric needs no
-    statistics, the walk starts again, because random scores would be drawn in another order.
+    An interrupted pass over the layers resumes from the working directory `work`. If the metric
+    needs no statistics, the pass starts again at the first layer, because the generator of random
+    scores would otherwise give a resumed run other scores.
 
     Raises:
         ValueError: activations, scores or predictions are not finite.
@@ -34,7 +36,8 @@ def score_and_try(
     def plans_of_layer(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
         """Return the plan of layer i in every trial.
 
-        Layer i is pruned only in its own trials, and stays dense in the trials of other layers.
+        Layer i is pruned only in the trials of its blocks, and stays dense in the trials of other
+        layers.
         """
         _note_scores(metric, divergence.calibration, notes, i, observed)
         [scores] = notes.read(i).layers
@@ -58,10 +61,10 @@ def _note_scores(
     i: int,
     observed: LayerStatistics | None,
 ) -> None:
-    """Score layer i and store the scores, unless an interrupted walk has already stored them."""
+    """Score layer i and store the scores, unless an interrupted run has already stored them."""
     if observed is None and i in notes:
         return
     if not metric.needs_covariance:
-        # use the stored statistics without covariances, as with other structures
+        # use the stored statistics, as other structures do, because the metric needs no covariances
         observed = calibration.layers[i] if calibration.layers else None
     notes.write(i, scores_of_layer(metric, calibration.model.adapter.blocks(i), observed))

@@ -1,7 +1,10 @@
 """The structure `search`, which ranks units by measured effects on the model's predictions.
 
-Legend: G attention units · U units of a block · I neurons of all experts · E experts · R ranks of
-an expert's neurons.
+A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron,
+or an expert. The divergence is KL(dense ‖ pruned) of the distribution of the next token.
+
+Legend: G attention units · U units of a block · I neurons (of all experts) or experts · E experts ·
+R ranks of an expert's neurons.
 """
 
 import math
@@ -19,11 +22,11 @@ from flap.method.allocation.ranking import from_highest, highest, ranked
 from flap.method.importance import Scores
 from flap.models import Pair
 
-# The minimum rise of the divergence between two levels, in nats. If no rise was measured, this
-# minimum makes sure that the scores still order the units.
+# The minimum rise of the divergence from one level in `Search.levels` to the next, in nats. If no
+# rise was measured, this minimum makes sure that units keep the order of their scores.
 LEAST = 1e-200
-# In `spread`, scores are raised to at least this share of the highest score, so that sums of scores
-# always increase.
+# In `spread`, lower scores are raised to this share of the highest score, so that every further
+# unit increases the sum of scores.
 LEAST_COST = 1e-9
 
 
@@ -32,19 +35,20 @@ class Search(Structure):
     """search: rank all units by the measured rise of the divergence, divided by the unit's price.
 
     Units are scored and trials are measured in the same pass over the layers. In a trial, one block
-    loses its lowest-scored units, with compensation, and the rest of the model stays dense. Each
-    block has a trial for each share of units in `levels`. The divergence between the dense model
-    and the trial is measured on `tokens` calibration tokens (docs/method.md says which). In a
-    mixture of texts, the text with the largest divergence decides.
+    loses its lowest-scored units, with compensation, and all other blocks stay dense. Each block
+    has a trial for each share of units in `levels`. The divergence of the trial from the dense
+    model is measured on `tokens` calibration tokens (docs/method.md says which). If the calibration
+    text is a mixture, the divergence on the text for which it is largest counts.
 
-    `in_nats` divides the divergence of a trial among the removed units. All units are then ranked
-    by their nats divided by their price. The search does not measure the divergence of the final
-    plan; `eval=divergence` measures it for the pruned model.
+    `in_nats` divides the divergence of a trial, in nats, among the removed units. All units are
+    then ranked by their nats divided by their price (`Budget.prices`). The search does not measure
+    the divergence of the final plan. With `eval=divergence`, this divergence is measured after
+    pruning.
     """
 
     # number of calibration tokens on which each trial is measured, 1 or more
     tokens: int = 4096
-    # shares of a block's units to remove, each in (0, 1)
+    # shares of a block's units that trials remove, each in (0, 1)
     levels: list[float] = field(default_factory=lambda: [0.25])
 
     def __post_init__(self) -> None:
@@ -58,7 +62,7 @@ class Search(Structure):
         return one_ranking(self, self.in_nats(scores, budget), budget)
 
     def trials(self, scores: Pair[Tensor], units: Pair[Units]) -> list[LayerPlan]:
-        """Return the plan of a layer in each of its trials. A trial prunes one block of the layer.
+        """Return the plan of a layer in each of its trials, which prune one block of the layer.
 
         scores: score_GC and score_I of the layer.
         """
@@ -78,7 +82,8 @@ class Search(Structure):
     def removals(self, units: Pair[Units]) -> Pair[list[int]]:
         """Return the number of units that each trial removes, for both blocks of a layer.
 
-        In a mixture whose units are neurons, this is the number of neurons that each expert loses.
+        If the units are neurons of experts, it is the number of neurons that each single expert
+        loses.
         """
         heads = removal_counts(self.levels, units.attention.count)
         counts = removal_counts(self.levels, units.mlp.count)
@@ -89,15 +94,16 @@ class Search(Structure):
     def in_nats(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
         """Return nats_G and nats_I of each layer: the nats of each unit divided by its price.
 
-        Within a block, units keep the order of their scores. The rise of the divergence between two
-        levels is divided among the units in proportion to their scores. This gives a curve of the
-        divergence over the number of removed units. The curve is replaced by its lower convex
-        envelope, so that no unit has fewer nats than a lower-scored unit.
+        Within a block, units keep the order of their scores. A higher level removes more units than
+        the next lower level. The rise of the divergence between both levels is divided among these
+        additional units, in proportion to their scores. This gives a curve of the divergence over
+        the number of removed units. The curve is replaced by its lower convex envelope, so that no
+        unit has fewer nats than a lower-scored unit.
         """
         prices = budget.prices
         layers = []
         for i, units in enumerate(budget.layers):
-            # the trials of the attention come before the trials of the MLP
+            # `measured` has the trials of the attention first, and then the trials of the MLP
             removed_heads, removed_neurons = self.removals(units)
             measured = scores.divergences[i]
             of_heads = dict(zip(removed_heads, measured, strict=False))
@@ -120,11 +126,11 @@ def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
 
 
 def removal_counts(levels: Sequence[float], units: int) -> list[int]:
-    """Convert the shares `levels` of a block into numbers of units to remove, ascending.
+    """Convert the shares `levels` of a block's units into numbers of units to remove, ascending.
 
     At least one unit is removed, and at least one unit stays. Shares that round to no unit or to
-    all units are dropped. If all shares would be dropped, the nearest possible numbers are used
-    instead. For a block with fewer than two units, the list is empty.
+    all units are dropped. If all shares round to such numbers, the nearest possible numbers are
+    used instead. For a block with fewer than two units, the list is empty.
     """
     if units < 2:
         return []
@@ -135,10 +141,10 @@ def removal_counts(levels: Sequence[float], units: int) -> list[int]:
 
 
 def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) -> Tensor:
-    """Return nats_I in the same way as `spread`, for experts that lose equal numbers of neurons.
+    """Do the same as `spread` for neurons of experts, and return nats_I.
 
-    A unit consists of one neuron of every expert: the neurons that have the same rank in their
-    experts. All neurons of a unit get the same nats.
+    All experts lose the same number of neurons. So the neurons that have the same rank in their
+    experts count as one unit, and all get the same nats.
     """
     order_ER = ranked(score_I, experts)
     nats_R = spread(score_I[order_ER].double().mean(dim=0), measured)
@@ -153,10 +159,9 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     Units are removed from the lowest score to the highest. A unit never has fewer nats than a
     lower-scored unit.
 
-    measured: a dict from the number of removed lowest-scored units to the divergence in nats per
-        token.
+    measured: a dict from the number of removed units to the divergence in nats per token.
     """
-    # 1. the sum of the scores of the 0, 1, 2, … lowest-scored units
+    # 1. compute the sums of the scores of the 0, 1, 2, … lowest-scored units
     order_U = from_highest(score_U).flip(0)
     cost_U = score_U[order_U].double()
     if (cost_U > 0).any():
@@ -167,8 +172,8 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     error = torch.zeros(len(cost_U) + 1).double()
     error[1:] = cost_U.cumsum(0)
 
-    # 2. interpolate the divergence between two levels, and extrapolate it after the last level, in
-    # proportion to the sum of scores
+    # 2. interpolate the divergence between the measured numbers of removed units, and extrapolate
+    # it after the last one, in proportion to the sum of scores
     divergence = torch.zeros_like(error)
     start = 0
     slope = 1.0
@@ -181,8 +186,9 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     beyond = error[start:] - error[start]
     divergence[start:] = divergence[start] + slope * beyond
 
-    # 3. take the steps of the convex envelope. The steps of a straight piece are equal, so factors
-    # that grow very slightly with the score keep the order of the scores.
+    # 3. The nats of each unit are a step of the lower convex envelope. Steps on a straight piece of
+    # the envelope are equal. So the steps are multiplied by factors that grow very slightly with
+    # the score, which keeps the order of the scores.
     factor = 1 + 1e-9 * torch.arange(len(order_U)).double()
     nats_U = torch.empty_like(cost_U)
     nats_U[order_U] = convex_steps(divergence.tolist()) * factor

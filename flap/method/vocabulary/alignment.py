@@ -1,7 +1,8 @@
 """Align the tokens of a text before and after a vocabulary was trimmed.
 
-A removed token is spelled with several of the tokens that stay. The old and the new tokenisation of
-a text have boundaries at the same places, except inside removed tokens.
+Old tokens belong to the tokenizer before trimming, and new tokens to the trimmed tokenizer. A
+removed token is spelled with several new tokens. The old and the new tokens of a text have
+boundaries at the same places, except inside removed tokens.
 
 Legend: V the old tokens, by id · K the new tokens, by id · T new tokens of a window · S old tokens
 of the same text · P positions · B tokens of a text, old or new.
@@ -17,27 +18,27 @@ from transformers import PreTrainedTokenizerBase
 from flap.method.vocabulary.tokens import Tokens
 from flap.method.vocabulary.trim import Trimmed
 
-BROKEN = "\ufffd"  # the character that a tokenizer writes for a part of a character
-NOWHERE = -1  # the position of a new token that is aligned with no old token
+BROKEN = "\ufffd"  # the character into which a tokenizer decodes a part of a character
+NOWHERE = -1  # stands for the position of a new token that is aligned with no old token
 
 
 class Aligned(NamedTuple):
-    """The old tokens of a window, and the position of each new token among the old tokens."""
+    """The old tokens of a window's text, and the aligned old token of each new token."""
 
     old_S: Tensor
-    # for each new token, the position of the old token that ends at the same place and is followed
-    # by an old token whose spelling begins with the next new token; NOWHERE if there is none
+    # for each new token, the position in old_S of the old token that ends at the same place in the
+    # text, if the spelling of the next old token begins with the next new token; otherwise NOWHERE
     position_T: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """A tokenizer before and after it was trimmed, and how its old tokens are spelled."""
+    """A tokenizer before and after trimming, and the spelling of each old token in new tokens."""
 
     before: PreTrainedTokenizerBase
     after: PreTrainedTokenizerBase
-    # for each old token, the new token with which its spelling begins; the number of new tokens if
-    # the old token has no spelling
+    # for each old token, the id of the new token with which its spelling begins; if it has no
+    # spelling, the number of all new tokens
     first_V: Tensor
     length_V: Tensor  # number of bytes of each old token
     length_K: Tensor  # number of bytes of each new token
@@ -66,8 +67,11 @@ class Alignment:
     def align(self, tokens_T: Tensor) -> Aligned:
         """Tokenise the text of a window with the old tokenizer, and align its old and new tokens.
 
-        The window may begin or end inside a character. Such incomplete characters are left out. So
-        places in the text are counted in bytes from the end of the text.
+        The window may begin or end inside a character. Such incomplete characters are left out of
+        the text. The bytes before the first complete character are then missing in the text, so
+        places are counted in bytes from the end of the text.
+
+        tokens_T: the new tokens of the window.
         """
         # 1. tokenise the text with the old tokenizer
         new = tokens_T.tolist()
@@ -77,11 +81,12 @@ class Alignment:
             text = self._text(new)
         encoded = self.before(text.lstrip(BROKEN), add_special_tokens=False, verbose=False)
         known = [i for i in encoded.input_ids if i < len(self.first_V)]
-        # at most as many tokens as the window has, and at least one, because a model cannot read an
-        # empty sequence
+        # keep at most as many old tokens as the window has new ones, and at least one, because a
+        # model cannot read an empty sequence
         old_S = torch.tensor(known[-len(tokens_T) :] or [0])
 
-        # 2. find the ends of old and new tokens that have the same number of bytes after them
+        # 2. find old and new tokens that end at the same place, with the same number of bytes after
+        # them
         left_S = _left(self.length_V[old_S])
         position_of = {left: s for s, left in enumerate(left_S.tolist()[:-1])}
         next_S = self.first_V[old_S[1:]].tolist()
@@ -94,10 +99,11 @@ class Alignment:
         return Aligned(old_S, position_T)
 
     def marginal(self, p_PV: Tensor) -> Tensor:
-        """Return p_PK, the probability that a text goes on with each new token.
+        """Return p_PK, the probability of each new token to come next, computed from p_PV.
 
-        The probability of a new token is the sum of the probabilities of the old tokens whose
-        spelling begins with the new token. Old tokens without a spelling are left out.
+        p_PV contains the probability of each old token to come next. The probability of a new token
+        is the sum of the probabilities of the old tokens whose spelling begins with the new token.
+        Old tokens without a spelling are left out, and the sums are divided by their total.
         """
         kept = len(self.length_K)
         sums_PK = p_PV.new_zeros(len(p_PV), kept + 1)
@@ -111,5 +117,5 @@ class Alignment:
 
 
 def _left(length_B: Tensor) -> Tensor:
-    """Return the number of bytes of a text after each of its tokens."""
+    """Return, for each token of a text, the number of bytes after it."""
     return length_B.sum() - length_B.cumsum(0)

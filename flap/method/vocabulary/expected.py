@@ -1,6 +1,6 @@
 """Compute how often the model expects each token in a text.
 
-With these numbers, a trimmed vocabulary can also keep tokens that occur in no text.
+With these numbers, a trimmed vocabulary can also keep tokens that do not occur in the texts.
 
 Legend: N windows · T tokens in each window · D hidden size · P positions · V vocabulary.
 """
@@ -16,15 +16,15 @@ from flap.data import Pool, Text
 from flap.models import PlacedModel
 from flap.models.predictions import map_batches, positions_per_chunk
 
-TOKENS = 16384  # number of tokens that the model reads; with more tokens, the result hardly changes
+TOKENS = 16384  # number of tokens that the model reads; more tokens hardly change the result
 LENGTH = 256  # number of tokens in a window that the model reads
 BATCH = 8  # number of windows in a forward pass
 
 
 def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: int) -> Tensor:
-    """Return windows, tokens_NT, that are spread evenly over a text.
+    """Return tokens_NT: windows that are spread evenly over a text.
 
-    texts: the number of texts among which TOKENS is divided.
+    texts: the number of texts among which TOKENS is divided evenly.
     """
     pool = Pool(text, tokenizer, bos)
     tokens_NT = pool.cut(min(LENGTH, len(pool.tokens_S) + bos)).tokens_NT
@@ -36,9 +36,10 @@ def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: in
 def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return share_V, the mean probability that the model predicts for each token, in float64.
 
-    The mean of p(v | x_<t) for a token v is taken over all positions t of the windows.
+    p(v | x_<t) is the predicted probability that token v comes next at position t. The mean is
+    taken over all positions of the windows.
 
-    windows: the windows of each text, tokens_NT. weights: the weight of each text in the mean.
+    windows: tokens_NT of each text. weights: the weight of each text in the mean.
     """
     longest = getattr(model.adapter.config, "max_position_embeddings", None)
     batches = []

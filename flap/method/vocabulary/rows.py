@@ -1,5 +1,7 @@
 """Remove tokens from a model: their rows in embedding and LM head, and their ids in its configs.
 
+The tokens that stay get new ids, without gaps.
+
 Legend: K the tokens that stay.
 """
 
@@ -25,7 +27,7 @@ WORDS = ("bad_words_ids", "sequence_bias")
 def named_ids(model: PreTrainedModel) -> set[int]:
     """Return the token ids that occur in a model's configs.
 
-    These tokens need not be special tokens of the tokenizer.
+    Tokens with these ids must stay, even if they are not special tokens of the tokenizer.
     """
     ids: set[int] = set()
     for config in (model.config, model.config.get_text_config(), model.generation_config):
@@ -38,9 +40,11 @@ def named_ids(model: PreTrainedModel) -> set[int]:
 
 
 def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
-    """Reduce embedding and LM head to the rows of kept tokens in place, and update the configs.
+    """Remove the rows of removed tokens from embedding and LM head, and update the configs.
 
-    rows_K: the old ids of the kept tokens, in the order of the new ids.
+    The model is changed in place.
+
+    rows_K: the old ids of the tokens that stay, in the order of the new ids.
     """
     with placed.ends():
         cut_rows_of(placed.model, placed.adapter, rows_K)
@@ -48,7 +52,7 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
 
 @torch.no_grad()
 def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -> None:
-    """Do the same as `cut_rows` for a model whose embedding and LM head are in memory."""
+    """Do the same as `cut_rows`, for a model whose embedding and LM head are already in memory."""
     new_ids = {old: new for new, old in enumerate(rows_K.tolist())}
 
     # 1. cut the rows of embedding and LM head
@@ -79,11 +83,11 @@ def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -
 
 
 def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
-    """Replace the token ids in a config by the new ids.
+    """Replace the token ids in a config with the new ids.
 
-    A value that is not the id of a kept token, such as -1, becomes None. Words that contain a
-    removed token are dropped from lists of words, because the text of such a word now has other
-    tokens.
+    A value that is not the id of a token that stays, such as -1, becomes None, or is dropped from a
+    list of ids. Words that contain a removed token are dropped from lists of words, because the
+    text of such a word now has other tokens.
     """
     for name, value in config.to_dict().items():
         if name.endswith(ID_KEYS) and value is not None:
@@ -97,7 +101,7 @@ def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
 
 
 def _renumbered(word: Any, new_ids: Mapping[int, int]) -> Any:
-    """Return a word with new ids, or None if one of its tokens is removed.
+    """Return a word with new ids, or None if one of its tokens was removed.
 
     word: a list of token ids, or a pair of such a list and a bias.
     """

@@ -13,7 +13,7 @@ from flap.storage import NOT_KEPT, WorkFolder, digest
 
 
 class TrimmedSource(ModelSource):
-    """A dense model in files. Each time the model is opened, the rows of removed tokens are cut."""
+    """A dense model in files. Whenever the model is opened, the rows of removed tokens are cut."""
 
     def __init__(self, source: ModelSource, trimmed: Trimmed) -> None:
         self.source = source
@@ -33,25 +33,25 @@ class TrimmedSource(ModelSource):
 
     @cached_property
     def num_bytes(self) -> int:
-        """The number of bytes of the weights without the removed rows. Tied tensors count once."""
+        """The bytes of the weights without the rows of removed tokens. Tied tensors count once."""
         parameters = sum(parameter.numel() for parameter in self.skeleton().parameters())
         return int(parameters * self.dtype.itemsize)
 
     def identity(self) -> dict[str, Any]:
-        """Return the identity of the weights, and a digest of the tokens that stay."""
+        """Return the identity of the weights in the files, and a digest of the tokens that stay."""
         return {**self.source.identity(), "vocabulary": digest(self.trimmed.rows_K.tolist())}
 
     def skeleton(self) -> PreTrainedModel:
-        """Return a model with the trimmed shapes.
+        """Return a model with the shapes of the trimmed model.
 
-        The weights of the model may be on the meta device.
+        Its weights may be on the meta device.
         """
         model = self.source.skeleton()
         cut_rows_of(model, adapt(model), self.trimmed.rows_K)
         return model
 
     def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
-        """Return the model at its placement, without the rows of removed tokens."""
+        """Open the model, cut the rows of removed tokens, and return the model."""
         placed = self.source.open(work)
         cut_rows(placed, self.trimmed.rows_K)
         return placed

@@ -1,4 +1,6 @@
-"""The tokens of a fast tokenizer: which tokens each token is made of, and which tokens must stay.
+"""The tokens of a fast tokenizer: of which tokens each token is made, and which tokens must stay.
+
+When a vocabulary is trimmed, a part of its tokens stays, and all other tokens are removed.
 
 This module reads and writes the content of a tokenizer.json. No other module depends on the format
 of this file.
@@ -27,19 +29,19 @@ class Tokens(ABC):
 
     spec: dict[str, Any]  # the content of the tokenizer's file tokenizer.json
     ids: dict[str, int]  # dict from tokens to their ids
-    special: frozenset[int]  # ids of special tokens, and of tokens that the model's configs name
+    special: frozenset[int]  # ids of special tokens, and token ids in the model's configs
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase, rows: int, named: Collection[int] = ()) -> "Tokens":
         """Return the tokens of a tokenizer.
 
         rows: number of rows of the embedding. Tokens with higher ids are ignored.
-        named: token ids that occur in the configs of the model. Tokens with these ids always stay,
-            in the same way as special tokens.
+        named: token ids that occur in the configs of the model. Tokens with these ids must stay,
+            like special tokens.
 
         Raises:
-            ValueError: the tokenizer is not a fast tokenizer, or it is of a kind whose tokens
-                cannot be removed.
+            ValueError: the tokenizer is not a fast tokenizer, or this module cannot remove tokens
+                from tokenizers of its kind.
         """
         name = type(tokenizer).__name__
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -59,11 +61,14 @@ class Tokens(ABC):
     @property
     @abstractmethod
     def of_model(self) -> list[str]:
-        """The tokens of the tokenizer's model, sorted by id. Added tokens are left out."""
+        """The tokens in the tokenizer's model (the part `model` of tokenizer.json), sorted by id.
+
+        Added tokens are not part of the model.
+        """
 
     @abstractmethod
     def needed(self, token: str) -> Iterable[str]:
-        """Return a token, and all tokens that the tokenizer needs to produce it."""
+        """Return a token, and all tokens from which the tokenizer builds it."""
 
     @abstractmethod
     def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
@@ -73,10 +78,10 @@ class Tokens(ABC):
     def stay(self) -> frozenset[str]:
         """The tokens that must stay so that every text can be tokenised.
 
-        Special tokens, added tokens, the unknown token and the tokens of single bytes must stay.
-        Without byte tokens, the tokens of all single characters must stay instead. With byte
-        tokens, "▁" must stay, too, because it stands for a space. If "▁" were replaced by byte
-        tokens, these tokens would be decoded as the character "▁".
+        Special tokens, added tokens, the unknown token and the tokens of single bytes must stay. If
+        the tokenizer has no byte tokens, the tokens of all single characters must stay instead. If
+        it has byte tokens, "▁" must stay, too, because it stands for a space. Byte tokens in the
+        place of "▁" would be decoded as the character "▁" instead of a space.
         """
         stay = {token for token, i in self.ids.items() if i in self.special}
         stay |= {entry["content"] for entry in self.spec["added_tokens"]}
@@ -88,7 +93,7 @@ class Tokens(ABC):
         return frozenset(stay & self.ids.keys())
 
     def num_bytes(self, token: str) -> int:
-        """Return the number of bytes of a token, in the characters of tokenizer.json.
+        """Return the number of bytes in UTF-8 of a token, as it is written in tokenizer.json.
 
         A token that stands for a byte, such as <0x0A>, has one byte.
         """
@@ -102,8 +107,9 @@ class Tokens(ABC):
     def cut(self, kept: Collection[str]) -> tuple[dict[str, Any], list[int]]:
         """Return the content of tokenizer.json with only the kept tokens, and their old ids.
 
-        New ids have no gaps. Tokens of the tokenizer's model come first, then added tokens, both in
-        their old order. The old ids are returned in the order of the new ids.
+        New ids have no gaps. Tokens of the tokenizer's model come first, and added tokens after
+        them. Each of the two groups keeps its old order. The old ids are returned in the order of
+        the new ids.
         """
         of_model = [token for token in self.of_model if token in kept]
         added = sorted(set(kept).difference(of_model), key=self.ids.__getitem__)
@@ -123,10 +129,11 @@ class Tokens(ABC):
 
 
 class BPE(Tokens):
-    """Byte-pair encoding, which merges the pair with the lowest rank until no pair has a rank.
+    """Byte-pair encoding, which merges two neighbouring tokens of a text at a time.
 
-    A text whose tokens all stay is tokenised in the same way as before. The merges that produce its
-    tokens stay in the same order, and no new merges are added.
+    The pair whose merge has the lowest rank is merged first, until no pair has a merge. A text
+    whose tokens all stay is tokenised in the same way as before the trimming. The merges that
+    produce its tokens stay in the same order, and no new merges are added.
     """
 
     @property
@@ -144,9 +151,10 @@ class BPE(Tokens):
         return ranks
 
     def needed(self, token: str) -> Iterable[str]:
-        """Return a token, and all tokens that merges produce on the way to it.
+        """Return a token, and all tokens that merges produce on the way from its characters to it.
 
-        If merges do not produce the token (`ignore_merges`), return only the token.
+        If merges cannot produce the token, which is possible with `ignore_merges`, return only the
+        token.
         """
         parts = list(token)
         made = set(token)
@@ -161,10 +169,10 @@ class BPE(Tokens):
         return made if made <= self.ids.keys() else {token}
 
     def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the model with these tokens, and with all merges whose three tokens stay.
+        """Return the tokenizer's model with these tokens, and all merges whose three tokens stay.
 
-        The three tokens of a merge are its two parts and its result. The order of the merges does
-        not change.
+        The three tokens of a merge are the two merged tokens and the result. The order of the
+        merges does not change.
         """
         pairs = [
             (left, right)
@@ -178,7 +186,7 @@ class BPE(Tokens):
 class Unigram(Tokens):
     """Unigram tokenisation, which divides a text so that the sum of its tokens' scores is highest.
 
-    A text whose tokens all stay is divided in the same way as before.
+    A text whose tokens all stay is divided in the same way as before the trimming.
     """
 
     @property
@@ -187,7 +195,7 @@ class Unigram(Tokens):
 
     @property
     def _unknown(self) -> set[str]:
-        """The unknown token, and the token with the lowest score.
+        """The unknown token, and the token with the lowest score, which must stay, too.
 
         The tokenizers library computes the score of unknown characters from the lowest score.
         """
@@ -202,7 +210,10 @@ class Unigram(Tokens):
         return {token}
 
     def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the model with these tokens and their scores, and the unknown token's new id."""
+        """Return the tokenizer's model with these tokens and their scores.
+
+        The unknown token gets its new id.
+        """
         model = dict(self.spec["model"])
         vocabulary = model["vocab"]
         if model["unk_id"] is not None:
@@ -215,7 +226,7 @@ KINDS: dict[str, type[Tokens]] = {"BPE": BPE, "Unigram": Unigram}
 
 
 def _renumbered(part: Any, ids: Mapping[str, int]) -> Any:
-    """Return a part of tokenizer.json in which the ids of tokens are replaced by the new ids."""
+    """Return a part of tokenizer.json in which the new ids replace the old ids of tokens."""
     match part:
         case {"tokens": tokens, "ids": _}:
             return part | {"ids": [ids[token] for token in tokens]}

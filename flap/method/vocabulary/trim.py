@@ -1,7 +1,9 @@
 """The choices of the config group `vocabulary`, which select the tokens that stay.
 
-Legend: V the tokens of the old vocabulary by id · R the same tokens by rank · K the tokens that
-stay · S tokens of a text · N windows · T tokens of a window.
+All other tokens are removed from the tokenizer and from the model.
+
+Legend: V the tokens of the old vocabulary by id · R the same tokens in the order of a ranking · K
+the tokens that stay · S tokens of a text · N windows · T tokens of a window.
 """
 
 import json
@@ -25,10 +27,10 @@ from flap.models import PlacedModel
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The tokens sorted by their worth. A vocabulary of n tokens keeps the first n tokens.
+    """All tokens of a tokenizer in a ranking, of which a vocabulary of n tokens keeps the first n.
 
-    Tokens that must stay come first. All other tokens follow by worth. Each token comes after the
-    tokens from which the tokenizer builds it (`Tokens.needed`).
+    Tokens that must stay come first. All other tokens follow, sorted by their worth (see `of`).
+    Each token comes after the tokens from which the tokenizer builds it (`Tokens.needed`).
     """
 
     tokens: Tokens
@@ -41,10 +43,11 @@ class Ranking:
 
             worth_v = c_v + Σ_t p(v | x_<t)
 
-        c_v: how often token v occurs in the texts. The sum is how often the model expects the token
-            in a text of the same length as all texts together. The sum is computed from share_V
-            (see `expected`). So tokens that occur in no text can still stay if the model expects
-            them. The formula is not from a paper. Without share_V, the worth is only c_v.
+        c_v: how often token v occurs in the texts. p(v | x_<t): the probability that the model
+        predicts for v at position t. The sum says how often the model expects v in a text as long
+        as all texts together. It is the product of share_V (see `expected`) and the number of
+        tokens in the texts. Because of the sum, tokens that do not occur in the texts can stay,
+        too. Without share_V, the worth is only c_v. The formula is not from a paper.
         """
         worth_V = counts_V if share_V is None else counts_V + counts_V.sum() * share_V
         name_of = {i: token for token, i in tokens.ids.items()}
@@ -61,8 +64,9 @@ class Ranking:
         return cls(tokens, list(names), counts_V[ids_R])
 
     def covering(self, share: float) -> int:
-        """Return how many tokens must stay so that they make up `share` of all counted tokens."""
-        # the weighted counts of a mixture are not whole numbers, so allow for rounding errors
+        """Return how many tokens must stay to make up this share of the tokens in the texts."""
+        # allow for rounding errors, because the weighted counts of a mixture of texts are not whole
+        # numbers
         enough = share * float(self.counts_R.sum()) * (1 - 1e-9)
         number = 1 + int((self.counts_R.cumsum(0) < enough).sum())
         return max(len(self.tokens.stay), number)
@@ -78,12 +82,12 @@ class KeptTokens(NamedTuple):
 
 @dataclass(frozen=True)
 class Trimmed:
-    """A tokenizer without the tokens that were removed."""
+    """A tokenizer from which tokens were removed."""
 
     tokenizer: PreTrainedTokenizerBase
-    rows_K: Tensor  # the old ids of its tokens, in the order of the new ids
-    # numbers for the report: the rows of the embedding before and after, and the share of all
-    # counted tokens that are kept tokens
+    rows_K: Tensor  # the old ids of the tokens that stay, in the order of the new ids
+    # numbers for the report: the rows of the embedding before and after trimming, and
+    # `KeptTokens.covered`
     facts: dict[str, float]
 
     @classmethod
@@ -98,27 +102,28 @@ class Trimmed:
 
 @dataclass(frozen=True)
 class Trim:
-    """Keep the tokens that occur most often in texts and in the model's answers.
+    """Keep the tokens that occur most often in texts, or that the model expects most often.
 
-    With `coverage`, only the counts decide, so the number of tokens is known before weights are
-    read. With `size`, tokens that the model expects most in the texts stay as well (`Ranking.of`).
-    If the target allows more tokens than `coverage` needs, the largest number of tokens that the
-    target allows stays. These tokens are chosen in the same way as with `size`.
+    With `coverage`, only the counts of tokens in the texts decide, so the number of tokens that
+    stay is known before weights are read. With `size`, the number of times that the model expects
+    each token in the texts also decides (`Ranking.of`). If a target allows more tokens than
+    `coverage` needs, the largest number of tokens that the target allows stays. These tokens are
+    chosen in the same way as with `size`.
 
-    If a token stays, all tokens from which the tokenizer builds it stay, too. Special, added and
-    byte tokens stay, so that every text can still be tokenised. A text that contained removed
-    tokens now needs more tokens. If a text contains only kept tokens, its tokens and logits are the
-    same as in the dense model.
+    If a token stays, all tokens from which the tokenizer builds this token stay, too. Special,
+    added and byte tokens stay, so that every text can still be tokenised. A text that contained
+    removed tokens now has more tokens. If a text contains only kept tokens, its tokens and logits
+    are the same as in the dense model.
 
     Command: python -m flap ratio=null target.bytes=200e6 vocabulary=trim
     """
 
-    # the most frequent tokens stay, until they make up this share of all counted tokens; above 0
-    # and at most 1
+    # the most frequent tokens stay, so many that they make up this share of the tokens in the
+    # texts; above 0 and at most 1
     coverage: float = 0.999
     # the number of tokens that stay; if it is given, `coverage` has no effect
     size: int | None = None
-    # text or mixture in which tokens are counted; None stands for the calibration texts
+    # text or mixture of texts in which tokens are counted; None stands for the calibration texts
     dataset: Any = None
 
     def __post_init__(self) -> None:
@@ -127,13 +132,13 @@ class Trim:
 
     @property
     def without_effect(self) -> dict[str, str]:
-        """The options that have no effect, each with the reason."""
+        """A dict from each option that has no effect to the reason."""
         if self.size is None:
             return {}
         return {"vocabulary.coverage": f"vocabulary.size={self.size} decides how many tokens stay"}
 
     def check(self, tokens: Tokens) -> None:
-        """Check that `size` is possible for these tokens.
+        """Check that `size` is possible for a tokenizer with these tokens.
 
         Raises:
             ValueError: more tokens than `size` must stay, or the tokenizer has fewer tokens than
@@ -149,8 +154,9 @@ class Trim:
     def number(self, tokens: Tokens, texts: Windows, rows: int, room: int) -> int:
         """Return how many tokens stay.
 
-        rows: number of rows of the embedding. room: the largest number of tokens that the targets
-            allow if no layer is pruned.
+        rows: number of rows of the embedding.
+        room: the largest number of tokens for which a model with unpruned layers still meets all
+            targets.
         """
         if self.size is not None:
             return self.size
@@ -160,8 +166,9 @@ class Trim:
     def choose(self, model: PlacedModel, texts: Windows, room: int) -> KeptTokens:
         """Choose the tokens that stay.
 
-        texts: the texts in which tokens are counted. The model's expectations are computed on the
-            same texts. For `room`, see `number`.
+        texts: the texts in which tokens are counted, and on which the model's expectations are
+            computed.
+        room: see `number`.
         """
         rows = model.adapter.vocab_size
         tokens = Tokens.of(texts.tokenizer, rows, named_ids(model.model))
@@ -175,9 +182,9 @@ class Trim:
 
 
 def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
-    """Return share_V: for each token of the vocabulary, the mean probability that it comes next.
+    """Return share_V: for each token, the mean of its predicted probabilities to come next.
 
-    The model predicts the probabilities, and the mean is taken over positions in the texts.
+    The mean is taken over positions in the texts.
     """
     number = len(texts.existing)
     windows = [sampled(text, texts.tokenizer, texts.bos, number) for text in texts.existing]
@@ -188,8 +195,8 @@ def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
 def counted(texts: Windows, rows: int) -> Tensor:
     """Return counts_V, how often each token occurs in the texts.
 
-    The counts of each text are scaled in proportion to the weight of the text. The sum of all
-    scaled counts is the total number of tokens of the texts.
+    The counts of each text are scaled, so that their sum is proportional to the weight of the text
+    in the mixture. The sum of all scaled counts is the number of tokens of all texts.
     """
     counts = []
     for text in texts.existing:
