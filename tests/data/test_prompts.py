@@ -40,9 +40,8 @@ def test_rows_are_prompts_in_order_whatever_the_format(tmp_path: Path) -> None:
     columns = {
         name: [deepcopy(row.get(name)) for row in ROWS] for name in ("messages", "prompt", "answer")
     }
-    columns["messages"][0][0] = SYSTEM | {
-        "created_at": datetime(2026, 12, 1)
-    }  # such keys occur in logs of conversations, and no chat template reads them
+    # Logs of conversations have keys such as `created_at`, which no chat template reads.
+    columns["messages"][0][0] = SYSTEM | {"created_at": datetime(2026, 12, 1)}
     Dataset.from_dict(columns).to_parquet(str(tmp_path / "b.parquet"))
     assert (
         read_prompts(written(tmp_path, *ROWS), "f")

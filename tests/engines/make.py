@@ -48,7 +48,9 @@ SIZES = {
     "head_dim": HEAD,
     "word_embed_proj_dim": 8 * HEAD,
 }
-OWN_SIZES = {  # Gemma 4 has heads of two sizes, and DeepSeek-V3 has sizes for its latent attention
+# Sizes for families that need more than SIZES: Gemma 4 has heads of two sizes, and DeepSeek-V3 has
+# latent attention.
+OWN_SIZES = {
     "gemma4_text": {
         "allow_global_per_layer_attribute_access": True,
         "per_layer_config": {2: {"head_dim": 2 * HEAD}},
@@ -221,7 +223,7 @@ def make_quantised(folder: Path) -> None:
 
 
 def make_converted(folder: Path) -> None:
-    """Write stock checkpoints for llama.cpp's converter.
+    """Write stock checkpoints, which need no code of flap, for llama.cpp's converter.
 
     The checkpoints have SmolLM2's tokenizer, because the converter accepts only tokenizers that it
     knows. They have no biases and no sliding windows, because llama.cpp supports these only for
@@ -254,7 +256,10 @@ def make_converted(folder: Path) -> None:
 
 
 def make_packaged(name: str, target: Path) -> None:
-    """Prune the packaged SmolLM2 with options of PACKAGED, and write its checkpoint and outputs."""
+    """Prune SmolLM2 with the options PACKAGED[name], and write its checkpoint and outputs.
+
+    The dense SmolLM2 comes from an installed package.
+    """
     run(composed(*QUICK, *PACKAGED[name], f"checkpoint.dir={target}"), Path(f"{target}-run"))
     tokens = AutoTokenizer.from_pretrained(target)(LICENCE.read_text(), return_tensors="pt")[
         "input_ids"

@@ -1,6 +1,7 @@
 """llama.cpp's own converter can convert stock checkpoints to GGUF files.
 
-The GGUF files give the same results in llama.cpp as the checkpoints in transformers.
+Stock checkpoints are pruned checkpoints that need no code of flap. The GGUF files give the same
+results in llama.cpp as the checkpoints in transformers.
 """
 
 import sys

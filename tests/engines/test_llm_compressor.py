@@ -1,4 +1,4 @@
-"""flap's `metric=REAP` and llm-compressor's REAP give the same scores for experts."""
+"""flap's `metric=REAP` and llm-compressor's REAP give the same importance scores to experts."""
 
 from pathlib import Path
 from unittest.mock import Mock
@@ -16,7 +16,10 @@ NAMES = sorted(path.name for path in EXPERTS.glob("*"))
 
 
 def saliencies(model: PreTrainedModel, tokens_NT: Tensor) -> dict[str, Tensor]:
-    """Return llm-compressor's scores of the experts, by the module path of each layer's mixture."""
+    """Return llm-compressor's scores of the experts.
+
+    The keys are the module paths of the mixtures of experts, one for each layer that has experts.
+    """
     for module in list(model.modules()):
         if hasattr(getattr(module, "experts", None), "gate_up_proj"):
             made = LinearExperts2D.get_linear_experts_cls(type(module.experts))

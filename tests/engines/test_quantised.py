@@ -16,7 +16,7 @@ CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
 
 @torch.no_grad()
 def logprobs_in_transformers(path: Path, tokens_NT: Tensor) -> Tensor:
-    """Return the log-probabilities of the whole vocabulary for every token except the first."""
+    """Return, for every token except the first, the log-probabilities of the whole vocabulary."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype="float32", trust_remote_code=True)
     model.eval()
     logits_NTV = model(input_ids=tokens_NT).logits

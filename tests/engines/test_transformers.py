@@ -1,4 +1,7 @@
-"""A checkpoint loads in the oldest supported version of transformers, without flap."""
+"""A checkpoint gives the same results in the oldest supported version of transformers.
+
+flap is not imported there.
+"""
 
 import os
 import subprocess

@@ -21,9 +21,9 @@ NAMES = sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
 def options(name: str) -> dict[str, Any]:
     """Return the options with which vLLM runs a checkpoint.
 
-    By default, vLLM runs a stock checkpoint in its own class for the family. The tests choose the
-    Transformers backend instead, except for Granite, because this backend does not apply Granite's
-    logits_scaling.
+    By default, vLLM runs a stock checkpoint (one without code of flap) in its own class for the
+    family. The tests choose vLLM's Transformers backend instead. Granite is the exception, because
+    this backend does not apply Granite's logits_scaling.
     """
     return (
         {"model_impl": "transformers"}

@@ -1,4 +1,7 @@
-"""eval=generation, which scores answers that the model writes: averages, errors and notices."""
+"""eval=generation scores answers that the model writes, and refuses tokenizers without EOS.
+
+The tests check its averages, and what the report says about its tasks.
+"""
 
 from copy import deepcopy
 

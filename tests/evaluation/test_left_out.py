@@ -30,7 +30,7 @@ WORDS = ["the cat sat on the red mat under a tree and then it ran", "a dog was o
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let lm-eval find only the toy tasks, and make the hub unreachable for flap."""
+    """Let lm-eval find only the tasks of zero_shot_toys.py, and hide the hub from flap."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 

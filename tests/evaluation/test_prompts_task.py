@@ -36,7 +36,7 @@ TALK = [
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let lm-eval find only the toy tasks, and make the hub unreachable for flap."""
+    """Let lm-eval find only the tasks of zero_shot_toys.py, and hide the hub from flap."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 
@@ -93,11 +93,12 @@ def test_answers_are_judged_without_case_and_punctuation(
     averages = Generation([path]).averages(found.numbers)
     assert averages == {f"generation/{one}": [f"mine.jsonl/{one}"] for one in ("exact_match", "f1")}
     assert sorted(text for text, _ in asked) == ["a\n", "a dog", "the cat"]
+    # An answer in the file contains a comma, so a comma does not end the model's answers.
     options = {
         "until": ["\n\n", "\n", "."],
         "do_sample": False,
         "max_gen_toks": 32,
-    }  # An answer in the file contains a comma, so a comma does not end answers.
+    }
     assert asked[0][1] == options
     assert task.origin.startswith("mine.jsonl, 3 prompts (sha256 ")
     assert [

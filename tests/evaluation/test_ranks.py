@@ -85,7 +85,10 @@ def measure(
 def measured_by(
     tasks: Sequence[Task], dense: PlacedModel, pruned: PlacedModel
 ) -> tuple[Measurement, Measurement]:
-    """Return the numbers of both models, without the tasks for which a model does not fit."""
+    """Return the numbers of both models for all tasks, except those for which a model is too large.
+
+    Some tasks need all weights of a model in memory at the same time.
+    """
     found = [Measurement(), Measurement()]
     subjects = [Subject(Opened(lambda model=model: model)) for model in (dense, pruned)]
     references = {}

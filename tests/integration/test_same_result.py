@@ -1,11 +1,16 @@
 """A run makes the same plan and tensors on all devices, placements and numbers of processes.
 
-Each case runs once in the CPU's memory in one process, and then in each of the setups below. At
-every placement on the CPU in one process, all results are equal to the bit. On another device or in
-several processes, the plans are equal, and numbers may differ by ROUNDING, relative to the largest
-number of a tensor. Other kernels and other orders of summation have changed numbers by at most
-3e-6, and a wrong unit or a missing bias changes numbers by more than 1e-2. The simulated second
-device (tests/helpers/second_device.py) refuses the operations that a GPU refuses.
+A placement says where the weights are: "device" (in memory), "auto" (partly on disk) or "stream"
+(on disk, with one layer in memory at a time). Each case runs once in the CPU's memory in one
+process, and then in each of the setups below.
+
+At every placement on the CPU in one process, all results are equal to the bit. On another device or
+in several processes, the plans are equal, and numbers may differ by ROUNDING, relative to the
+largest number of a tensor. Other kernels and other orders of summation have changed numbers by at
+most 3e-6 (relative). A wrong head or neuron, or a missing bias, changes numbers by more than 1e-2.
+
+The simulated second device (tests/helpers/second_device.py) refuses the operations that a GPU
+refuses.
 """
 
 from collections.abc import Callable, Iterator
@@ -67,10 +72,10 @@ PLACES = [AUTO, STREAM, SECOND, SECOND_STREAM, TWO, TWO_STREAM, THREE, Place("de
 COUNT = torch.cuda.device_count()
 GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 
-# The runs have 19 windows, which two or three processes cannot divide evenly. Two processes cannot
-# divide the 3 held-out windows evenly either. The levels are the shares of a layer's KV heads or
-# neurons that the search tries to remove. They reach three quarters, because the removal of one
-# quarter changes a tiny model hardly more than rounding does.
+# The runs have 19 windows, which two or three processes cannot divide evenly. Every fifth window is
+# held out from fits, and three processes cannot divide these 4 windows evenly either. The levels
+# are the shares of a layer's KV heads or neurons that the search tries to remove. They reach three
+# quarters, because the removal of one quarter changes a tiny model hardly more than rounding does.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
 # Each case has a model, options, and the setups in which `make test` runs the case. Of the
@@ -104,7 +109,8 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("Phi3", "", [AUTO, SECOND]),
     ("OPT", "", [STREAM, SECOND]),
 ]
-# Writing text needs a key-value cache, which the second device does not support.
+# In runs with these options, the model writes text. This needs a key-value cache, which the second
+# device does not support.
 OWN_TEXT = "calibration.dataset=self calibration.num_samples=40"
 ANSWERS = (
     "calibration.dataset=repeat-passages calibration.answers=self calibration.count=answers "
@@ -146,10 +152,11 @@ def run_at(place: Place, arguments: list[str], folder: Path) -> None:
     """Do one process's part of the run, in the present process."""
     options = [f"model.placement={place.placement}", f"cache_dir={folder / 'cache'}"]
     if place.device == "cuda":
+        # The run uses float32, because products in bfloat16 would differ from those on the CPU.
         options += [
             "model.device=cuda",
             "model.dtype=float32",
-        ]  # float32, because products in bfloat16 would differ from those on the CPU
+        ]
     config = composed(*arguments, *options)
     source = None
     if place.device == "second":

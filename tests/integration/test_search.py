@@ -112,11 +112,12 @@ def in_order(steps: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("placement", "killed_at", "number"),
     [
+        # Killed while the search measures plans that prune only heads or neurons of one layer.
         (
             "device",
             "score 2",
             5,
-        ),  # killed while the search measures plans that prune heads or neurons of one layer
+        ),
         ("stream", "score 2", 5),
         # Killed while the run compresses the layers. The resumed run reads the scores and the
         # measurements of the search from the disk.

@@ -1,4 +1,7 @@
-"""Secrets do not appear in anything that a run writes to disk, prints, or sends to a tracker."""
+"""Secrets do not appear in anything that a run writes to disk, prints, or sends to a tracker.
+
+Trackers are MLflow, W&B, and classes of the user.
+"""
 
 import gzip
 import json

@@ -9,7 +9,7 @@ from tests.helpers.gguf_cases import Exported
 def families(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict:
     """Return tiny pruned checkpoints by family and form, such as ("llama", "by layer").
 
-    In the form "by layer", layers differ in width. In the form "uniform", they have equal widths.
+    In the form "by layer", layers differ in width. In the form "uniform", all have the same width.
     """
     root = tmp_path_factory.mktemp("engines")
     made: dict[tuple[str, str], Exported] = {}

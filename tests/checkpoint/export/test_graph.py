@@ -26,8 +26,9 @@ from tests.helpers.graph_engines import ENGINES, greedy, logprobs
 ALSO = ("gpt2", "gpt_oss", "phi")
 OTHERS = sorted({*FAMILIES, *ALSO} - {"llama"})
 # Tracing a model takes ten seconds, and most of this work is the same for the formats onnx and
-# openvino. So without --thorough, each family is tested in only one of the two formats, in turns.
-# gpt_oss, which has experts, is tested in both, because the formats trace experts differently.
+# openvino. So without --thorough, each family is tested in only one of the two formats: the first
+# family in one format, the second family in the other format, and so on. gpt_oss, which has
+# experts, is tested in both formats, because they trace experts differently.
 THOROUGH = {*zip(OTHERS, cycle(ENGINES), strict=False)} - {("gpt_oss", kind) for kind in ENGINES}
 CASES = [
     pytest.param(*case, marks=pytest.mark.thorough) if case in THOROUGH else case
