@@ -121,7 +121,7 @@ class Unit(NamedTuple):
     number: int
     nats: float
     price: int
-    best: bool  # whether no unit of its block has more nats
+    best: bool  # whether this unit has the most nats in its block
 
 
 def units_of_block(layer: int, block: str, nats_U: Tensor) -> list[Unit]:

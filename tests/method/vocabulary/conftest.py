@@ -20,7 +20,7 @@ def words_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def words_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a text that contains half of the tokens of the tokenizer in `words_dir`."""
+    """Write a text that contains only a few of the tokens of the tokenizer in `words_dir`."""
     path = tmp_path_factory.mktemp("text") / "fox.txt"
     path.write_text((TEXT[0] + " ") * 160)
     return path
