@@ -43,7 +43,8 @@ METADATA = {
     "tags": ["flap", "pruning", "structured-pruning"],
 }
 PLACE = "path/to/this/checkpoint"
-# The `model_type` of families that vLLM refuses (docs/exports.md).
+# The `model_type` of each model family for which the card shows no vLLM command. vLLM refuses these
+# families, or generates another text than transformers (docs/exports.md).
 NOT_IN_VLLM = (
     "falcon",
     "gpt2",
@@ -107,6 +108,6 @@ def _settings(report: Report) -> str:
 
 
 def _set(target: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of the config section `target` that are set; empty if no size is set."""
+    """Return the keys of the config section `target` that are set; empty if none is in TARGETS."""
     values = {name: value for name, value in target.items() if value is not None}
     return values if values.keys() & {*TARGETS} else {}

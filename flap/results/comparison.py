@@ -49,7 +49,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 
 
 def print_comparison(folders: Sequence[Path]) -> None:
-    """Print how runs differ in their models and versions, their configs, and their numbers.
+    """Print what differs between finished runs: models, versions, configs and numbers.
 
     Raises:
         ValueError: see `read_runs`.
@@ -70,7 +70,7 @@ def print_comparison(folders: Sequence[Path]) -> None:
 
 
 def config_table(runs: Sequence[RunRecord]) -> Table:
-    """Return the table of the choices and config keys that differ between the runs."""
+    """Return a table of the CHOICES and other config keys whose values differ between the runs."""
     configs = []
     for run in runs:
         choices = {name: str(getattr(run, name)) for name in CHOICES}
@@ -81,7 +81,7 @@ def config_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def numbers_table(runs: Sequence[RunRecord]) -> Table:
-    """Return the table of the pruned models' numbers, and of the differences from the first run."""
+    """Return a table of the pruned models' numbers, and their differences from the first run."""
     models = [run.report.evaluation["pruned"] for run in runs]
     first, *others = runs
     rows: list[list[str | Text]] = []
@@ -93,7 +93,7 @@ def numbers_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
-    """Describe how a number differs between two runs, in bold if the difference is significant."""
+    """Describe the difference of a number between two runs, in bold if it is significant."""
     before = first.report.evaluation["pruned"]
     after = other.report.evaluation["pruned"]
     paired = other.difference_to(first, name)
@@ -104,7 +104,7 @@ def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
 
 
 def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
-    """Yield a sentence for each difference in how the finished runs were made or measured."""
+    """Yield a sentence for each difference in models, versions and evaluations of finished runs."""
     models = sorted({run.model for run in runs if run.model})
     if len(models) > 1:
         yield OTHER_MODELS.format(", ".join(models))
@@ -130,6 +130,6 @@ def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
 
 
 def versions_of(report: Report) -> FlatConfig:
-    """Return the versions of the libraries of a report's run, and flap's commit if it is known."""
+    """Return the library versions in a report, and the commit of flap if the report has it."""
     commit = report.git.get("commit")
     return report.versions | {"commit": commit[:12]} if commit else report.versions

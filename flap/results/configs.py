@@ -1,4 +1,4 @@
-"""Flatten the configs of runs into dotted keys and texts, and find the keys that differ."""
+"""Flatten the configs of runs into dicts with dotted keys, and find the keys that differ."""
 
 import json
 from collections.abc import Iterable
@@ -7,12 +7,13 @@ from typing import Any
 from flap.storage import to_json
 
 Config = dict[str, Any]  # a config as nested dicts and lists
-FlatConfig = dict[str, str]  # for example {"calibration.num_samples": "128"}
+# a config with dotted keys and with values as text, such as {"calibration.num_samples": "128"}
+FlatConfig = dict[str, str]
 
-# The settings that describe a run in tables. `RunRecord.options` has the other settings that the
-# command line of a run changes and that differ between the runs of a study.
+# The settings that have columns of their own in tables of runs. `RunRecord.options` lists the other
+# settings that a run's command line changes and that differ between the runs of a study.
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")
-# Keys and sections that do not change the result of a run.
+# Config keys and config sections that do not change the result of a run.
 BOOKKEEPING = (
     "cache_dir",
     "use_cache",
@@ -29,28 +30,34 @@ BOOKKEEPING = (
 
 
 def is_bookkeeping(key: str) -> bool:
-    """Return whether a key, such as "tracking.project", does not change the result of a run."""
+    """Return whether a config key, such as "tracking.project", leaves a run's result unchanged."""
     return key in BOOKKEEPING or key.partition(".")[0] in BOOKKEEPING
 
 
 def is_setting(key: str) -> bool:
-    """Return whether a key can change results, and is neither in CHOICES nor a name.
+    """Return whether a config key can change results and is not in CHOICES.
 
-    The names are the name of the model and the name of the run.
+    The keys `model.name` and `run_name` are only names, so they do not change results.
     """
     return key not in (*CHOICES, "model.name", "run_name") and not is_bookkeeping(key)
 
 
 def changes_the_model(key: str) -> bool:
-    """Return whether a key changes the pruned model, and not only measurements or files."""
+    """Return whether a config key counts as a change of the pruned model.
+
+    The keys of BOOKKEEPING, `eval` and `checkpoint` change only measurements or files. All other
+    keys count.
+    """
     return not is_bookkeeping(key) and not key.startswith(("eval.", "checkpoint."))
 
 
 def flatten(config: Config, choices: Config) -> FlatConfig:
-    """Return the settings of a config as texts, such as "null", "true" or "[128, 1024]".
+    """Return the settings of a config (`is_setting`) with dotted keys and with values as text.
 
-    choices: the chosen option of each config group, such as {"compensation": "linear"}. The name of
-        the option replaces the name of the class (`_target_`) in the config.
+    Values are, for example, "null", "true" or "[128, 1024]".
+
+    choices: the chosen option of each config group, such as {"compensation": "linear"}. The result
+        has the name of the option as the value of the group, and leaves out the class (`_target_`).
     """
     values = flat(config)
     for group, choice in choices.items():
@@ -65,10 +72,10 @@ def flatten(config: Config, choices: Config) -> FlatConfig:
 
 
 def varying(configs: Iterable[FlatConfig]) -> dict[str, list[str]]:
-    """Return the keys whose values differ between the configs, with their sorted values.
+    """Return the keys whose values differ between the configs, each with its sorted values.
 
-    Values with an interpolation are left out. Interpolations occur in runs without a report, whose
-    configs are not resolved.
+    Values that contain an interpolation ("${…}") are left out. Only runs without a report have
+    interpolations, because their configs are not resolved.
     """
     values: dict[str, set[str]] = {}
     for config in configs:
@@ -87,7 +94,11 @@ def _order(value: str) -> tuple[bool, float, str]:
 
 
 def changes_of_the_model(stored: Config, requested: Config) -> list[str]:
-    """Describe each key that changes the pruned model and differs between two configs."""
+    """Describe each key that differs between two configs and changes the pruned model.
+
+    stored: the config of a finished run in a folder. requested: the config of the run that would
+        use this folder.
+    """
     before = flat(stored)
     after = flat(json.loads(to_json(requested)))
     changes = []
@@ -98,7 +109,7 @@ def changes_of_the_model(stored: Config, requested: Config) -> list[str]:
 
 
 def flat(config: Config, separator: str = ".", prefix: str = "") -> Config:
-    """Return a nested config as one level: {"a": {"b": 1}} becomes {"a.b": 1}."""
+    """Return a nested config as a dict of one level: {"a": {"b": 1}} becomes {"a.b": 1}."""
     level: Config = {}
     for key, value in config.items():
         if isinstance(value, dict):

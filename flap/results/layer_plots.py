@@ -1,4 +1,4 @@
-"""Plots of the units that each layer keeps, for one run or for a study."""
+"""Plots of the heads, neurons and experts that each layer keeps, for one or several runs."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ KEPT = LinearSegmentedColormap.from_list("kept", ["#f7ead7", "#8fb3c9", "#2a6f97
 
 
 def draw_kept(study: Study, series: list[Series]) -> Figure:
-    """Return heat maps of the shares of query heads and of neurons or experts that layers keep.
+    """Return two heat maps: the shares of query heads and of MLP units that each layer keeps.
 
-    Each row of a heat map is a run, and each column is a layer. The runs are sorted by the label of
-    their series, by structure, by ratio and by seed.
+    MLP units are neurons or whole experts. Each row of a heat map is a run, and each column is a
+    layer. The runs are sorted by the label of their series, then by structure, ratio and seed.
     """
     several_seeds = len(study.values("seed")) > 1
     shares = []
@@ -36,7 +36,7 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
     figure = Figure(figsize=(9, height), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, title in zip(panels, shares[0], strict=True):
-        # models with fewer layers get nan for the missing layers, and nan is not drawn
+        # in the row of a model with fewer layers, the missing layers are nan, which stays blank
         of_runs = DataFrame([of_run[title] for of_run in shares])
         image = axes.imshow(of_runs, cmap=KEPT, vmin=0, vmax=1, aspect="auto")
         for row in range(1, len(labels)):
@@ -53,15 +53,18 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
 
 
 def _shares(report: Report) -> DataFrame:
-    """Return the kept shares of the heads and neurons of each layer; nan if a layer had none."""
+    """Return the share of query heads, and of neurons or experts, that each layer keeps.
+
+    A share is nan if the layer of the dense model has no such units.
+    """
     shares = DataFrame(report.layers) / DataFrame(report.layers_before)
-    # an MLP loses either neurons or whole experts
+    # an MLP loses either neurons or whole experts, so take the smaller share of the two
     mlp = shares.reindex(columns=["neurons", "experts"]).min(axis="columns")
     return DataFrame({"query heads": shares.query_heads, "MLP neurons or whole experts": mlp})
 
 
 def draw_layers(report: Report, path: Path) -> None:
-    """Write a picture of the query heads and the neurons (or experts) of each layer.
+    """Write a bar chart of the query heads and the neurons (or experts) of each layer.
 
     Kept units are drawn in colour, and removed units in grey.
     """

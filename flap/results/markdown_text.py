@@ -1,6 +1,6 @@
 """Escape texts for Markdown.
 
-Names of models, texts and folders may contain characters that are special in Markdown or HTML.
+Names of models, data sets and folders may contain characters that are special in Markdown or HTML.
 """
 
 import html
@@ -12,7 +12,7 @@ MEANINGFUL = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w)|^[#+-](?= )|^\d+(?=[.)]
 
 
 def escaped(text: str) -> str:
-    """Escape a text so that Markdown shows it unchanged on one line, also in a table cell."""
+    """Join a text into one line, and escape it so that Markdown shows every character as it is."""
     line = html.escape(" ".join(text.split()), quote=False)
     return MEANINGFUL.sub(r"\\\1", line)
 
@@ -36,7 +36,7 @@ def code_block(text: str, language: str = "") -> str:
 def _ticks(code: str, least: int) -> str:
     """Return a row of backticks that can enclose the code.
 
-    The row is longer than all rows of backticks in the code, and has at least `least` backticks.
+    The row is longer than every row of backticks in the code, and has at least `least` backticks.
     """
     runs = re.findall("`+", code)
     longest = max(map(len, runs), default=0)

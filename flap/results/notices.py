@@ -7,9 +7,11 @@ from flap.evaluation.base import TEMPLATED
 from flap.results.number_texts import domain_of, in_order, is_bits_per_byte, is_perplexity
 from flap.results.record import Record
 
-DESTROYED = 3.0  # if a perplexity is more than 3 times the dense model's, a notice gives advice
-# The same limit for bits per byte: if a perplexity of 23 triples, the bits per byte grow by the
-# factor log 69 / log 23.
+# A notice advises how to lose less if a perplexity of the pruned model is more than 3 times the
+# perplexity of the dense model.
+DESTROYED = 3.0
+# The corresponding limit for bits per byte, for a dense model with a perplexity of 23: if this
+# perplexity triples, the bits per byte grow by the factor log 69 / log 23 = 1.35.
 DESTROYED_BITS = 1.35
 
 TWO_TOKENIZERS = (
@@ -49,7 +51,7 @@ EARLY = (
 
 
 def notices(report: Record) -> list[str]:
-    """Return all notices: about warnings, numbers, texts, training and compensation."""
+    """Return all notices: the warnings of the run, then sentences about its numbers and method."""
     warnings = [f"Warning: {warning}" for warning in report.warnings]
     return [*warnings, *remarks(report), *_on_tasks(report), *_on_the_method(report)]
 
@@ -72,14 +74,14 @@ def remarks(report: Record) -> list[str]:
 
 
 def left_out(report: Record) -> str:
-    """Return the number of documents left out of each task, such as "3 of sciq, 1 of boolq"."""
+    """Return how many documents were left out of each task, such as "3 of sciq, 1 of boolq"."""
     return ", ".join(f"{number:,} of {task}" for task, number in report.left_out.items())
 
 
 def _most_lost(report: Record) -> tuple[str, float]:
-    """Return the name of the perplexity that grew by the largest factor, and this factor.
+    """Return the perplexity that pruning increased by the largest factor, and this factor.
 
-    If the vocabulary was trimmed, bits per byte are compared instead.
+    If the vocabulary was trimmed, bits per byte are compared instead of perplexities.
     """
     is_compared = is_bits_per_byte if report.vocabulary else is_perplexity
     before = report.evaluation["dense"]
@@ -95,7 +97,7 @@ def _on_tasks(report: Record) -> Iterator[str]:
     if in_chat:
         yield IN_CHAT.format(", ".join(in_chat))
 
-    # a task, such as gsm8k, may have one number for each of several answer filters
+    # a task with several answer filters, such as gsm8k, has one number for each filter
     dense = report.evaluation["dense"]
     answered: dict[str, bool] = {}
     for name in in_order(dense, {}):
@@ -114,8 +116,8 @@ def _on_the_method(report: Record) -> Iterator[str]:
         end = CUT.format(**generated) if generated.get("cut") else ""
         yield OWN_TEXT.format(use=use, end=end, **generated)
 
-    # If no held-out token was routed to an expert, both errors of this expert are stored as 0. The
-    # expert is left out here, because the ratio of its errors is not defined.
+    # If no held-out token was routed to an expert, the error of its fit and the error of the bias
+    # are both stored as 0. This expert is left out, because the ratio of 0 and 0 is not defined.
     fits = [fit for fit in report.repairs.values() if fit["held_out_error_of_bias"]]
     if fits:
         left = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits)

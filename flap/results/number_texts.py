@@ -10,10 +10,10 @@ from itertools import filterfalse
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import SIGNIFICANCE
 
-# The keys are the names of tasks. The value is "calibration" if the task and the calibration use
-# the same data set or documents, else "other".
+# The domain of each task. The keys are the names of tasks. The value is "calibration" if the task
+# and the calibration use the same data set or documents, else "other".
 Domains = Mapping[str, str]
-# names of numbers in nats or bits, which are shown with more digits
+# parts of the names of numbers in nats or bits, which are shown with 4 decimals instead of 3
 SMALL = ("/kl@", "/bits_per_byte@", "margin")
 
 
@@ -30,7 +30,7 @@ def is_bits_per_byte(name: str) -> bool:
 def is_of_text(name: str) -> bool:
     """Return whether a number is a perplexity or bits per byte.
 
-    These numbers differ much between texts, and lower values are better.
+    Both kinds of numbers differ much from text to text, and lower values are better.
     """
     return is_perplexity(name) or is_bits_per_byte(name)
 
@@ -41,7 +41,7 @@ def is_efficiency(name: str) -> bool:
 
 
 def domain_of(name: str, domains: Domains) -> str:
-    """Return the domain of the text of a number; empty if the domain is unknown.
+    """Return the domain of the text on which a number is measured; empty if it is unknown.
 
     The name of a number begins with its task, such as "boolq", or with a text, such as "c4" in
     "c4/perplexity@128".
@@ -56,9 +56,10 @@ def domain_of(name: str, domains: Domains) -> str:
 def in_order(names: Iterable[str], domains: Domains) -> list[str]:
     """Sort the names of numbers into the order in which tables show them.
 
-    The names of standard errors are left out. Perplexities come first, then bits per byte. Numbers
-    of the evaluation `efficiency` come last. Perplexities and bits per byte are sorted by window
-    length. For each window length, texts with the domain "calibration" come before other texts.
+    The names of standard errors are left out. Perplexities come first, then bits per byte, and
+    numbers of the evaluation `efficiency` come last. Perplexities and bits per byte are sorted by
+    window length. Among numbers with the same window length, those on texts with the domain
+    "calibration" come first.
     """
 
     def by_window(name: str) -> tuple[bool, int, bool]:
@@ -75,9 +76,9 @@ def _decimals(name: str) -> int:
 
 
 def with_error(numbers: Numbers, name: str) -> str:
-    """Format a number, with its standard error if this is known: "0.650 ± 0.062".
+    """Format a number, with its standard error if this error is known: "0.650 ± 0.062".
 
-    The text is empty if the number was not measured.
+    Return an empty text if the number was not measured.
     """
     value = numbers.get(name)
     if value is None:
@@ -90,7 +91,7 @@ def with_error(numbers: Numbers, name: str) -> str:
 
 
 def short(value: float) -> str:
-    """Format a number with few digits."""
+    """Format a number with few digits, such as "0.1234", "12.30" or "1,234"."""
     if isinstance(value, int):
         return f"{value:,}"
     for limit, digits in ((1e12, ".2e"), (1000, ",.0f"), (10, ".2f")):
@@ -112,10 +113,11 @@ def change(
         of the difference, if they are known.
 
     For a perplexity or bits per byte, the result also has the relative difference, because absolute
-    differences cannot be compared between texts. For efficiency, the result has only the relative
-    difference. "within noise" marks a difference that is not significant. If such a difference is
-    more than twice its error, which can happen with few documents, the result has the p-value
-    instead. The result is empty if a number is missing or infinite.
+    differences cannot be compared between texts. For a number of the evaluation `efficiency`, the
+    result has only the relative difference. "within noise" marks a difference that is not
+    significant. With few documents, a difference may be more than twice its standard error and
+    still not significant. Then the result has the p-value instead of "within noise". The result is
+    empty if one of the two numbers is missing or infinite.
     """
     before = first.get(name, math.nan)
     after = second.get(name, math.nan)

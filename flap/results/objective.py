@@ -13,12 +13,12 @@ Objective = float | tuple[float, ...] | None
 def objective_of(report: Record, names: Sequence[str]) -> Objective:
     """Return the numbers that have these names in a report.
 
-    One name gives a number, several names give a tuple, and no name gives None.
+    The result is a number for one name, a tuple for several names, and None for no name.
 
     names: names of numbers, such as "pruned/sciq_answers/exact_match" or "parameters/total_after".
 
     Raises:
-        ValueError: the report has no such number.
+        ValueError: the report has no number with one of these names.
     """
     parts = report.evaluation | vars(report)
     numbers = flat({section: parts[section] for section in OBJECTIVES}, separator="/")

@@ -1,4 +1,7 @@
-"""The HTML page of a study: a self-contained file that a browser opens from disk."""
+"""The HTML page of a study, which shows the runs of one or more sweeps.
+
+The page is a self-contained file that a browser opens from disk.
+"""
 
 import json
 from collections import Counter
@@ -46,9 +49,10 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
 
 
 def _fields(run: RunRecord, keys: Iterable[str]) -> dict[str, str]:
-    """Return the values by which the page can filter a run.
+    """Return the values of a run by which the page can filter runs.
 
-    These are the choices and the state of the run, and the config keys that differ between runs.
+    These are the choices and the state of the run, and its values of the config keys that differ
+    between the runs.
     """
     values = {name: getattr(run, name) for name in FILTERS}
     values |= {key: run.config.get(key) for key in keys}
@@ -56,7 +60,7 @@ def _fields(run: RunRecord, keys: Iterable[str]) -> dict[str, str]:
 
 
 def _facts(study: Study) -> dict[str, Counter[str]]:
-    """Return facts about how the finished runs were made, and how many runs have each value."""
+    """Return, for each fact about how finished runs were made, how many runs have each value."""
     reports = [run.report for run in study.finished]
     versions = [map(" ".join, report.versions.items()) for report in reports]
     sources = [map(": ".join, report.sources.items()) for report in reports]
@@ -77,12 +81,12 @@ def _commit(report: Report) -> str:
         state = f"{commit}, with uncommitted changes"
     else:
         state = f"{commit}, clean"
-    code = report.inputs.get("code")  # a digest of the user's own files
+    code = report.inputs.get("code")  # a digest of the user's own code
     return f"{state}; own code: {code[:12]}" if code else state
 
 
 def inline(svg: bytes) -> Markup:
-    """Return a plot as an SVG element with the page's colours."""
+    """Return a plot as an SVG element in the colours of the page (THEME)."""
     _, tag, element = svg.decode().partition("<svg")
     for colour, variable in THEME.items():
         element = element.replace(colour, variable)

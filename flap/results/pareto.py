@@ -1,4 +1,4 @@
-"""Pareto fronts of quality and cost, such as accuracy and parameters.
+"""Pareto fronts of quality and cost, such as accuracy and number of parameters.
 
 A model is on the front if no other model is cheaper and at least as good, or better and at most as
 expensive. Dense models can be on the front, too. Two costs that differ by at most 1 % count as
@@ -15,7 +15,7 @@ from flap.results.study import Study
 
 
 class CostAxis(NamedTuple):
-    """A kind of cost of a model, such as its parameters, as the axis of a plot."""
+    """A cost of models, such as the number of parameters, for the horizontal axis of a plot."""
 
     name: str
     label: str
@@ -53,10 +53,12 @@ COSTS = (
 
 
 def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> DataFrame:
-    """Return one point of quality over cost for each series and ratio, and for each dense model.
+    """Return a table with a point for each ratio of each series, and one for each dense model.
 
-    A point is the mean over the seeds. The columns are cost, quality, label, and the index of the
-    series, which is -1 for a dense model.
+    The point of a ratio is the mean over the runs with different seeds. The columns of the table
+    are cost, quality, label, and the index of the series, which is -1 for a dense model.
+
+    name: the name of the number that measures the quality, such as "zero_shot/average".
     """
     rows = []
     for i, line in enumerate(series):
@@ -76,7 +78,8 @@ def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> Dat
 def front(points: DataFrame, cost_is_lower: bool, quality_is_lower: bool) -> DataFrame:
     """Return the points of the Pareto front, with the cheapest model first.
 
-    cost_is_lower, quality_is_lower: whether lower values of the cost or of the quality are better.
+    cost_is_lower: whether a lower cost is better. quality_is_lower: whether a lower value of the
+        quality is better.
     """
     cost = points.cost if cost_is_lower else -points.cost
     quality = points.quality.map("{:.4g}".format).astype(float)

@@ -1,4 +1,6 @@
-"""The plots of a study: quality over ratio and over cost, and the units that each layer keeps.
+"""The plots of a study: quality over ratio, quality over cost, and what each layer keeps.
+
+A study is the runs of one or more sweeps.
 
 Colours distinguish methods and metrics. Line styles and markers distinguish structures.
 """
@@ -22,11 +24,12 @@ from flap.results.study import Study
 
 AVERAGE = "zero_shot/average"
 ANSWERS = "generation/exact_match"
-# maximum characters in a line of the legend; longer names are wrapped, to leave space for panels
+# maximum number of characters in a line of the legend; longer names are wrapped, so that the
+# panels of the figure have enough space
 LEGEND_WIDTH = 28
 # the axis of a perplexity is logarithmic if the largest value is more than 10 times the smallest
 LOG_FROM = 10
-# metadata left out of SVG files, because it differs in each run
+# metadata that is left out of SVG files, so that drawing the same plot again gives the same file
 NOT_REPRODUCIBLE = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 OVER_RATIO = "{} over the requested share of the decoder to remove; {} is better."
@@ -110,7 +113,7 @@ def _plot(name: str, caption: str, figure: Figure) -> Plot:
 def _panels(
     study: Study, series: list[Series], names: list[str], label: str
 ) -> tuple[Figure, dict[str, Any]]:
-    """Return a figure with a legend and one panel for each number, side by side."""
+    """Return a figure with a legend, and with one panel for each number, side by side."""
     figure = Figure(figsize=(1.9 + 4.4 * len(names), 3.8), layout="constrained")
     panels = dict(zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True))
     for name, axes in panels.items():
@@ -147,9 +150,9 @@ def _add_legend(figure: Figure, series: list[Series]) -> None:
 def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -> None:
     """Draw the mean, the minimum and the maximum of a number over the seeds, for each ratio.
 
-    All seeds are measured on the same documents, so averaging over seeds does not make the standard
-    error smaller. Therefore each error bar is the mean of the standard errors of the seeds. The
-    dense model is a horizontal line.
+    Runs with different seeds are measured on the same documents, so averaging over these runs does
+    not make the standard error smaller. Therefore each error bar is the mean of their standard
+    errors. The dense model is a horizontal line.
     """
     column = f"pruned/{name}"
     for line in series:
@@ -159,7 +162,7 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
         colour = line.style["color"]
         band = (seeds.index, seeds["min"], seeds["max"])
         axes.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
-        # with a single ratio, the band has no width, so draw a vertical line
+        # if there is only one ratio, the band has no width, so draw vertical lines as well
         axes.vlines(*band, color=colour, linewidth=1)
         axes.errorbar(seeds.index, seeds["mean"], errors, capsize=3, **line.style)
     axes.set_xticks(sorted({*study.results.ratio.dropna()}))
@@ -172,7 +175,7 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
             1,
             level,
             study.dense_name(model),
-            # x goes from 0 to 1 across the panel, y is in data units
+            # x is from 0 to 1 across the panel, and y is a value of the number
             transform=axes.get_yaxis_transform(),
             ha="right",
             va="bottom",

@@ -1,4 +1,4 @@
-"""The provenance of a result: config, versions of the libraries, commit of the checkout, device."""
+"""The provenance of a result: config, library versions, flap's git commit, and device."""
 
 import platform
 import subprocess
@@ -55,9 +55,10 @@ def device_name(device: torch.device) -> str:
 
 
 def git_state() -> dict[str, Any]:
-    """Return the commit of flap's checkout, and whether the checkout has uncommitted changes.
+    """Return the commit of flap's git checkout, and whether the checkout is "dirty".
 
-    Both values are None if flap does not run from a checkout.
+    A checkout is dirty if it has uncommitted changes. Both values are None if flap does not run
+    from a git checkout.
     """
     try:
         return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
@@ -68,7 +69,8 @@ def git_state() -> dict[str, Any]:
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the provenance of a result, which is saved with the checkpoint.
 
-    The options of the tracker, and the folders of the cache and of the checkpoint, are left out.
+    The options of the tracker, and the folders of the cache and of the checkpoint, are left out of
+    the config.
 
     config: the config that `described` returns.
     """

@@ -1,4 +1,4 @@
-"""The sections of report.json (schema 1)."""
+"""The sections of report.json, in version 1 of its format."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,34 +23,39 @@ class Record:
     config: Facts  # the composed config of the run
     device: str = ""  # the device that the model ran on
     dtype: str = ""  # the dtype of the weights
-    # the device and the machine of each process; empty if there is only one process
+    # rank, machine and device of each process; empty if there is only one process
     processes: list[str] = field(default_factory=list)
-    # the device of each module, with model.placement=auto
+    # with model.placement=auto: the device of each module; empty with other placements
     device_map: Texts = field(default_factory=dict)
-    # the origins of the model and of the texts
+    # where the model, a plan given with `plan=`, and the texts of the run and its tasks come from
     sources: Texts = field(default_factory=dict)
-    # facts about the texts that the model wrote itself, such as their tokens, and the seconds that
-    # writing took; the keys are "calibration" and "recovery"
+    # Facts about the texts that the model wrote itself, such as their tokens, and the seconds that
+    # writing took. The keys are "calibration" and "recovery". If the model only answered the
+    # prompts of a text, the name of the text follows in parentheses.
     own_text: Facts = field(default_factory=dict)
-    # warnings that the run has logged, without repetitions
+    # warnings about the run, the model and the texts (`Run.warnings`)
     warnings: list[str] = field(default_factory=list)
     # number of parameters: total_before, decoder_before, total_after, decoder_after
     parameters: dict[str, int] = field(default_factory=dict)
     # number of tokens in the vocabulary before and after trimming; "covered" is the share of the
     # tokens in the counted text that the trimmed vocabulary still contains
     vocabulary: Numbers = field(default_factory=dict)
-    # shares of the parameters that were removed; the keys are names, such as "realised_decoder"
+    # Shares of parameters: "requested" (to remove), "realised_decoder" and "realised_total"
+    # (removed from the decoder and from the whole model), and "rounding_cost" (the share of the
+    # decoder that was removed in addition, because widths were rounded).
     ratio: Numbers = field(default_factory=dict)
-    # requested, dense and realised values of each target; the keys are names of targets
+    # for each target, such as "bytes": the requested value ("asked"), the value of the dense model
+    # ("dense"), and the value of the pruned model ("realised")
     target: dict[str, Numbers] = field(default_factory=dict)
     # widths of each layer of the pruned model
     layers: list[Widths] = field(default_factory=list)
     # widths of each layer of the dense model
     layers_before: list[Widths] = field(default_factory=list)
-    # reports on the fits of linear compensation; the keys are names of blocks
+    # how well linear compensation fits each block (`FitReport`); the keys are names of blocks
     repairs: Facts = field(default_factory=dict)
-    # facts about training after compression: divergences, tokens, and the standard errors of the
-    # differences that training made
+    # Facts about training after compression: divergences from the dense model, numbers of tokens,
+    # and the standard errors of the differences that training made. Empty if the run does not
+    # train.
     recovery: Facts = field(default_factory=dict)
     # how many times pruning read all weights of the model, from calibration to compression
     weight_passes: int = 0
@@ -67,7 +72,8 @@ class Record:
     # measured numbers of the models "dense", "pruned" and, if the run trains, "compressed" (before
     # training)
     evaluation: dict[str, Numbers] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
-    # whether higher or lower values of a number are better; a number is missing if this is unknown
+    # for each number, "higher" or "lower": the values that are better; numbers for which this is
+    # unknown are missing
     better: dict[str, Better] = field(default_factory=dict)
     # for each average over tasks, the names of the averaged numbers
     averages: dict[str, list[str]] = field(default_factory=dict)
@@ -79,7 +85,8 @@ class Record:
     # peak bytes in the memory of the host and of the device; the keys are "host" and "device", and
     # the value of "device" is None without a GPU
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
-    # whether the calibration statistics were in the cache: "hit", "miss", or "off" without a cache
+    # "hit": the calibration statistics were in the cache; "miss": they were computed and stored;
+    # "off": the cache is off, or the run has not collected statistics before pruning
     statistics_cache: str = ""
     checkpoint: str | None = None  # the folder of the checkpoint; None if none was saved
     loads_with: str = ""  # what is needed to load the checkpoint, and why

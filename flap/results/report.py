@@ -1,4 +1,4 @@
-"""The report of a run: its file report.json, and how a notebook shows it."""
+"""The report of a run: how it is stored in report.json, and how a notebook shows it."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ class Report(Record):
     """The report of a run. `pandas.DataFrame(report.evaluation)` is a table of its numbers."""
 
     def _repr_markdown_(self) -> str:
-        """Return the tables of the report, which a notebook shows."""
+        """Return the tables of the report in Markdown, for a notebook to show."""
         return "\n\n".join(table.markdown() for table in tables(self))
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Report(Record):
     def from_dict(cls, plain: Config) -> "Report":
         """Build a report from the dict that `to_dict` returns.
 
-        In measured numbers, None stands for infinity.
+        In the measured numbers (MEASURED), None stands for infinity.
         """
         known = {part.name: plain[part.name] for part in fields(cls) if part.name in plain}
         measured = {part: infinite(known[part]) for part in MEASURED if part in known}
@@ -58,7 +58,7 @@ class Report(Record):
 
     @classmethod
     def load(cls, path: Path) -> "Report":
-        """Read report.json. In the measured numbers, null stands for infinity.
+        """Read report.json. In the measured numbers (MEASURED), null stands for infinity.
 
         Raises:
             ValueError: the file is missing or damaged, has another schema, or lacks a required key.

@@ -22,13 +22,15 @@ UNITS = {
 MODELS = ("dense", "compressed", "pruned")  # models in the order of the table's columns
 VOCABULARY = ("{before:,}", "{after:,} ({covered:.2%} of the counted tokens)")
 
-Row = tuple[str, str, str]  # a name, and its value for the dense and the pruned model
+# a name, and the values that belong to it for the dense and for the pruned model, as text
+Row = tuple[str, str, str]
 
 
 def tables(report: Record) -> list[Table]:
-    """Return the tables of a report: the measured numbers, then sizes, ratio, placement and times.
+    """Return the two tables of a report: its measured numbers, and other facts about the run.
 
-    Tables and rows without a value are left out.
+    Such facts are sizes, the ratio, targets, the placement and times. Rows without a value, and
+    tables without rows, are left out.
     """
     facts = [row for row in _facts(report) if any(row[1:])]
     both = [measured(report), Table(("", "dense", "pruned"), facts)]
@@ -38,9 +40,9 @@ def tables(report: Record) -> list[Table]:
 def measured(report: Record) -> Table:
     """Return the table of the models' numbers, their differences, and the domain of each text.
 
-    If the model was trained after compression, the table also has the numbers before training and
-    the changes that training made. If the vocabulary was trimmed, perplexities are left out,
-    because only the dense model has them.
+    If the model was trained after compression, the table also has the numbers of the model before
+    training, and the changes that training made. If the vocabulary was trimmed, perplexities are
+    left out, because only the dense model has them.
     """
     models = {name: report.evaluation[name] for name in MODELS if name in report.evaluation}
     *earlier, _ = models
@@ -61,7 +63,7 @@ def measured(report: Record) -> Table:
 
 
 def _change(report: Record, before: str, name: str) -> str:
-    """Return how a number of the pruned model differs from the same number of another model.
+    """Describe how a number of the pruned model differs from the same number of another model.
 
     before: the name of the other model, "dense" or "compressed".
     """
@@ -92,7 +94,7 @@ def _facts(report: Record) -> list[Row]:
 
 
 def sizes(report: Record) -> list[Row]:
-    """Return rows for all parameters, for the decoder's Linear layers, and for the vocabulary."""
+    """Return the sizes of both models: all parameters, the decoder's Linear ones, and tokens."""
     rows = []
     for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
         dense = report.parameters[f"{which}_before"]
@@ -105,7 +107,7 @@ def sizes(report: Record) -> list[Row]:
 
 
 def _ratio(ratio: Numbers) -> str:
-    """Describe the realised ratio, the requested ratio, and the difference due to rounding."""
+    """Describe the realised and the requested ratio, and the effect of rounding the widths."""
     text = "{realised_decoder:.4f}"
     if "requested" in ratio:
         text += " of {requested:g} asked"
@@ -115,7 +117,7 @@ def _ratio(ratio: Numbers) -> str:
 
 
 def show(report: Record, folder: Path) -> None:
-    """Print the run's name, its tables and remarks, and the paths of its checkpoint and report."""
+    """Print a run's name, tables and remarks, and the paths of its checkpoint and report.md."""
     console = wide_console()
     console.print(escape(report.config["run_name"]), style="italic")
     for table in tables(report):
@@ -129,7 +131,7 @@ def show(report: Record, folder: Path) -> None:
 
 
 def headline(report: Record) -> str:
-    """Return one line with the first number of a report, or with the removed share."""
+    """Return a line with the first number of a report, or with the ratio if it has no number."""
     models = report.evaluation
     names = [name for name in models["pruned"] if not name.endswith("_stderr")]
     if not names:
@@ -142,7 +144,7 @@ def headline(report: Record) -> str:
 
 
 def markdown(report: Record) -> str:
-    """Return the text of report.md: tables, notices, a picture, and the widths of each layer."""
+    """Return the text of report.md: tables, notices, the picture and the widths of the layers."""
     paragraphs = [
         f"# {escaped(report.config['run_name'])}",
         *(table.markdown() for table in tables(report)),
@@ -155,7 +157,7 @@ def markdown(report: Record) -> str:
 
 
 def _widths(report: Record) -> Table:
-    """Return the table of kept heads, neurons and experts in each layer."""
+    """Return a table with the numbers of heads, neurons and experts that each layer keeps."""
     units = [unit for unit in UNITS if unit in {*chain(*report.layers)}]
     rows = []
     for i, layer in enumerate(report.layers):

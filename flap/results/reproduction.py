@@ -14,10 +14,10 @@ from flap.results.report import Report
 from flap.results.run_folder import RunRecord
 from flap.results.tables import Table, wide_console
 
-EQUAL = 1e-6  # numbers whose relative difference is at most this are equal
+EQUAL = 1e-6  # two numbers are equal if their relative difference is at most this
 # The largest relative difference in the number of parameters that counts as an effect of rounding.
-# On another machine, rounding can change the order of units with almost equal scores, and so the
-# number of parameters that are removed.
+# On another machine, floating-point rounding can change the order of heads or neurons with almost
+# equal scores, and so the number of parameters that are removed.
 SAME_SIZE = 1e-3
 # Numbers of the evaluation `efficiency` that do not depend on the machine.
 SIZES = ("efficiency/parameters", "efficiency/checkpoint_bytes", "efficiency/prefill_macs")
@@ -28,7 +28,9 @@ Verdict = Literal["equal", "within the error", "different", "not compared"]
 class Comparison(NamedTuple):
     """The value of a number in both runs, and a verdict about the difference."""
 
-    model: str  # the measured model: "dense", "compressed" or "pruned"
+    # the measured model: "dense", "compressed" or "pruned"; "parameters" for numbers of parameters
+    # and for the widths of layers
+    model: str
     name: str  # the name of the number, such as "boolq/acc"
     old: str  # the number in the original run with its standard error; empty if it is missing
     new: str  # the number in the repeated run with its standard error; empty if it is missing
@@ -54,11 +56,11 @@ def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
 
     Two numbers are equal if their relative difference is at most one millionth. Two numbers are
     within the error if they differ by at most one standard error of the original number. Numbers of
-    the pruned models are also within the error if both runs have stored values of the same
-    documents, and a paired test finds no significant difference. Numbers of parameters are within
-    the error if their relative difference is at most `SAME_SIZE`.
+    the pruned models are also within the error if both runs have stored their values for the same
+    documents, and a paired test of these values finds no significant difference. Numbers of
+    parameters are within the error if their relative difference is at most `SAME_SIZE`.
 
-    Speeds, times and memory depend on the machine and are not compared.
+    Speeds, times and amounts of memory depend on the machine, so they are not compared.
     """
     comparisons = [_layers(old.report, new.report)]
     models = _models(new.report)
@@ -78,7 +80,7 @@ def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
 
 
 def _models(report: Report) -> dict[str, Numbers]:
-    """Return the parameters and the measured numbers of all models."""
+    """Return the measured numbers of each model, and the numbers of parameters as "parameters"."""
     return {"parameters": {**report.parameters}, **report.evaluation}
 
 

@@ -22,7 +22,8 @@ class RunRecord:
     A choice, such as `metric`, is None if the files do not contain it.
     """
 
-    folder: str  # path relative to the folder of the study, as in links on the page
+    # path of the run's folder; in a study, it is relative to the folder of the study's files
+    folder: str
     state: str = "finished"  # the state of the run: "finished", "failed", "damaged" or "unfinished"
     error: str = ""  # why the run has no result; empty if it has a result
     files: tuple[str, ...] = ()
@@ -36,26 +37,26 @@ class RunRecord:
     # among runs with the same request
     requested: str = ""
     seed: int | None = None
-    # the remaining overrides that differ between runs of a study, such as
+    # the other settings of the command line that differ between the runs of a study, such as
     # "calibration.num_samples=32"
     options: str = ""
     # an empty report if the run has no result
     report: Report = field(default_factory=lambda: Report({}))
-    # values of the pruned model for each document
+    # for each number of the pruned model, its value for each document
     documents: DocumentValues = field(default_factory=dict)
     sweep: str = ""  # the name of the run's sweep; empty unless the study has several sweeps
     config: FlatConfig = field(default_factory=dict)
 
     @property
     def number(self) -> str:
-        """Hydra's job number at the beginning of the folder's name, or else the whole name."""
+        """The job number at the start of the folder's name; without a number, the whole name."""
         name = Path(self.folder).name
         number = name.partition("_")[0]
         return number if number.isdigit() else name
 
     @property
     def dense_identity(self) -> frozenset[str]:
-        """The facts on which the numbers of the dense model depend, as one text per evaluation.
+        """The facts on which the numbers of the dense model depend, as one text per evaluator.
 
         The documents that a task leaves out are among these facts, because the dense model is not
         measured on these documents.
@@ -67,11 +68,11 @@ class RunRecord:
         return frozenset(json.dumps(identity, sort_keys=True) for identity in identities)
 
     def difference_to(self, first: "RunRecord", name: str) -> Difference | None:
-        """Return how a number differs from the same number of the run `first`; None if unknown.
+        """Return the difference of a number, this run minus `first`; None if it is unknown.
 
         The difference is unknown if the two runs have not stored values of the same documents. The
-        difference of an average over tasks is computed from the differences of these tasks. It is
-        unknown if the two runs have averaged different tasks.
+        difference of an average over tasks is computed from the differences of these tasks. This
+        difference is unknown if the two runs have averaged different tasks.
         """
         parts = self.report.averages.get(name)
         if parts != first.report.averages.get(name):
@@ -159,10 +160,10 @@ def _read_result(folder: Path) -> tuple[str, str, Report]:
 
 
 def _read_overrides(path: Path, config: FlatConfig) -> FlatConfig:
-    """Read the settings of a run's command line, such as {"calibration.num_samples": "32"}.
+    """Read the settings that a run's command line changes: {"calibration.num_samples": "32"}.
 
-    config: the flat config of the run, from which the values are taken. A value that is missing in
-        this config is returned as it was typed.
+    config: the flat config of the run, from which the values are taken. If a key is missing in this
+        config, its value is returned as it was typed.
     """
     overrides = {}
     for line in read_yaml(path, list):

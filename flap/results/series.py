@@ -1,4 +1,6 @@
-"""Group the runs of a study into the lines of plots, and give each line its style.
+"""Group the runs of a study into the lines of its plots, and give each line its style.
+
+A study is the runs of one or more sweeps.
 
 Colours distinguish methods and metrics. Markers and dashes distinguish structures.
 """
@@ -17,7 +19,7 @@ STYLE = rc_params_from_file(Path(__file__).with_name("plots.mplstyle"), use_defa
 INK = STYLE["text.color"]
 MUTED = STYLE["axes.edgecolor"]
 RULE = STYLE["grid.color"]
-# Colours similar to those of Okabe and Ito, which colour-blind readers can tell apart.
+# Colours that colour-blind readers can tell apart, similar to the colours of Okabe and Ito.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C98500", "#3A9BD8", "#7A7A7A")
 # pairs of a matplotlib marker and a line style
 LINES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"))
@@ -31,10 +33,11 @@ class Series:
     label: str
     structure: str
     rows: DataFrame  # the rows of `Study.results` for the runs of this line
-    # Minimum, mean and maximum of each number over the seeds, for each ratio. For runs with a
-    # target, the ratio is the share of the parameters that was removed.
+    # For each ratio: the minimum, mean and maximum of each number over the runs with different
+    # seeds. For runs with a target, the ratio is the share of the parameters that was removed.
     by_ratio: DataFrame
-    # matplotlib options: colour of the label, marker and dashes of the structure
+    # matplotlib options: the colour, which depends on the label, and the marker and the dashes,
+    # which depend on the structure
     style: dict[str, Any]
 
 

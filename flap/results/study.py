@@ -15,7 +15,7 @@ from flap.results.configs import flat
 from flap.results.number_texts import domain_of, in_order, is_bits_per_byte
 from flap.results.run_folder import RunRecord
 
-# The columns of a study's table that describe a run.
+# The columns of a study's table that have the sweep and the settings of a run.
 CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "ratio", "seed")
 COLUMNS = [
     "cell",
@@ -48,14 +48,14 @@ class Study:
 
     @property
     def title(self) -> str:
-        """A title that names the models and the choices that differ between the runs."""
+        """The title of the page: the names of the models, and the columns in `different`."""
         title = f"Pruning {', '.join(self.values('model')) or self.folder.name}"
         different = [name for name in self.different if name not in ("sweep", "model")]
         return f"{title}: {' × '.join(different)}" if different else title
 
     @property
     def different(self) -> list[str]:
-        """The choices that differ between runs."""
+        """The columns of CHOSEN whose values differ between the runs."""
         names = [name for name in CHOSEN if len(self.values(name)) > 1]
         if "method" in names and not self._method_tells_apart:
             names.remove("method")
@@ -63,10 +63,11 @@ class Study:
 
     @property
     def _method_tells_apart(self) -> bool:
-        """Whether runs use several method presets, or differ only in their method.
+        """Whether the column "method" is needed to tell the runs apart.
 
-        If only the metric of a preset is changed, the method is "custom". The column of the metric
-        already shows this difference.
+        It is needed if the runs use several method presets, or if some runs differ only in their
+        method. If runs only change the metric of one preset, their method is "custom". Then the
+        column "metric" already shows how they differ.
         """
         named = [method for method in self.values("method") if method != CUSTOM]
         others = [name for name in CHOSEN if name != "method"]
@@ -77,7 +78,7 @@ class Study:
     def frame(self) -> DataFrame:
         """A table with a row for each run: its choices, sizes and numbers.
 
-        A number that was not measured is None. A number that is not finite is "nan".
+        A number that was not measured is None. A number that is not finite is the text "nan".
         """
         rows = [_row(run) for run in self.runs]
         numbers = [name for name in dict.fromkeys(chain(*rows)) if "/" in name]
@@ -86,13 +87,13 @@ class Study:
 
     @cached_property
     def records(self) -> DataFrame:
-        """The columns of the frame that are written to study.csv."""
+        """The columns of `frame` that are written to study.csv."""
         sweep = [] if self.values("sweep") else ["sweep"]
         return self.frame.drop(columns=UNSHOWN + sweep)
 
     @cached_property
     def results(self) -> DataFrame:
-        """The rows of the finished runs, with numbers as floats.
+        """The rows of `frame` for the finished runs, with numbers as floats.
 
         Numbers that were not measured, or are not finite, are nan.
         """
@@ -108,12 +109,12 @@ class Study:
 
     @cached_property
     def dense(self) -> DataFrame:
-        """The numbers of the dense models, with one row of `results` for each dense model.
+        """The rows of `results` from which the numbers of the dense models are shown.
 
-        Several runs share the numbers of a dense model. The row is taken from the first of these
-        runs. A dense model has several rows if it was measured in several ways, such as with
-        different windows. If a run has only some of the measurements of another run, the row is
-        taken from the other run.
+        Runs with the same model and the same evaluations share the numbers of a dense model, and
+        the row of the first of these runs is taken. A dense model has several rows if it was
+        measured in several ways, such as with different windows. If another run has all evaluations
+        of a run and more, only the row of the other run is taken.
         """
         first: dict[frozenset[str], int] = {}
         for i in self.results.index:
@@ -139,7 +140,7 @@ class Study:
         return any(run.report.vocabulary for run in self.runs)
 
     def of(self, rows: DataFrame) -> list[RunRecord]:
-        """Return the runs that belong to these rows of the frame."""
+        """Return the runs to which these rows of `frame` or `results` belong."""
         return [self.runs[i] for i in rows.index]
 
     def domain(self, name: str) -> str:
@@ -153,12 +154,12 @@ class Study:
     def better(self, name: str) -> str:
         """Return whether "lower" or "higher" values of a number are better.
 
-        The text is empty if no run has recorded this, or if the runs disagree.
+        The result is empty if no run has recorded this, or if the runs disagree.
         """
         return _agreed(run.report.better.get(name, "") for run in self.runs)
 
     def dense_name(self, model: str | None) -> str:
-        """Return the name of a dense model in plots and on the page."""
+        """Return the name by which plots and the page show a dense model."""
         return f"dense {model}" if len(self.values("model")) > 1 else "dense"
 
     def values(self, name: str) -> list[Any]:
@@ -167,7 +168,7 @@ class Study:
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    """Return the row of a run. The keys are the columns of the frame."""
+    """Return the row of a run in `Study.frame`. The keys are the columns of this frame."""
     report = run.report
     numbers = {
         "dense": report.evaluation["dense"],
@@ -189,6 +190,6 @@ def _row(run: RunRecord) -> dict[str, Any]:
 
 
 def _agreed(values: Iterable[str]) -> str:
-    """Return the value if all values that are not empty are equal, else an empty text."""
+    """Return the only value that is not empty; "" if there is none, or several different ones."""
     distinct = {*values} - {""}
     return distinct.pop() if len(distinct) == 1 else ""

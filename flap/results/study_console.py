@@ -1,4 +1,7 @@
-"""Print the table of a study in the width of the console."""
+"""Print the table of a study, with as many columns as fit into the console.
+
+A study is the runs of one or more sweeps.
+"""
 
 from itertools import compress
 
@@ -14,7 +17,7 @@ UNFOLDED = 10_000  # a console width in characters that is larger than any table
 
 
 def show_study(study: Study) -> None:
-    """Print the choices that differ between the runs of a study, and as many numbers as fit."""
+    """Print the choices that differ between runs, and as many numbers as fit into the console."""
     console = Console(highlight=False)
     table = _without_constant_choices(study)
     left_out = list[str]()
@@ -55,6 +58,6 @@ def _in_console(entry: TableEntry) -> Text:
 
 
 def _width(table: Table, console: Console) -> int:
-    """Return the width of a table, in characters, if none of its texts is wrapped."""
+    """Return the width in characters that a table needs if none of its texts is wrapped."""
     options = console.options.update(width=UNFOLDED)
     return Measurement.get(console, options, table.console()).maximum

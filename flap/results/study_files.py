@@ -1,4 +1,7 @@
-"""Read a study from the folders of sweeps, and write its table, plots and page."""
+"""Read a study from the folders of sweeps, and write its table, plots and page.
+
+A study is the runs of one or more sweeps.
+"""
 
 import shlex
 from collections.abc import Iterable
@@ -22,8 +25,8 @@ from flap.storage.status import STATUS
 def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     """Read one or more sweeps, write their table, plots and page, and return the page's path.
 
-    into: the folder for the files. The default is the folder of the sweep. For two sweeps A and B,
-        the default is a folder A+B next to A.
+    into: the folder for the files. For a single sweep, the default is the folder of the sweep. For
+        two sweeps A and B, the default is a folder A+B next to A.
 
     Raises:
         ValueError: a folder cannot be read (see `read_study`), or the files cannot be written.
@@ -37,8 +40,8 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
 def save_study(study: Study) -> Path:
     """Write the table, plots and page of a study into its folder, and return the page's path.
 
-    All files are first created in memory, so that an error leaves the files of an earlier call
-    unchanged.
+    The content of all files is created before a file is written, so that an error in creating it
+    leaves the files of an earlier call unchanged.
 
     Raises:
         ValueError: the files cannot be written.
@@ -70,7 +73,7 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
         default is the folder of the first sweep.
 
     Raises:
-        ValueError: a folder does not exist or has no run.
+        ValueError: a folder does not exist, has no run, or is the folder of a single run.
     """
     into = into or sweeps[0]
     folders = _by_real_path(sweeps)
@@ -88,7 +91,7 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
 
 
 def _by_real_path(folders: Iterable[Path]) -> dict[Path, Path]:
-    """Resolve the paths of the folders, and drop duplicates."""
+    """Return the folders without duplicates. The keys are their absolute paths without links."""
     return {folder.resolve(): folder for folder in folders}
 
 
@@ -123,9 +126,10 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
 
 
 def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
-    """Return what identifies the cell of a run.
+    """Return what identifies the cell of a run, which is one combination of a sweep's options.
 
-    This is the name of the run's folder without the job number, together with the run's overrides.
+    The cell is identified by the name of the run's folder without the job number, and by the run's
+    overrides.
     """
     return run.folder.partition("_")[2], run.overrides
 
@@ -133,8 +137,9 @@ def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     """Return the runs with `options` set to the overrides that differ between them.
 
-    An override is left out if all other runs have the same value without an override. The choice of
-    evaluations is also left out, because it does not change the pruned model.
+    An override is left out if its key has the same value in all runs, for example because this
+    value is the default in the other runs. Overrides that choose evaluations are also left out,
+    because they do not change the pruned model.
     """
     different = varying(run.config | run.overrides for run in runs)
     described = []
@@ -156,8 +161,8 @@ def _chooses_evaluations(key: str) -> bool:
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
     """Return the sort key of a run.
 
-    Finished runs come first. Runs are then sorted by ratio, by the number with this name, and by
-    folder.
+    Finished runs come first. Then runs are sorted by ratio, by the number with the name `number`,
+    and by folder.
     """
     ratio = inf if run.ratio is None else run.ratio
     quality = run.report.evaluation["pruned"].get(number, inf)

@@ -1,4 +1,7 @@
-"""The table of a study: the choices and results of each run, with the best numbers marked."""
+"""The table of a study: the choices and results of each run, with the best numbers marked.
+
+A study is the runs of one or more sweeps.
+"""
 
 from math import isfinite
 from typing import Any, Literal, NamedTuple
@@ -9,19 +12,20 @@ from flap.results.study import CHOSEN, Study
 
 # these choices are always shown, and other choices only if the runs differ in them
 ALWAYS_SHOWN = ("metric", "structure", "ratio")
-# The formats of results that no evaluator measures.
+# The formats of results that are not measured by an evaluator.
 FORMATS = {"removed": "{:.4f}", "parameters": "{:,}", "vocabulary": "{:,}", "seconds": "{:,.1f}"}
 
-# Runs with the same model and the same requested size are compared. The best number is marked
-# "best". If numbers of other runs do not differ significantly from the best number, all of these
-# numbers are marked "near" instead.
+# The mark of a number. Runs with the same model and the same requested size are compared, and the
+# best number is marked "best". If numbers of other runs do not differ significantly from the best
+# number, the best number and these numbers are marked "near" instead.
 Mark = Literal["best", "near", ""]
-# keys: index of the run's row in `study.frame`, and name of the number
+# The marks of numbers. A key is the index of the run's row in `study.frame`, with the name of the
+# number.
 Marks = dict[tuple[int, str], Mark]
 
 
 class TableEntry(NamedTuple):
-    """A cell of the table."""
+    """One value of the table: its text, its mark, and the value by which it is sorted."""
 
     text: str = ""
     mark: Mark = ""
@@ -35,7 +39,7 @@ class StudyTable(NamedTuple):
     choices: list[str]  # headings of the first columns
     results: list[str]  # headings of the other columns
     rows: list[list[TableEntry]]  # a row for each run, with its choices and results
-    dense: list[tuple[str, list[TableEntry]]]  # name and results of each dense model
+    dense: list[tuple[str, list[TableEntry]]]  # the name of each dense model, and its results
 
 
 def tabulate(study: Study) -> StudyTable:
@@ -106,16 +110,16 @@ def _marks(study: Study) -> Marks:
 
 
 def _marks_of(study: Study, ranked: list[int], name: str) -> Marks:
-    """Return the marks of a number.
+    """Return the marks of one number in the runs that are compared.
 
     "best": the number is significantly better than in every other run. "near": the number does not
     differ significantly from the best number. If another number is marked "near", the best number
     is marked "near", too.
 
     If two runs have not stored values of the same documents, it is unknown whether their difference
-    is significant. If this is unknown for a run and the best run, no number is marked "best".
+    is significant. If this is unknown for the best run and another run, no number is marked "best".
 
-    ranked: the rows of the runs that have the number, sorted from best to worst.
+    ranked: the indices of the runs that have the number, from the best to the worst number.
     """
     if len(ranked) < 2:
         return {}

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from flap.results.markdown_text import escaped
 
-LONGEST_NAME = 50  # in characters; the console wraps longer names
+# maximum width of the first column on the console, in characters; longer names are wrapped
+LONGEST_NAME = 50
 
 
 def wide_console() -> Console:
@@ -42,8 +43,9 @@ class Table(NamedTuple):
         table = rich_table.Table(pad_edge=False, collapse_padding=True)
         for i, heading in enumerate(self.heads):
             table.add_column(heading, overflow="fold", justify="right" if numeric and i else "left")
-        # Set `width`, so that rich wraps only the other columns. With `min_width` instead, rich
-        # makes a wide table wider than the console, which then cuts the last column off.
+        # Set `width` of the first column, so that rich wraps only the other columns. With
+        # `min_width` instead, rich would make a wide table wider than the console, which then would
+        # cut the last column off.
         lines = self.heads[0].splitlines() + [str(row[0]) for row in self.rows]
         longest = max((len(line) for line in lines), default=0)
         table.columns[0].width = min(longest, LONGEST_NAME)

@@ -1,6 +1,7 @@
 """The base classes of trackers, and the tracker that does nothing.
 
-Each tracker has a file with a subclass of `Tracking`, which opens a `RunInTracker`.
+A tracker is a service that shows runs, such as Weights & Biases. Each tracker has a file with a
+subclass of `Tracking`, which opens a `RunInTracker`.
 """
 
 import hashlib
@@ -25,11 +26,11 @@ from flap.storage import write_text
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 1.0  # minimum seconds between two progress records of the same step
+PROGRESS_SECONDS = 1.0  # minimum seconds between two messages about the progress of a step
 WIDTHS = ("query_heads", "kv_heads", "neurons")
-# columns of the table of layers
+# columns of the table with the widths of the layers
 LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
-# The sections of the report that a tracker gets as the summary of a run.
+# The sections of the report that a tracker gets as the summary of a run, besides `evaluation`.
 SUMMARIZED = (
     "difference_stderr",
     "difference_p_value",
@@ -96,12 +97,12 @@ class TrackedRun:
     run_dir: Path
     opened: RunInTracker | None = None  # the run in the tracker; None if nothing is tracked
     _warned: bool = False
-    # the earliest time for the next progress record of each step, in seconds of `time.monotonic`;
-    # the keys are the names of the steps
+    # for each step, the earliest time at which its progress may be sent again, in seconds of
+    # `time.monotonic`; the keys are the names of the steps
     _due: Numbers = field(default_factory=dict)
 
     def warn(self, error: Exception) -> None:
-        """Log the first error in one line."""
+        """Log an error in one line, unless an error of this tracker was logged before."""
         if self._warned:
             return
         self._warned = True
@@ -124,7 +125,7 @@ class TrackedRun:
     def progress(self, step: Step) -> None:
         """Send the progress of a step, and its speed in tokens per second.
 
-        For each step, at most one record per second is sent, and one more when the step ends.
+        The progress of a step is sent at most once per second, and once more when the step ends.
         """
         now = time.monotonic()
         if step.done != step.total and now < self._due.get(step.stage, 0.0):
@@ -140,7 +141,7 @@ class TrackedRun:
         self.send(lambda opened: opened.log(values))
 
     def finish(self, report: Report) -> None:
-        """Send the results of a finished run: numbers, widths of layers, files and lineage."""
+        """Send the numbers, widths of layers, files and checkpoint lineage of a finished run."""
         self.send(lambda opened: opened.summarize(redacted(summary(report))))
         self.send(lambda opened: opened.log_table("layers", LAYERS, layer_rows(report)))
         self.send(lambda opened: opened.log_files(self.run_dir))
@@ -157,7 +158,7 @@ def layer_rows(report: Report) -> Rows:
 
 
 def summary(report: Report) -> Config:
-    """Return the report's numbers by flat names: "pruned/piqa/acc", "ratio/realised_decoder"."""
+    """Return a report's numbers by flat names: "pruned/piqa/acc", "ratio/realised_decoder"."""
     sections = {name: getattr(report, name) for name in SUMMARIZED}
     return flat(report.evaluation | sections, separator="/")
 
@@ -177,13 +178,13 @@ class Tracking(ABC):
 
     @abstractmethod
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> RunInTracker | None:
-        """Start a run in the tracker and return this run; return None if nothing is tracked.
+        """Start a run in the tracker and return it; return None if nothing is tracked.
 
         config: the config of the run as dicts and lists, without secrets.
         """
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return variables that `start` adds to the environment, unless the user has set them."""
+        """Return environment variables for `start` to set, unless the user has set them already."""
         return {}
 
     @contextmanager
@@ -204,7 +205,7 @@ class Tracking(ABC):
                 run.send(lambda opened: opened.finish(failed))
 
     def log_study(self, sweep_dir: Path, columns: list[str], rows: Rows) -> None:
-        """Send the table of a sweep to the tracker, in a run of the sweep's group.
+        """Send the table of a sweep to the tracker, as a run in the group of the sweep.
 
         A second call for the same sweep updates the same run in the tracker.
         """
@@ -226,11 +227,12 @@ class NoTracking(Tracking):
 
 
 def kept_id(folder: Path, text: str) -> str:
-    """Return the id of a run in its tracker, which is stored in a folder of the run.
+    """Return the id of a run in its tracker.
 
-    The id is created at the first call, and is unique across machines.
+    The id is created and stored at the first call, so that a restarted run keeps it. The id is
+    unique across machines.
 
-    folder: the folder of the run in which the id is stored. text: `JobInfo.id`.
+    folder: the folder in which the id is stored. text: `JobInfo.id`.
     """
     file = folder / "id"
     if not file.is_file():
@@ -239,9 +241,9 @@ def kept_id(folder: Path, text: str) -> str:
 
 
 def legal_id(text: str) -> str:
-    """Return a valid id for runs and artifacts.
+    """Return an id that trackers accept for runs and artifacts.
 
-    The id is the end of the text, followed by a hash of the whole text.
+    The id is the end of the text with "-" for special characters, and a hash of the whole text.
     """
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[-80:].strip("-.")
     return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

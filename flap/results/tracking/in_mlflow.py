@@ -64,7 +64,7 @@ class MLflow(Tracking):
         }
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "MLflowRun":
-        """Start the MLflow run that belongs to the run's folder, or continue it."""
+        """Start the MLflow run for the run's folder, or continue it if it exists."""
         from mlflow import MlflowClient
 
         # silence urllib3, because flap already warns about an unreachable server
@@ -83,7 +83,7 @@ class MLflow(Tracking):
         return opened
 
     def _begin(self, client: Any, job: JobInfo, key: str) -> Any:
-        """Return the MLflow run whose tag `flap_id` is this key, and create it if necessary."""
+        """Return the MLflow run whose tag `flap_id` is `key`, and create it if there is none."""
         from mlflow import MlflowException
 
         if not client.get_experiment_by_name(self.experiment):
@@ -104,7 +104,7 @@ class MLflow(Tracking):
 
 @dataclass
 class MLflowRun(RunInTracker):
-    """A run in MLflow. The client sends progress to the server in another thread."""
+    """A run in MLflow. `log` lets the client send numbers in another thread."""
 
     client: Any
     id: str

@@ -1,4 +1,4 @@
-"""The mode, the key and the environment variables of W&B."""
+"""The mode, the API key and the environment variables of Weights & Biases (W&B)."""
 
 import os
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ MODES = ("auto", "online", "offline")
 def resolve_mode(mode: str) -> str:
     """Return the mode of W&B.
 
-    "auto" means offline if W&B has no key. With a key, the mode is the one that WANDB_MODE or
-    `wandb offline` has set.
+    For "auto", this is the mode that WANDB_MODE or `wandb offline` has set, or else "online". If
+    W&B has no key, "online" is replaced by "offline".
     """
     import wandb
 
@@ -40,7 +40,7 @@ def _has_key() -> bool:
 
 
 def require_key() -> None:
-    """Check that W&B has a valid key.
+    """Check that W&B has a valid API key.
 
     Raises:
         ValueError: there is no key, or W&B refuses it.

@@ -44,7 +44,7 @@ class Wandb(Tracking):
     name = "W&B"
 
     def check(self) -> None:
-        """Check the mode and the tags. With mode online, also check the key.
+        """Check the mode and the tags. With the mode online, also check the API key.
 
         Raises:
             ValueError: the mode is unknown, W&B would refuse a tag, or there is no key for mode
@@ -68,7 +68,7 @@ class Wandb(Tracking):
         }
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "WandbRun":
-        """Start the W&B run. If this fails, for example without a network, start it offline."""
+        """Start a W&B run. If this fails, for example without a network, start an offline run."""
         import wandb
 
         try:
@@ -122,11 +122,11 @@ class WandbRun(RunInTracker):
     run: "wandb.Run"
 
     def log(self, values: Numbers) -> None:
-        """Send numbers as one step of the history."""
+        """Send numbers as one step of the run's history in W&B."""
         self.run.log(values)
 
     def summarize(self, values: Config) -> None:
-        """Send results as the summary."""
+        """Send the results of the run as its summary in W&B."""
         self.run.summary.update(values)
 
     def log_table(self, name: str, columns: list[str], rows: Rows) -> None:

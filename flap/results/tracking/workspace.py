@@ -1,6 +1,7 @@
 """The command `python -m flap workspace <entity/project> <folder> …`.
 
-The command creates a workspace in W&B with the plots and tables of a study page.
+The command creates a workspace, which is a page in Weights & Biases (W&B), with plots and tables of
+the runs of one or more sweeps.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from flap.storage.status import exit_on_error
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
-# The costs on the horizontal axes of the panels, by their names in the summary of a W&B run.
+# The costs on the horizontal axes of the plots, by their names in the summary of a W&B run.
 OVER = (
     "ratio/realised_decoder",
     "parameters/total_after",
@@ -31,7 +32,7 @@ COLUMNS = ("summary:folder", "summary:checkpoint", "config:ratio", "config:metho
 
 
 def main(arguments: list[str]) -> None:
-    """Save a workspace, and print its address in W&B or its path.
+    """Save a workspace, and print its address in W&B, or the path of its file if W&B is offline.
 
     On an error, print one line and exit with code 1.
     """
@@ -105,8 +106,8 @@ def _group(study: Study, run: RunRecord) -> str:
 def _sections(study: Study) -> list["Section"]:
     """Return the sections of the workspace.
 
-    For each cost, there is a section with a panel for each quality. Two more sections show the
-    pictures of the layers, and how the configs of the runs differ.
+    For each cost (OVER), there is a section with a plot for each quality, such as an accuracy. Two
+    more sections show the pictures of the layers, and how the configs of the runs differ.
     """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
