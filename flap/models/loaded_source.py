@@ -102,7 +102,7 @@ def check_plain(model: PreTrainedModel) -> None:
     """Check that a loaded model has plain weights, which can be sliced, and no adapters.
 
     Raises:
-        ValueError: the weights are quantised, or have a dtype that is no floating-point type of at
+        ValueError: the weights are quantised, or their dtype is not a floating-point type of at
             least 16 bits, or the model has adapters, such as those of peft.
     """
     if any(hasattr(module, "base_layer") for module in model.modules()):

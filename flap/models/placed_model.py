@@ -1,6 +1,7 @@
 """The base class of the placements: a model whose weights may be in memory or on disk.
 
-A placement defines where the weights of a model are, and how they get to the device that runs them.
+A placement defines where the weights of a model are, and how they get to the device
+that runs the model.
 
 Legend: N windows (token sequences) · T tokens per window · P positions of a batch.
 """
@@ -47,7 +48,7 @@ class PlacedModel(ABC):
     # Whether layers are read from files when they are needed. If so, a run can resume from files in
     # its working directory.
     streams: ClassVar[bool] = False
-    # Whether all weights are always on the device that runs them, which timing and training need.
+    # Whether all weights are always on the device that runs the model, as timing and training need.
     whole: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:

@@ -31,7 +31,8 @@ class Stream:
     """The hidden states of windows at the input of one layer, in batches, on the host.
 
     The outputs of a layer never overwrite its inputs. Therefore, a copy of a stream (`fork`) can
-    share the hidden states of the stream, and needs no memory until it advances to the next layer.
+    share the hidden states of the stream, and needs no memory until the copy advances to the next
+    layer.
     """
 
     walk: "Walk"

@@ -103,7 +103,9 @@ def size() -> int:
 
 
 def is_first() -> bool:
-    """Return whether this process is rank 0. Only rank 0 logs and writes files.
+    """Return whether this process is rank 0.
+
+    Only rank 0 logs and writes files, except for files in the `own_folder` of each process.
 
     This function also works before the processes are connected, because the environment variable
     RANK contains the rank.

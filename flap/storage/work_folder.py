@@ -110,8 +110,8 @@ def results_of_steps(
 ) -> Iterator[T]:
     """Yield the results of steps 0, 1, 2, and so on.
 
-    A step whose result is not stored in `notes` is done now. At the same time, each other process
-    does one of the steps that follow this step.
+    A step whose result is not stored in `notes` is done now. At the same time, other processes do
+    the steps that follow, one step each, but at most as many steps as `at_once` allows.
 
     do: does the step with the given number, and returns its result.
     at_once: returns how many steps, from the given number on, may be done at the same time. If it

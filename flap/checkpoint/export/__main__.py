@@ -1,4 +1,4 @@
-"""The command `python -m flap export CHECKPOINT FORMAT`, which exports for another engine."""
+"""The command `python -m flap export CHECKPOINT FORMAT`, which writes another engine's format."""
 
 import argparse
 import sys

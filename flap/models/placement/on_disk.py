@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 class OnDisk(PlacedModel):
     """A model on the meta device whose weights are loaded inside `with` blocks.
 
-    If a layer is changed inside its `with` block, it is written to a file at the end of the block,
-    and later read from this file (`LayerFiles`). After the block, the layer on the meta device has
-    the new shapes.
+    If a layer is changed inside its `with` block, the layer is written to a file at the end of the
+    block (`LayerFiles`). Later blocks read the layer from this file. After the block, the layer on
+    the meta device has the new shapes.
     """
 
     name = "stream"

@@ -74,7 +74,7 @@ class Spread(PlacedModel):
 def memory_limits(device: torch.device) -> dict[int | str, int]:
     """Return the maximum bytes of weights for each GPU and for the host.
 
-    The rest of the memory stays free for activations and covariances.
+    The rest of the memory stays free for activations and the statistics of calibration.
     """
     limits: dict[int | str, int] = {}
     if device.type == "cuda":

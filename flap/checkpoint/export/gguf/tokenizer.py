@@ -163,7 +163,8 @@ def _add_special(
 
     The flags say whether texts begin with BOS, and whether they end with EOS. llama.cpp stops
     generating at each of three tokens: end of text (EOS), end of turn (EOT), and end of message
-    (EOM). Up to three ids in `ends` are written as EOS, EOT and EOM, in this order.
+    (EOM). Up to three ids in `ends` are written as EOS, EOT and EOM. The tokenizer's EOS comes
+    first.
     """
     eos = tokenizer.eos_token_id
     ordered = sorted(ends, key=lambda i: i != eos) or [eos]
