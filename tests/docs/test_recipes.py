@@ -1,4 +1,4 @@
-"""docs/recipes.md shows, for each model, the memory that a dry run estimates."""
+"""docs/recipes.md shows, for each model, the memory that a run with dry_run=true estimates."""
 
 import re
 from pathlib import Path

@@ -134,7 +134,10 @@ MeasureAlone: TypeAlias = Callable[[str, bool], Measured]
 
 @pytest.fixture(scope="module")
 def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> MeasureAlone:
-    """Return a function that measures in one process; its arguments are those of `measure`."""
+    """Return a function that measures in one process.
+
+    Its arguments are `placement` and `fits` of `measure`.
+    """
 
     def measured(placement: str, fits: bool) -> Measured:
         folder = tmp_path_factory.mktemp("one")

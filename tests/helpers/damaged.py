@@ -26,7 +26,7 @@ TEXTS = {
     "deep.json": DEEP,
 }
 NESTED = '{"a": ' + "[" * 10_000 + "]" * 10_000 + "}"
-FILES = (  # folder of a damaged model, one of its files, and the wrong content of this file
+FILES = (  # folders of damaged models, each with one file and the wrong content of this file
     ("null-config", "config.json", "null"),
     ("nested-config", "config.json", NESTED),
     ("nested-generation", "generation_config.json", NESTED),

@@ -1,8 +1,8 @@
 """Run llama.cpp (the wheel xllamacpp) in a separate process.
 
 A separate process is needed because llama.cpp starts threads, and ends its process on some errors.
-Run as a script, this module reads `Questions` from the standard input, and writes the answers to
-the file that its argument names.
+The module runs itself there as a script, which reads `Questions` from the standard input, and
+writes the answers to the file that its argument names.
 """
 
 import json
@@ -22,8 +22,8 @@ class Questions:
     """Questions about a GGUF file, which llama.cpp answers with its outputs."""
 
     gguf: str
-    # Tokens of a text. For every prefix of them, llama.cpp computes the log-probabilities of all
-    # ids as the next token.
+    # Tokens of a text. For every prefix of these tokens, llama.cpp computes the log-probabilities
+    # of all ids of the vocabulary as the next token.
     tokens: Sequence[int] = ()
     # The number of positions at the beginning for which no log-probabilities are computed. With a
     # large vocabulary, log-probabilities take long to write and to read.

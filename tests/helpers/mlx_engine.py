@@ -1,8 +1,8 @@
 """Run mlx-lm on the CPU in a separate process.
 
-A separate process is needed because importing mlx-lm lowers the limit of open files. Run as a
-script, this module reads calls of `answer` from the standard input, and writes the results to the
-file that its argument names.
+A separate process is needed because importing mlx-lm lowers the limit of open files. The module
+runs itself there as a script, which reads calls of `answer` from the standard input, and writes the
+results to the file that its argument names.
 """
 
 import json

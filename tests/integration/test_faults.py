@@ -23,7 +23,7 @@ QUICK = ("prune and save", "fill the cache")  # `make test` runs only these scen
 def faults(step: int, first: int, num_operations: int) -> list[Fault]:
     """Return a fault for every step-th file operation.
 
-    The kinds of faults alternate in the order of KINDS, beginning with the kind at index `first`.
+    The kinds of faults take turns in the order of KINDS, beginning with the kind at index `first`.
     """
     numbers = range(1, num_operations + 1, step)
     return [Fault(number, KINDS[(first + i) % len(KINDS)]) for i, number in enumerate(numbers)]

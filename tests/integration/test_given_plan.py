@@ -1,4 +1,4 @@
-"""Complete runs with the plan of another run keep its heads and neurons, but compute new biases."""
+"""A run with another run's plan keeps the plan's heads and neurons, but computes new biases."""
 
 import json
 from collections.abc import Callable

@@ -88,9 +88,9 @@ def test_what_is_trained_on_may_be_the_models_own_text(
 def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(
     damaged: list[str], base: list[str], tmp_path: Path
 ) -> None:
-    """Finished batches of text are reused, even if they are the only results of a killed run.
+    """Batches of text that the model has written are reused when a killed run is started again.
 
-    A batch whose file is damaged is written again.
+    If the file of a batch is damaged, the model writes this batch again.
     """
     inputs = [one for one in base if not one.startswith(("eval", "calibration.dataset"))]
     arguments = [

@@ -41,7 +41,7 @@ from flap.models import Pair, Resident, adapt, find_model
 from flap.storage import cache_root
 from tests.cases import METRICS, collect
 
-# These tests take long, because all calibration windows pass through the model once before the
+# These tests take minutes, because all calibration windows pass through the model once before the
 # first test, and twice more for Wanda-sp.
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 OFFICIAL = json.loads((Path(__file__).parents[1] / "data" / "flap_official.json").read_text())

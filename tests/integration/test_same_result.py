@@ -2,7 +2,7 @@
 
 A placement says where the weights are: "device" (in memory), "auto" (partly on disk) or "stream"
 (on disk, with one layer in memory at a time). Each case runs once in the CPU's memory in one
-process, and then in each of the setups below.
+process, and then in each of the setups in PLACES.
 
 At every placement on the CPU in one process, all results are equal to the bit. On another device or
 in several processes, the plans are equal, and numbers may differ by ROUNDING, relative to the
@@ -78,8 +78,9 @@ GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 # quarters, because the removal of one quarter changes a tiny model hardly more than rounding does.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
-# Each case has a model, options, and the setups in which `make test` runs the case. Of the
-# remaining setups, every third has the marker `long`, and all others have the marker `thorough`.
+# Each case has a model, options, and the setups (of PLACES) in which `make test` runs the case. Of
+# the remaining setups, every third has the marker `long`, and all others have the marker
+# `thorough`.
 CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", SEARCH, [AUTO, SECOND_STREAM, TWO_STREAM]),
     ("GPT2", SEARCH, [STREAM]),
