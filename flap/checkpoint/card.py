@@ -35,7 +35,7 @@ def without_folders(value: Any) -> Any:
     """Return a copy of `value` (JSON data) in which each path is replaced by its last component.
 
     Model cards are published, and should not reveal the folders of the machine that wrote them.
-    Texts that may be ids on the hub, such as org/name, are not replaced.
+    Strings that may be ids on the hub, such as org/name, are not replaced.
     """
     if isinstance(value, dict):
         return {without_folders(key): without_folders(item) for key, item in value.items()}
@@ -47,7 +47,7 @@ def without_folders(value: Any) -> Any:
 
 
 def _may_be_on_hub(name: str) -> bool:
-    """Return whether a text may be the id of a model or data set on the hub, such as org/name."""
+    """Return whether a string may be the id of a model or data set on the hub, such as org/name."""
     path = PureWindowsPath(name)  # splits at slashes and backslashes
     if len(path.parts) != 2 or path.anchor:
         return False

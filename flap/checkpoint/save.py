@@ -70,7 +70,7 @@ def followed(directory: Path) -> Path:
 def check_target(directory: Path, overwrite: bool, model: Path | None = None) -> None:
     """Check that a checkpoint may be written to a directory.
 
-    model: the directory of the dense model, which must not be overwritten.
+    model: the directory of the dense (unpruned) model, which must not be overwritten.
 
     Raises:
         ValueError: the directory has no name or a name that is too long; or it cannot be created;

@@ -120,7 +120,7 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
 def _key(path: str, gguf: Path, tie: bool) -> str:
     """Return a key that changes with the file, `tie` and VERSION.
 
-    The key of a packaged file is its size, because packaged files never change.
+    For a file from a wheel (PACKAGED), the key is the size, because such files never change.
     """
     state = gguf.stat()
     if path in PACKAGED:

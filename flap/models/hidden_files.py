@@ -1,6 +1,7 @@
-"""Keep hidden states in memory-mapped files, from which an interrupted `Walk` over layers resumes.
+"""Keep hidden states in memory-mapped files, from which an interrupted `Walk` resumes.
 
-The files stay in the page cache as long as the host has free memory.
+A `Walk` visits the layers of a model one after the other. The files stay in the page cache as long
+as the host has free memory.
 """
 
 import json
@@ -35,7 +36,7 @@ class HiddenFiles:
     """The files with the hidden states of a `Walk` over the layers of a model, in one folder.
 
     The file journal.json (the journal) contains the number of finished layers, and the names of the
-    files with the hidden states after these layers.
+    files with the hidden states after these layers, one file for each `Stream` of the walk.
 
     layers_done: the number of layers that an interrupted walk has finished. The number is 0 for a
         new walk, or if files are damaged.

@@ -1,4 +1,4 @@
-"""Describe the dense model of a run if the caller has loaded this model."""
+"""Describe the dense (unpruned) model of a run if the caller has loaded this model."""
 
 import copy
 from collections.abc import Callable
@@ -66,7 +66,7 @@ class LoadedSource(ModelSource):
 
     @property
     def described(self) -> ModelConfig:
-        """The config section `model` for the report.
+        """The config section `model` for the report of the run.
 
         `path` is empty if the model has no name or path.
         """

@@ -107,7 +107,7 @@ def base_facts(path: str) -> dict[str, Any]:
 def commit(hub_id: str) -> str:
     """Return the commit of a model in the local hub cache.
 
-    If the commit is unknown, return a random text, which never equals another commit.
+    If the commit is unknown, return a random string, which never equals another commit.
     """
     config = try_to_load_from_cache(hub_id, "config.json")
     return Path(config).parent.name if isinstance(config, str) else uuid4().hex

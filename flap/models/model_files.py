@@ -28,7 +28,7 @@ LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 class ModelFiles:
     """A model in files, with the device and the dtype that it gets when it is opened.
 
-    In a dry run, the weights need not exist, and this machine need not have the device.
+    With dry_run=true, the weights need not exist, and this machine need not have the device.
     """
 
     path: str  # a directory or a hub id

@@ -42,7 +42,7 @@ def map_batches(
 
     function: a function of the tokens_NT and the final hidden_NTD of a batch. The LM head is on its
         device during the call.
-    stage: the text of the progress bar.
+    stage: the label of the progress bar.
     """
     states = shared_hidden_states(model, batches_NT)
 

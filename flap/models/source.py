@@ -1,4 +1,4 @@
-"""Describe the dense model of a run before its weights are opened."""
+"""Describe the dense (unpruned) model of a run before its weights are opened."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -25,7 +25,7 @@ PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preproc
 
 
 class ModelSource(ABC):
-    """A dense model before its weights are opened.
+    """A dense (unpruned) model before its weights are opened.
 
     The model is in files (`CheckpointSource`), or the caller has loaded it (`LoadedSource`).
     """
@@ -38,7 +38,7 @@ class ModelSource(ABC):
     config: PreTrainedConfig
     trust_remote_code: bool
     device: torch.device  # the device that runs the model
-    placed: type[PlacedModel]  # the class of the model's placement, such as `Resident`
+    placed: type[PlacedModel]  # the class of its placement (option `model.placement`)
     # the tokenizer; access raises a ValueError if it cannot be read
     tokenizer: PreTrainedTokenizerBase
 
@@ -86,7 +86,7 @@ class ModelSource(ABC):
 
     @abstractmethod
     def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
-        """Open the model at its placement.
+        """Open the model at its placement, which defines where the weights are.
 
         work: see `PlacedModel.open`.
 

@@ -1,6 +1,7 @@
 """Access the experts of a layer, which transformers stores stacked in two parameters.
 
-Neuron i of expert e has the index e · I + i. FLAP's bias compensation gives experts output biases.
+Neuron i of expert e has the index e · I + i. FLAP's bias compensation, which replaces the mean
+output of removed neurons, gives experts output biases.
 
 Legend: E experts · I neurons of one expert · H hidden size · R, C rows and columns of the matrix of
 one expert.

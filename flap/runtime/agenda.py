@@ -142,7 +142,7 @@ def current_agenda() -> Agenda | None:
 
 
 def about(seconds: float) -> str:
-    """Format a duration as a rounded text, such as "11 h", "1.8 h", "40 min" or "30 s"."""
+    """Return a rounded duration with its unit, such as "11 h", "1.8 h", "40 min" or "30 s"."""
     if seconds >= 9.5 * HOUR:
         return f"{seconds / HOUR:,.0f} h"
     if seconds >= HOUR:

@@ -25,7 +25,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def replaced(name: str, value: Any, *holders: Any) -> Iterator[None]:
-    """Set the attribute `name` of each object in `holders` to another value in a `with` block."""
+    """Set the attribute `name` of each object in `holders` to `value` in a `with` block."""
     with ExitStack() as stack:
         for holder in holders:
             stack.callback(setattr, holder, name, getattr(holder, name))

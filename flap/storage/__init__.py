@@ -1,7 +1,7 @@
 """Read and write the files of runs.
 
-These are the stored results of stages (artefacts), the status of a run, files in JSON and YAML, and
-the working directories from which interrupted runs resume.
+The files are the stored results of a run's stages (artefacts), the status of a run, files in JSON
+and YAML, and the working directories from which interrupted runs resume.
 """
 
 from flap.storage.artefacts import VERSION, Artefact, Key, Kind, Label, Store, as_json, digest

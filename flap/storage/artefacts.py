@@ -1,7 +1,8 @@
-"""Artefacts are the stored results of a run's stages. Each artefact is looked up by its key.
+"""Artefacts are the stored results of a run's stages, such as calibration.
 
-The key of an artefact contains everything on which the artefact depends. The label of an artefact
-says how the artefact was made. A store holds the artefacts of one kind in files.
+Each artefact is looked up by its key. The key of an artefact contains everything on which the
+artefact depends. The label of an artefact says how the artefact was made. A store holds the
+artefacts of one kind in files.
 """
 
 import hashlib

@@ -187,7 +187,7 @@ def remove_unused(folder: Path) -> bool:
 
 
 def free_space(path: Path) -> int:
-    """Return the free bytes on the disk of a path. The path need not exist yet."""
+    """Return the free bytes on the disk that contains a path. The path need not exist yet."""
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
     return shutil.disk_usage(existing).free
 

@@ -33,9 +33,9 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
 
     An error in the block is written to status.json, unless the folder has a finished run.
 
-    created: the paths that were created for this run. If the run is refused before it begins, and
-        the folder has no other run, these paths are removed and no status is written. If `created`
-        is None, nothing is removed.
+    created: the paths that were created for this run. If the run is refused, which means
+        that the block raises a ValueError while the folder has no status, these paths are removed
+        and no status is written. If `created` is None, nothing is removed.
 
     Raises:
         ValueError: another run is working in the folder.

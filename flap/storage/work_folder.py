@@ -58,7 +58,7 @@ NOT_KEPT = WorkFolder()
 
 
 class Notes(Generic[T]):
-    """The results of the numbered steps of a stage, such as its layers or batches.
+    """The results of the numbered steps of a stage, for example one step for each layer.
 
     The results are in memory and, if there is a working directory, also in files. Each file has a
     checksum next to it. A damaged file counts as missing, so that its step is done again.
@@ -85,7 +85,8 @@ class Notes(Generic[T]):
     def write(self, step: int, result: T) -> None:
         """Store the result of a step.
 
-        In a `Walk` over the layers, call this method before the walk records the layer as done.
+        In a walk over the layers (`flap.models.Walk`), call this method before the walk records the
+        layer as done.
         """
         self._results[step] = result
         if self.folder is None or not ranks.is_first():

@@ -143,7 +143,7 @@ class LayerFiles:
 
     @cached_property
     def _names(self) -> dict[int | None, list[str]]:
-        """For each layer, the names of its tensors in the files of the dense model."""
+        """For each layer, the names of its tensors in the files of `source`."""
         expected = self.model.state_dict()
         renamings = [one for one in self._conversions if isinstance(one, loading.WeightRenaming)]
         converters = [one for one in self._conversions if isinstance(one, loading.WeightConverter)]
