@@ -70,7 +70,7 @@ def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) 
 def test_the_saved_code_reads_where_modules_are_from_the_config(saved: Saved) -> None:
     """modeling_flap.py runs without flap, so the names of modules must be in config.json.
 
-    It cannot read them from flap's table of families.
+    The file cannot read these names from flap's table of families.
     """
     code = (saved.directory / "modeling_flap.py").read_text()
     config = json.loads((saved.directory / "config.json").read_text())

@@ -1,6 +1,6 @@
 """Divergences of the pruned from the dense model agree with a loop in float64.
 
-They are the same wherever the weights are (in memory or on disk), and in a complete run.
+The divergences are the same wherever the weights are (in memory or on disk), and in a complete run.
 """
 
 import math

@@ -59,7 +59,7 @@ def room(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that records the size in bytes of each streamed model when it is loaded whole.
+    """Return a list that records the size in bytes of each model that is loaded whole from disk.
 
     Whole means that all layers of the model are in memory at the same time.
     """

@@ -100,8 +100,8 @@ def test_it_is_trained_on_its_own_text(
         options.append("calibration.num_samples=4")
     trained = run(composed(*base, *options, f"recover.writer={writer}"), tmp_path / "own")
     dense = run(composed(*base, *options), tmp_path / "dense")
-    # Both training runs measure their progress on the same text: held-out answers of the dense
-    # model.
+    # The runs `trained` and `dense` measure the progress of training on the same text: held-out
+    # answers of the dense model.
     assert trained.recovery["nats_before"] == dense.recovery["nats_before"]
     assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]
     assert " (asked.jsonl, after compression) text itself, from " in markdown(trained)

@@ -111,7 +111,7 @@ def test_the_units_that_the_official_code_prunes_are_pruned(real: Real, name: st
 @pytest.mark.parametrize("name", FLAP_CELLS)
 def test_the_difference_is_the_official_running_variance(real: Real, name: str) -> None:
     heads, neurons = decided_otherwise(decide(real, CELLS[name], real.official), CELLS[name])
-    assert heads <= 1  # with AL-AM and AL-MM, the official code removes one unit too many
+    assert heads <= 1  # with AL-AM and AL-MM, the official code removes one head or neuron too many
     assert neurons <= 0.0003 * LAYERS * NEURONS
 
 
@@ -127,7 +127,8 @@ def test_perplexity(real: Real, name: str) -> None:
     cell = CELLS[name]
     found = real.perplexity(real.plan(name), choices(cell)[2])
     print(f"\n{name}: perplexity {found:.3f}, official {cell['perplexity']:.3f}")
-    # In these two cells, flap's perplexity is 1.6 % and 2.0 % lower than the official perplexity.
+    # In the next two cells, flap's perplexity is 1.6 % and 2.0 % lower than that of the official
+    # code.
     if name in (
         MEASURED,
         "flap-WIFV-UL-UM-0.2",

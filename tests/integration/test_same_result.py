@@ -171,7 +171,7 @@ def run_at(place: Place, arguments: list[str], folder: Path) -> None:
 def inputs(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, text_file: Path
 ) -> Callable[[str], list[str]]:
-    """Return a function that saves a model in several shards and returns arguments of its runs."""
+    """Return a function that saves a model in several shards, and returns arguments of a run."""
     root = tmp_path_factory.mktemp("models")
     of_text = (
         f"[{text_file}] eval.divergence.seq_len=16 eval.divergence.max_tokens=96 "

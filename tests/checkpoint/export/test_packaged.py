@@ -50,9 +50,9 @@ def test_the_tokenizer_is_that_of_the_source(checkpoint: Path) -> None:
 
 
 def expected(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Return the token ids of TEXT, and what transformers computes for them.
+    """Return the token ids of TEXT, the log-probabilities after each token, and the continuation.
 
-    These are the log-probabilities after each token, and the greedy continuation.
+    transformers computes the log-probabilities, and continues TEXT greedily.
     """
     model = load(checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
