@@ -2,7 +2,7 @@
 
 A unit is a KV head with its query heads, a neuron of an MLP, or an expert. Units are compared by
 FLAP's z-score, or by the error that their removal causes in the output of their layer. Units of a
-layer that are only removed together form a block.
+layer that can only be removed together form a block.
 
 Legend: G attention units (KV heads) · C channels of a unit · I neurons or experts of an MLP · B
 blocks of N units.
@@ -55,7 +55,7 @@ class Scaled(Structure):
 
     @property
     def ranks_errors(self) -> bool:
-        """Whether scores must be squared output errors, as for all scales except z-score."""
+        """Whether scores must be squared errors in layer outputs, as for all scales but z-score."""
         return self.scale != "z-score"
 
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
@@ -102,7 +102,7 @@ class ALAM(Scaled):
     The units of all layers are ranked by the value that `scale` selects (see `Scaled`). price: the
     number of parameters that are removed with a unit. total: the sum of the prices of all units.
     Every layer keeps a minimum number of units (see `Structure`). With a target instead of a ratio,
-    `within` chooses the units.
+    units are kept in the order of the ranking as long as the target is met (`ranking.within`).
 
         python -m flap structure=AL-AM
     """
@@ -123,19 +123,19 @@ class ALMM(Scaled, ManualHeads):
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Rank all attention units, then all neurons of MLPs, and return the plan."""
+        """Rank all attention units, then all neurons, and return the plan."""
         budget = lowest_ratio(
             budget, lambda at_ratio: at_ratio.widths(self.allocate(scores, at_ratio))
         )
         heads, neurons = _in_blocks(self, self.on_one_scale(scores, budget), budget)
 
-        # 1. choose the attention units that stay when `remove_heads` query heads are removed
+        # 1. choose the attention units that stay, so that `remove_heads` query heads are removed
         kept_heads = self._kept_heads(heads, budget)
         parameters = 0
         for kept_B, blocks in zip(kept_heads, heads, strict=True):
             parameters += int(kept_B.sum()) * blocks.price
 
-        # 2. choose the neurons that stay when the rest of the budget is removed as neurons
+        # 2. choose the neurons that stay, so that the removed neurons meet the rest of the budget
         kept_neurons = _keep(budget.total - budget.to_remove - parameters, neurons)
         return _plan(heads + neurons, [*kept_heads, *kept_neurons])
 

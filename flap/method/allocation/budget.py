@@ -37,7 +37,7 @@ class Units:
     queries: int = 1  # number of query heads of one attention unit
     members: int = 1  # number of members of the block; 1 if each unit is a whole expert
     fewest: int = 0  # minimum number of units that stay (`Block.fewest`)
-    unit: str = "neuron"  # "neuron" or "expert"; without meaning for an attention
+    unit: str = "neuron"  # kind of an MLP's units: "neuron" or "expert"; ignored for an attention
     channels: int = 1  # number of inputs that a unit has in the output projection of a member
 
     @property
@@ -76,8 +76,8 @@ class Bound:
     def cost_of(self, parameters: int, widths: Widths) -> float:
         """Return the cost of a model with this number of parameters and these widths.
 
-        The target must count parameters. Without a number of parameters, `cost` assumes the largest
-        number that is possible with these widths.
+        The target must count parameters. The method `cost`, which gets no number of parameters,
+        assumes the largest number that is possible with these widths.
         """
         return self.size * parameters + _sum(self.beside, widths[: len(self.beside)])
 
@@ -157,7 +157,7 @@ class Budget:
 
     @property
     def prices(self) -> list[Pair[float]]:
-        """The price of one unit of each block, by which scores are divided before a ranking.
+        """The price of one unit of each block, by which scores are divided before units are ranked.
 
         Without bounds, the price is the number of parameters of the unit. With bounds, the price is
         the cost that the removal of the unit saves, as a share of `Bound.excess`. If the dense
@@ -204,7 +204,7 @@ class Budget:
 
 
 def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budget:
-    """Find the lowest ratio that meets all bounds, and return a budget with this ratio.
+    """Find the lowest ratio whose plan meets all bounds, and return a budget with this ratio.
 
     The ratio is found by bisection. The returned budget has no bounds. A budget without bounds is
     returned unchanged.

@@ -118,7 +118,7 @@ class ManualHeads(Structure):
         always = self._always(budget)
         counts = sorted(always + number for number in _sums(free))
 
-        # of these numbers, the range in which the removal of neurons can meet the budget
+        # the smallest and the largest number for which the removal of neurons can meet the budget
         most = 0
         least = 0
         for layer, limit in zip(budget.layers, limits, strict=True):
@@ -153,7 +153,7 @@ def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
     same number of heads, the best of them has the lowest sum of size · score over all removed
     blocks.
 
-    scores: a dict from each block size to score_B of all blocks of this size.
+    scores: a dict from each size of blocks to score_B of all blocks of this size.
     """
     best = {0: _Choice(0.0, {})}
     for size, score_B in scores.items():

@@ -13,7 +13,7 @@ from flap.models import Pair
 
 @dataclass(frozen=True)
 class Middle(ULUM):
-    """UL-UM for the middle layers only (block-wise pruning of LLM-Pruner, arXiv 2305.11627).
+    """UL-UM in the middle layers (block-wise pruning of LLM-Pruner, arXiv 2305.11627).
 
         share = ratio · parameters of all layers / parameters of the middle layers
         every middle layer loses its round(share · G) lowest-scored attention units,

@@ -97,7 +97,7 @@ class Structure(ABC):
         self._check_options(budget)
 
         # the minimum number of units of each block, and the number of parameters that are removed
-        # if no more units stay
+        # if only these units stay
         fewest = []
         most_removed = 0
         for layer in budget.layers:

@@ -90,7 +90,7 @@ class UniformLayers(Structure):
 
 
 def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPlan:
-    """Return a layer's highest-scored units.
+    """Return the plan that keeps the highest-scored units of a layer.
 
     The score of a head is the sum of the scores of its channels.
 
@@ -114,7 +114,8 @@ def _round_within_limits(targets: list[float], limits: list[int], prices: list[i
     for target, limit in zip(targets, limits, strict=True):
         counts.append(min(max(target, 0.0), limit))
 
-    # each iteration either brings the difference to 0, or brings one more layer to its limit
+    # each iteration either distributes the difference completely, or brings one more layer to its
+    # limit
     for _ in targets:
         missing = 0.0
         for target, count, price in zip(targets, counts, prices, strict=True):

@@ -39,7 +39,7 @@ class Calibration:
     # empty if no windows are needed
     windows: Batch
     batch_size: int  # number of windows in a forward pass
-    layers: list[LayerStatistics]  # statistics without covariances; empty if they are not needed
+    layers: list[LayerStatistics]  # statistics without covariances; empty if none are needed
     # for each window, the index of its text; None if there is only one text
     text_N: Tensor | None = None
     # mask of the tokens on which structure=search compares predictions; None if all tokens are used
@@ -139,7 +139,7 @@ class Calibration:
         ]
 
     def _batches(self, windows: Batch) -> list[Batch]:
-        """Return the windows that this process runs, in batches. There may be none."""
+        """Return the windows that this process runs, in batches. The list may be empty."""
         share = torch.tensor(ranks.own_share(range(len(windows))), dtype=torch.long)
         return windows[share].split(self.batch_size)
 

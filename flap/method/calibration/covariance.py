@@ -49,7 +49,7 @@ class Covariance:
         return cls(merged.num_tokens, merged.mean_I.float(), tuple(comoments), tuple(shifts))
 
     def block(self, rows_R: Tensor, columns_C: Tensor) -> Tensor:
-        """Return covariance_RC of the channels `rows_R` with the channels `columns_C`.
+        """Return covariance_RC between the channels `rows_R` and the channels `columns_C`.
 
         For a moment, all I columns of these rows are in memory.
         """
@@ -70,9 +70,8 @@ class Covariance:
     def hessian(self, order_I: Tensor, ridge: float, dtype: torch.dtype) -> Tensor:
         """Return H = C + ridge · mean(diag C) · 1, with the channels in the order `order_I`.
 
-        C is the covariance matrix, and 1 is the identity matrix.
-
-        H is stored column by column, because LAPACK factorises and inverts such matrices in place.
+        C is the covariance matrix, and 1 is the identity matrix. H is stored column by column,
+        because LAPACK factorises and inverts such matrices in place.
         """
         hessian_II = torch.empty(len(order_I), len(order_I), dtype=dtype, device=order_I.device)
         for rows_R, strip_RI in zip(order_I.split(STRIP), hessian_II.split(STRIP), strict=True):

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
 
 SEQUENCES = 64  # sequences per batch; the last batch may have up to 1.5 times as many
-FEW = 4  # sequences per batch if the whole text is shorter than SEQ_LEN, as in a quick test
+FEW = 4  # sequences per batch if the whole text has fewer than SEQ_LEN tokens, as in a quick test
 SEQ_LEN = 512  # tokens per sequence; fewer if the context of the model is shorter
 
 
@@ -58,7 +58,7 @@ class Draft:
 
     @property
     def key(self) -> dict[str, Any]:
-        """For the cache key: all inputs on which the text depends, except the model."""
+        """All inputs on which the text depends, except the model: a part of the cache key."""
         wanted = {
             "num_tokens": self.needed,
             "seq_len": self.seq_len,
@@ -90,7 +90,7 @@ class Draft:
     def show(self, reach: Reach, beside: int = 0) -> None:
         """Show the progress.
 
-        reach: a callback that takes the progress. beside: the number of tokens so far of a batch
+        reach: a callback that shows the progress. beside: the number of tokens so far of a batch
         that is still being written.
         """
         tokens = min(self.tokens + beside, self.needed)
@@ -184,7 +184,7 @@ def _batches_at_once(draft: Draft) -> int:
 
 
 def _batch(model: PlacedModel, draft: Draft, reach: Reach) -> dict[str, Any]:
-    """Write the next batch, and return its tokens_NT. reach: a callback that takes the progress."""
+    """Write the next batch, and return its tokens_NT. reach: a callback that shows the progress."""
     # Write 2 % more tokens than needed, because the text may have fewer tokens when it is tokenised
     # again than when it was sampled.
     sequences = math.ceil(1.02 * draft.left / draft.seq_len)

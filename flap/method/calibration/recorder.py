@@ -33,12 +33,12 @@ from flap.runtime import ranks
 
 
 class Comoments:
-    """Co-moments: for each pair of channels, the sum of products of deviations from the mean.
+    """Collects co-moments: for each pair of channels, the sum of products of their deviations.
 
-    While batches are added, deviations are taken from a fixed origin: the mean of the first batch,
-    or zero. At the end, the sums are shifted to the mean of all tokens. The result is exact except
-    for rounding. Rounding errors are small as long as the origin is within a few standard
-    deviations of the mean of all tokens.
+    Deviations are differences from the mean of all tokens. While batches are added, differences
+    from a fixed origin are used instead: the mean of the first batch, or zero. At the end, the sums
+    are shifted to the mean of all tokens. The result is exact except for rounding. Rounding errors
+    are small as long as the origin is within a few standard deviations of the mean of all tokens.
     """
 
     def __init__(self) -> None:

@@ -36,8 +36,8 @@ BATCH: Kind[Any] = as_json("batch")
 # The config sections whose texts a model can write. The random draws differ between the sections,
 # so that a model is not trained on the text that it was calibrated on.
 USES = ("calibration", "recover")
-# A sequence repeats itself, and is dropped, if the share of distinct ones among its 4-grams is
-# below this value.
+# A sequence is dropped because it repeats itself if the share of distinct 4-grams among its 4-grams
+# is below this value.
 DISTINCT = 0.5
 
 
@@ -68,7 +68,7 @@ def batches(
 
 
 def ready_to_write(model: PlacedModel, where: str) -> PlacedModel:
-    """Return the model in memory if it fits there. Otherwise, warn, and return the model as it is.
+    """Load the model into memory if it fits, and return it. Otherwise, warn, and return `model`.
 
     where: the option that needs text from the model, for the warning.
     """

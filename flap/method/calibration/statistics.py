@@ -81,8 +81,8 @@ class LayerStatistics:
     # E[w²] of the router's weights w of each member (`recorder.routed_power`)
     routed_power: tuple[float, ...] = ()
     # If units are whole experts, the statistics of each expert over the tokens that are routed to
-    # the expert. The channels are the expert's outputs without the router's weights, and the
-    # numbers of `OfToken` (flap/models/whole_experts.py).
+    # the expert. The channels are the expert's outputs without the router's weights, followed by
+    # the two norms of `OfToken` (flap/models/whole_experts.py).
     routed: tuple[Statistics, ...] = ()
 
 
@@ -160,7 +160,8 @@ def _merged_parts(parts: Sequence[Statistics], comoments: Symmetric | None) -> S
 
     The co-moments of the result are Σ (C_r + T_r · (mean_r - mean) (mean_r - mean)ᵀ), summed over
     the processes r (Chan, Golub and LeVeque 1979). C_r, T_r and mean_r are the co-moments, the
-    number of tokens and the mean of process r.
+    number of tokens and the mean of process r, and mean is the mean over the tokens of all
+    processes.
 
     comoments: the co-moments of this process, to which the co-moments of all other processes are
         added in place.

@@ -21,7 +21,7 @@ class Symmetric:
     """A symmetric matrix in float32.
 
     The strips have I · (I + STRIP) / 2 elements, which is 58 % of the whole matrix if I is 1536.
-    `add_products` needs the same share of the operations for a whole matrix.
+    `add_products` needs the same share of the operations that a whole matrix needs.
     """
 
     # each strip_SJ has STRIP rows (the last strip may have fewer), and begins at the diagonal
@@ -47,7 +47,10 @@ class Symmetric:
             strip_SJ.addmm_(matrix_TI[:, rows].T, matrix_TI[:, rows.start :])
 
     def add_outer(self, left_I: Tensor, right_I: Tensor, alpha: float) -> None:
-        """Add alpha · left rightᵀ. One vector must be a multiple of the other, for symmetry."""
+        """Add alpha · left rightᵀ.
+
+        One vector must be a multiple of the other vector, so that the matrix stays symmetric.
+        """
         for rows, strip_SJ in self._by_rows():
             strip_SJ.addr_(left_I[rows], right_I[rows.start :], alpha=alpha)
 

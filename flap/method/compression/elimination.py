@@ -2,10 +2,10 @@
 
 The same Cholesky factor is used for every number of removed channels. The channels are sorted so
 that the channels that are removed first are at the end. C is the covariance of the sorted channels,
-λ' is the ridge, and 1 is the identity matrix. U is the upper triangular Cholesky factor of H = C +
-λ' · 1 = Uᵀ U. For any number of removed channels, the kept channels K are at the front, so that
-H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels K to the
-removed channels P is C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. One triangular solve with the
+λ' is the ridge, and 1 is the identity matrix. U is the upper triangular Cholesky factor of
+H = C + λ' · 1 = Uᵀ U. For any number of removed channels, the kept channels K are at the front, so
+that H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels K
+to the removed channels P is C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. One triangular solve with the
 submatrices U_KK and U_KP computes this map, and C is not needed. (SparseGPT, Frantar and Alistarh
 2023, arXiv 2301.00774, uses such a factor for one row of a weight at a time.)
 
@@ -81,7 +81,7 @@ class Elimination:
         return slope_OK
 
     def _substitute(self, weight_OI: Tensor, kept: int) -> None:
-        """Replace the columns W_K of the weight by -A, where A solves A U_KKᵀ = W_P U_KPᵀ.
+        """Replace the columns W_K of the weight with -A, where A solves A U_KKᵀ = W_P U_KPᵀ.
 
         The columns of the weight are already sorted by `order_I`.
         """

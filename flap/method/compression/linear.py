@@ -38,10 +38,10 @@ class LinearCompensation(Compensation):
         A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹
 
     W (O, I), b: the weight and bias of the dense output projection. W', b': the new weight and
-    bias. W_K (O, K), W_P (O, P): the columns of W for the kept and for the removed channels. C
-    (I, I), mean (I): the covariance and mean of the channels. 1: the identity matrix. From the kept
-    channels x_K of a token, A predicts W_P x_P, which is the contribution of the token's removed
-    channels x_P to the output. FLAP's bias is the special case A = 0.
+    bias. W_K (O, K), W_P (O, P): the columns of W for the kept and for the removed channels.
+    C (I, I), mean (I): the covariance and mean of the channels. 1: the identity matrix. From the
+    kept channels x_K of a token, A predicts W_P x_P, which is the contribution of the token's
+    removed channels x_P to the output. FLAP's bias is the special case A = 0.
 
     If no ridge is given, a map A is fitted with each ridge in RIDGES, without the held-out tokens.
     The ridge with the smallest error on the held-out tokens is chosen, and A is fitted again on all

@@ -83,7 +83,7 @@ class Metric(ABC):
 
         The functions return score_UC on the CPU.
 
-        statistics: the statistics of each member; empty without calibration.
+        statistics: the statistics of each member; empty if there was no calibration.
         routed: `LayerStatistics.routed` if the units of the block are whole experts; otherwise
             empty.
         """

@@ -66,7 +66,7 @@ class ExpertMetric(WIFV):
         return super().scorers(block, statistics, routed)
 
     def _score_block(self, routed: Sequence[Statistics]) -> Tensor:
-        """Return score_E1 of all experts of a layer on the CPU."""
+        """Return the scores of all experts of a layer as score_E1, on the CPU."""
         return self.score_experts(Routed.of(routed)).float()[:, None].cpu()
 
 

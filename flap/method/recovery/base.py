@@ -23,7 +23,7 @@ EVALUATIONS = 10
 # Minimum number of training windows between two evaluations, as a multiple of the number of
 # held-out windows.
 EVERY = 4
-RISING = 0.05  # share of the steps at the beginning in which the learning rate rises
+RISING = 0.05  # the learning rate rises in this share of the steps, at the beginning
 WRITERS = ("dense", "pruned", "both")
 # Minimum number of tokens in a step, unless a batch size is given. With steps of 128 tokens at the
 # same learning rate, training made SmolLM2 worse.
@@ -35,8 +35,8 @@ class Recovery:
     """Train all weights, or low-rank updates of them, to predict the same as the dense model.
 
     The learning rate rises during the first twentieth of the steps, and then falls as a cosine
-    (`share_of_rate`). If a rank is given, the weight W of each Linear module is replaced with W + 2
-    B A, and only A and B are trained (LoRA, arXiv 2106.09685). A has `rank` rows. At the end, 2 B A
+    (`share_of_rate`). If a rank is given, each Linear module uses W + 2 B A instead of its weight
+    W, and only A and B are trained (LoRA, arXiv 2106.09685). A has `rank` rows. At the end, 2 B A
     is added to W.
     """
 
@@ -153,7 +153,7 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Train all weights on the calibration windows, without other text.
+    """Train all weights except embeddings and LM head, on the calibration windows only.
 
     `Recovery` explains the options. The held-out windows are the same as those of calibration, on
     which compensations are tested.

@@ -138,7 +138,7 @@ def _arguments(
         ddp_find_unused_parameters=False,
     )
     if arguments.n_gpu > 1:
-        # prevents that Trainer copies the student to all GPUs, in threads of this process
+        # keeps Trainer from copying the student to all GPUs, in threads of this process
         arguments._n_gpu = 1
     return arguments
 

@@ -206,9 +206,9 @@ def kl(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
     p: the distribution that the dense model predicts. q: the distribution that the pruned model
         predicts, given by its logits.
 
-    The terms p · (log p - log q) are summed, because the difference of the sums Σ p log p and Σ p
-    log q would lose digits. With a vocabulary of 50,000 tokens, this difference was wrong by 0.001
-    nats per token.
+    The terms p · (log p - log q) are summed, because the difference of the sums Σ p log p and
+    Σ p log q would lose digits. With a vocabulary of 50,000 tokens, this difference was wrong by
+    0.001 nats per token.
     """
     nats_TV = log_softmax(logits_TV, dim=-1)
     # compute in place, because allocating a new tensor takes as long as computing its values

@@ -1,7 +1,8 @@
 """The structure `search`, which ranks units by measured effects on the model's predictions.
 
 A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron,
-or an expert. The divergence is KL(dense ‖ pruned) of the distribution of the next token.
+or an expert. The divergence is KL(dense ‖ pruned) of the distribution of the next token. The nats
+of a unit are the part of a measured divergence that is attributed to the removal of this unit.
 
 Legend: G attention units · U units of a block · I neurons (of all experts) or experts · E experts ·
 R ranks of an expert's neurons.
@@ -25,7 +26,7 @@ from flap.models import Pair
 # The minimum rise of the divergence from one level in `Search.levels` to the next, in nats. If no
 # rise was measured, this minimum makes sure that units keep the order of their scores.
 LEAST = 1e-200
-# In `spread`, lower scores are raised to this share of the highest score, so that every further
+# In `spread`, scores below this share of the highest score are raised to it, so that every further
 # unit increases the sum of scores.
 LEAST_COST = 1e-9
 
@@ -38,7 +39,8 @@ class Search(Structure):
     loses its lowest-scored units, with compensation, and all other blocks stay dense. Each block
     has a trial for each share of units in `levels`. The divergence of the trial from the dense
     model is measured on `tokens` calibration tokens (docs/method.md says which). If the calibration
-    text is a mixture, the divergence on the text for which it is largest counts.
+    text is a mixture, the divergence is measured on each text of the mixture, and the largest value
+    is used.
 
     `in_nats` divides the divergence of a trial, in nats, among the removed units. All units are
     then ranked by their nats divided by their price (`Budget.prices`). The search does not measure
@@ -82,7 +84,7 @@ class Search(Structure):
     def removals(self, units: Pair[Units]) -> Pair[list[int]]:
         """Return the number of units that each trial removes, for both blocks of a layer.
 
-        If the units are neurons of experts, it is the number of neurons that each single expert
+        If the units are neurons of experts, this is the number of neurons that each single expert
         loses.
         """
         heads = removal_counts(self.levels, units.attention.count)

@@ -33,7 +33,10 @@ class TrimmedSource(ModelSource):
 
     @cached_property
     def num_bytes(self) -> int:
-        """The bytes of the weights without the rows of removed tokens. Tied tensors count once."""
+        """The size of the weights in bytes, without the rows of removed tokens.
+
+        Tied tensors count once.
+        """
         parameters = sum(parameter.numel() for parameter in self.skeleton().parameters())
         return int(parameters * self.dtype.itemsize)
 

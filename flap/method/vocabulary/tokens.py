@@ -131,9 +131,10 @@ class Tokens(ABC):
 class BPE(Tokens):
     """Byte-pair encoding, which merges two neighbouring tokens of a text at a time.
 
-    The pair whose merge has the lowest rank is merged first, until no pair has a merge. A text
-    whose tokens all stay is tokenised in the same way as before the trimming. The merges that
-    produce its tokens stay in the same order, and no new merges are added.
+    Of all pairs of neighbours, the pair whose merge has the lowest rank is merged first. This is
+    repeated until no pair has a merge. A text whose tokens all stay is tokenised in the same way as
+    before the trimming. The merges that produce its tokens stay in the same order, and no new
+    merges are added.
     """
 
     @property

@@ -77,7 +77,7 @@ class KeptTokens(NamedTuple):
 
     tokens: Tokens  # all tokens of the tokenizer
     names: list[str]  # the kept tokens, as they are written in tokenizer.json
-    covered: float  # share of all counted tokens that are kept tokens
+    covered: float  # share of the tokens in the counted texts that are kept tokens
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Trim:
 
 
 def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
-    """Return share_V: for each token, the mean of its predicted probabilities to come next.
+    """Return share_V: for each token, the mean of the probabilities that the model predicts for it.
 
     The mean is taken over positions in the texts.
     """
