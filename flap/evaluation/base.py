@@ -1,6 +1,8 @@
 """The base class of evaluators.
 
-An evaluator creates its tasks before the model is loaded, so that invalid input is reported early.
+An evaluator is a choice of the config group `eval`. It creates tasks, each of which measures a
+model on one text or on one set of documents. The tasks are created before the model is loaded, so
+that invalid input is reported early.
 """
 
 import math
@@ -26,86 +28,91 @@ TEMPLATED = "; through the chat template"
 
 @dataclass(frozen=True)
 class Measurement:
-    """Named numbers, such as {"wikitext2/perplexity@2048": 5.68}, and their values by document."""
+    """Named numbers, such as {"wikitext2/perplexity@2048": 5.68}, and the values behind them."""
 
     numbers: Numbers = field(default_factory=dict)
-    # For a number that is a mean over documents or windows: the value of each document or window.
-    # For a perplexity, these values are a linear approximation
+    # for a number that is a mean over documents or windows: the value of each document or window.
+    # For a perplexity, the values are a linear approximation
     # (`flap.evaluation.perplexity.linearised`).
     documents: Documents = field(default_factory=dict)
-    # whether higher or lower values of a number are better; a number is missing if this is unknown
+    # for each number, whether higher or lower values are better; a number for which this is unknown
+    # is left out
     better: dict[str, Better] = field(default_factory=dict)
-    # numbers of the dense model, if a task with `side_by_side` measured both models
+    # the numbers of the dense model, if a task with `side_by_side` has measured both models
     beside: Numbers = field(default_factory=dict)
 
     def without(self, names: Collection[str]) -> "Measurement":
-        """Return this measurement without the numbers that have these names."""
+        """Return this measurement without the numbers whose names are in `names`."""
         parts = {}
         for part, values in vars(self).items():
             parts[part] = {name: value for name, value in values.items() if name not in names}
         return Measurement(**parts)
 
     def __or__(self, other: "Measurement") -> "Measurement":
-        """Return this measurement with the numbers of another measurement added."""
+        """Return the numbers of this measurement and of another measurement together."""
         parts = {part: values | getattr(other, part) for part, values in vars(self).items()}
         return Measurement(**parts)
 
 
 @dataclass(frozen=True)
 class Leaving:
-    """How a task leaves out documents that are in the calibration or training texts of the run."""
+    """How a task leaves out documents that the run has used for calibration or training."""
 
     # config key and value that name the task, such as "eval.generation.tasks=sciq_answers"
     field: str
-    documents: Callable[[], Sequence[Document]]  # returns the texts that identify each document
-    # takes indices of documents, and returns the task without these documents
+    # a function that returns, for each document, the runs of words that identify it
+    documents: Callable[[], Sequence[Document]]
+    # a function that takes indices of documents, and returns the task without these documents
     without: Callable[[frozenset[int]], "Task"]
     words: Words  # splits a text into the words that are compared
 
 
 @dataclass(frozen=True)
 class Task:
-    """A measurement that can be run on a model.
+    """A measurement that is ready to run on a model.
 
-    Usually, `run` takes one model. If the task has a `reference`, `run` takes the pruned model and
-    the result of `reference` for the dense model. If `side_by_side` is true, `run` takes the dense
-    and the pruned model as transformers models.
+    Usually, `run` takes one model, which is the dense or the pruned model. If the task has a
+    `reference`, `run` takes the pruned model, and the result of `reference` for the dense model. If
+    `side_by_side` is true, `run` takes both models, as models of transformers.
     """
 
     name: str
     run: Callable[..., Measurement]
-    # Everything that the numbers depend on, except the model. The batch size is included, because
-    # the shape of a batch decides in which order kernels add numbers, and the order changes the
-    # rounding.
+    # Everything that the measured numbers depend on, except the model. The batch size is included,
+    # because GPU kernels add numbers in an order that depends on the shape of the batch, and a
+    # different order gives different rounding errors.
     identity: Mapping[str, Any] = field(default_factory=dict)
-    origin: str = ""  # where the data of the task come from, for the report
-    # the SHA-256 of the task's text, to detect that the model was calibrated on the same text
+    origin: str = ""  # where the documents or the text of the task come from, for the report
+    # the SHA-256 of the task's text, to detect that this text was used for calibration, too
     text_sha256: str | None = None
-    needs_memory: bool = True  # whether the whole model must be in memory
-    # names or paths of calibration texts that contain the documents of this task
+    # whether the whole model must be in memory, instead of one layer at a time
+    needs_memory: bool = True
+    # names or paths of texts that contain documents of this task
     shares_text_with: tuple[str, ...] = ()
     dataset: str = ""  # the name of the measured text; empty if the task measures no text
     leaving: Leaving | None = None  # how to leave out documents; None if this is not possible
     left_out: tuple[int, ...] = ()  # indices of the documents that are left out
-    # Whether `run` also takes a working directory, from which an interrupted task resumes.
+    # Whether `run` also takes a working directory, in which it stores partial results. An
+    # interrupted task continues from these results.
     continues: bool = False
-    # Computes the second argument of `run`, such as hidden states, from the dense model.
+    # A function that computes the second argument of `run`, such as hidden states, from the dense
+    # model.
     reference: Callable[[PlacedModel], Any] | None = None
     # Whether `run` measures the dense and the pruned model in turns. This is needed for times,
     # because the speed of a machine changes over time.
     side_by_side: bool = False
-    # How many tokens a model reads and writes in this task, to estimate the time that the task
-    # takes. Both numbers are 0 if they are unknown.
+    # How many tokens a model reads and writes in this task, to estimate how long the task takes.
+    # Both numbers are 0 if they are unknown.
     workload: Workload = field(default_factory=Workload)
     evaluator: str = ""  # the name of the task's evaluator in the config section `eval`
 
     def is_of_domain(self, calibration: Text) -> bool:
-        """Return whether the task and the calibration use the same data set or documents.
+        """Return whether this task and a calibration text come from the same data set or documents.
 
-        Two splits of a data set count as the same data set.
+        Different splits of a data set, such as train and test, count as the same data set.
         """
         read = PASSAGES_OF.get(calibration.name, calibration.name)
-        # compare the origins, too, because two files may have the same name
+        # compare the origins, too, because two different files may have the same name
         same_dataset = (self.dataset, self.origin) == (read, calibration.origin)
         shared = {read, calibration.origin} & {*self.shares_text_with}
         return same_dataset or calibration.sha256 == self.text_sha256 or bool(shared)
@@ -138,18 +145,18 @@ class Evaluator(ABC):
         return self.prepare(tokenizer, max_length)
 
     def needs_same_tokenizer(self, name: str) -> bool:
-        """Return whether a number can be compared only between models with the same tokenizer."""
+        """Return whether a number is comparable only between models with the same tokenizer."""
         return False
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the name of each average over tasks, with the names of the averaged numbers."""
+        """Return, for the name of each average over tasks, the names of the averaged numbers."""
         return {}
 
     def summary(self, measured: Measurement) -> Measurement:
         """Compute the averages over tasks and their standard errors.
 
-        The tasks have different documents. Their errors are therefore independent, and the squares
-        of their standard errors add up.
+        The tasks have different documents. The statistical errors of their numbers are therefore
+        independent, and the squares of the standard errors add up.
         """
         numbers = measured.numbers
         means = Numbers()

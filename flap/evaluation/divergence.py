@@ -1,4 +1,4 @@
-"""Measure how much the predictions of the pruned and the dense model differ on any text.
+"""Measure how much the predictions of the pruned model differ from those of the dense model.
 
 Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P positions · K number
 of likeliest tokens.
@@ -25,28 +25,28 @@ from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
 from flap.models.predictions import map_batches, positions_per_chunk, shared_hidden_states
 
-# Number of tensors with the size of one model's logits that are in memory at the same time: the
+# The number of tensors as large as one model's logits that are in memory at the same time: the
 # logits of both models, and intermediate results.
 COPIES = 4
 
 
 @dataclass(frozen=True)
 class Divergence(OnTexts):
-    """How far the pruned model's predictions q are from the dense model's predictions p.
+    """How far the pruned model's next-token probabilities q are from the dense model's p.
 
-    The predictions are compared at the positions that perplexity scores.
+    The predictions are compared at all positions of each window except the last one.
 
     `kl`: KL(p ‖ q) = Σ p (log p - log q) over the vocabulary, in nats per token; 0 or more, lower
-    is better. `agreement`: share of the positions at which both models have the same likeliest
-    token; higher is better. `top5_agreement`: share of the dense model's five likeliest tokens that
-    are among the pruned model's five likeliest tokens; higher is better. `acceptance`: Σ min(p, q)
-    over the vocabulary; higher is better. This is the probability that the dense model accepts a
-    token that the pruned model drafts in speculative decoding, if both models sample. If both
-    models decode greedily, this probability is the agreement.
+    is better. `agreement`: the share of the positions at which both models have the same likeliest
+    token; higher is better. `top5_agreement`: the share of the dense model's five likeliest tokens
+    that are among the pruned model's five likeliest tokens; higher is better. `acceptance`: Σ
+    min(p, q) over the vocabulary; higher is better. This is the probability that the dense model
+    accepts a token that the pruned model drafts in speculative decoding, if both models sample. If
+    both models decode greedily instead, the probability of acceptance is the `agreement`.
 
-    The standard errors are computed over windows. Only the final hidden states of the dense model
-    are kept. The LM head, which pruning does not change, computes the dense model's logits from
-    these states. The options are those of `OnTexts`.
+    The numbers are means over windows, with standard errors. Of the dense model, only the final
+    hidden states are kept. The LM head, which pruning does not change, computes the dense model's
+    logits from these states. The options are described in `OnTexts`.
 
     Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); acceptance: Leviathan
     et al., ICML 2023, arXiv 2211.17192, corollary 3.6.
@@ -56,7 +56,7 @@ class Divergence(OnTexts):
     section: ClassVar[str] = "eval.divergence"
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return the task that measures a text's windows."""
+        """Return the task that compares both models on a text's windows."""
         batches_NT = windows.tokens_NT.split(self.batch_size)
 
         def measure(model: PlacedModel, dense: Sequence[Tensor]) -> Measurement:
@@ -71,19 +71,19 @@ class Divergence(OnTexts):
 
 
 def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
-    """Return the model's final hidden states for the batches that this process runs.
+    """Return the dense model's final hidden states for the batches that this process runs.
 
     The states are in host memory, or in memory-mapped files if the run has a working directory.
 
     Raises:
-        ValueError: the disk is too small for the states.
+        ValueError: the disk has too little free space for the states.
     """
     states = shared_hidden_states(model, batches_NT)
     if model.work.path is None:
         return [hidden_NTD.cpu() for hidden_NTD in states]
     model.work.path.mkdir(parents=True, exist_ok=True)
-    # The folder is deleted at the end of this block, but its files stay usable while they are
-    # mapped. On NFS, the folder itself remains.
+    # The folder is deleted at the end of this block, but its files stay usable as long as they are
+    # mapped into memory. On NFS, the folder itself cannot be deleted and remains.
     with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
         return [files.new([tuple(one.shape)], one.dtype)[0][0].copy_(one) for one in states]

@@ -1,4 +1,4 @@
-"""The documents of lm-eval's tasks that are in the user's own files."""
+"""Read documents of lm-eval's tasks from the user's own files."""
 
 import json
 import re
@@ -16,11 +16,12 @@ from flap.evaluation.packaged_documents import give
 from flap.storage import digest, parse_json
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
-ANSWER = "An answer."  # scored before a model is loaded, to find rows that cannot be scored
+# an answer that `check` scores before a model is loaded, to find rows that cannot be scored
+ANSWER = "An answer."
 
 
 class DocumentFiles:
-    """A file with the documents of one task, or a folder with a file for each task."""
+    """A user's file with the documents of one task, or folder with a file for each task."""
 
     def __init__(self, source: str) -> None:
         """Set the path, which is the value of the option `source`. Nothing is read yet."""
@@ -40,7 +41,7 @@ class DocumentFiles:
     def check(self, name: str, task: Any) -> None:
         """Check that lm-eval can ask and score each document of a task.
 
-        Without this check, a row that lacks a value would end a run after hours.
+        Without this check, a row that lacks a value could end a run with an error after hours.
 
         Raises:
             ValueError: a document lacks something that the task needs.
@@ -59,8 +60,8 @@ class DocumentFiles:
     def reason(self, error: Exception) -> str:
         """Return why the task that was read last cannot use its documents.
 
-        error: the error that lm-eval raised. If it is about a missing column, the reason names the
-            column.
+        error: the exception that lm-eval raised. If the exception is about a missing column, the
+            reason names this column.
         """
         name = [*self.rows, "lm-eval"][len(self.rows) - 1]
         missing = re.fullmatch(r"'(\w+)'(?: is undefined)?", str(error))
@@ -69,7 +70,7 @@ class DocumentFiles:
         return f"does not suit {name} ({type(error).__name__}: {one_line(error, 200)})"
 
     def origin(self, names: list[str]) -> str:
-        """Return where the documents of some tasks come from, with a digest of their rows."""
+        """Return where the documents of the named tasks come from, with a digest of their rows."""
         number = sum(len(self.rows[name]) for name in names)
         content = digest([self.rows[name].to_list() for name in names])
         return f"{Path(self.source).name}, {number} documents (sha256 {content})"
@@ -77,7 +78,8 @@ class DocumentFiles:
     def _give(self, task: Any) -> None:
         """Give a task of lm-eval the documents of its file.
 
-        Few-shot examples come from these documents, too, unless the task lists its examples.
+        Few-shot examples come from these documents, too, unless the definition of the task lists
+        its examples.
         """
         config = task.config
         path = self._path(config.task)
@@ -119,7 +121,7 @@ class DocumentFiles:
         return files[0]
 
     def _read(self, path: Path) -> Dataset:
-        """Return the rows of a file. If a row lacks a column, its value in this column is null."""
+        """Return the rows of a file. A row that lacks a column gets null in this column."""
         rows = _rows(path, self.where)
         names = dict.fromkeys(name for row in rows for name in row)
         if not names:

@@ -1,4 +1,4 @@
-"""Measure the storage, computation, time and memory of the dense and the pruned model.
+"""Measure the size, computation, speed and memory of the dense and the pruned model.
 
 Legend: N sequences in a batch · T tokens of the prompt.
 """
@@ -22,19 +22,20 @@ from flap.runtime.progress import progress
 class Efficiency(Evaluator):
     """The size of the models, and the computation, speed and memory of a request.
 
-    A timed request has prompts of `prefill_len` random tokens. For each prompt, the model generates
-    a first new token, and then `decode_len` further tokens. To measure the peak memory, the model
-    generates `decode_len` tokens in all.
+    A request is a batch of prompts of `prefill_len` random tokens. In a timed request, the model
+    generates for each prompt a first new token, and then `decode_len` further tokens. In the
+    request that measures the peak memory, the model generates `decode_len` tokens in all.
 
-    The two models are timed in turns, after one warm-up each. A speed or a time is the median over
-    `repeats` turns. `<name>_ratio` is the value of the pruned model divided by the value of the
-    dense model. For a speed or a time, `<name>_ratio` is the median of the ratios of all turns.
+    The two models are timed in turns, after one warm-up request each. A speed or a time is the
+    median over `repeats` turns. `<name>_ratio` is the value of the pruned model, divided by the
+    value of the dense model. For a speed or a time, this ratio is computed for each turn, and
+    `<name>_ratio` is the median of these ratios.
 
     Lower is better for `parameters`, `checkpoint_bytes` (bytes of the weights), `prefill_macs`
     (multiply-accumulates of the prompts), `peak_memory_bytes` and `latency_ms` (time of the whole
     request). Higher is better for `prefill_tokens_per_second` (tokens of all prompts, divided by
-    the seconds until the first new token) and `decode_tokens_per_second` (further tokens, divided
-    by the remaining seconds).
+    the seconds until the first new token) and `decode_tokens_per_second` (further tokens of all
+    prompts, divided by the seconds from the first new token to the end).
 
     Command: python -m flap eval=[efficiency] eval.efficiency.prefill_len=128
     """
@@ -42,7 +43,7 @@ class Efficiency(Evaluator):
     batch_size: int = 1  # sequences in a batch; 1 or more
     prefill_len: int = 128  # tokens of a prompt; 1 or more
     decode_len: int = 32  # new tokens after the first one; 1 or more
-    repeats: int = 5  # number of timed requests for each model; 1 or more
+    repeats: int = 5  # number of timed requests for each model, without the warm-up; 1 or more
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(asdict(self), 1)
@@ -60,8 +61,8 @@ class Efficiency(Evaluator):
                 f"eval.efficiency.prefill_len + decode_len = {length}: the model's "
                 f"context ends at {max_length} tokens"
             )
-        # Each model runs the request once per repeat, and four more times: once as a warm-up, once
-        # to count multiply-accumulates, and twice to measure memory.
+        # Each model runs the request `repeats` times, and four more times: once as a warm-up, once
+        # to count multiply-accumulates, and twice to measure the peak memory.
         requests = 2 * self.batch_size * (self.repeats + 4)
         workload = Workload(requests * self.prefill_len, requests * self.decode_len)
         about = asdict(self)

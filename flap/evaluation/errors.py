@@ -1,6 +1,7 @@
 """Standard errors of means over documents, and of differences between two models.
 
-A difference is computed from values of both models for the same documents.
+An error here is a statistical error. A difference between two models is computed from the values of
+both models for the same documents.
 """
 
 import math
@@ -16,14 +17,15 @@ SIGNIFICANCE = 0.05
 K = TypeVar("K")
 
 
-@numpy.errstate(over="ignore", invalid="ignore")  # an overflow gives inf or nan without a warning
+@numpy.errstate(over="ignore", invalid="ignore")  # do not warn if an overflow gives inf or nan
 def standard_error(values: Sequence[float]) -> float:
     """Return the standard error of the mean, s / √n.
 
     s: the standard deviation of the sample, with divisor n - 1. n: the number of values.
 
-    The values must be independent. The standard error is NaN if there are fewer than two values, or
-    if a value is not finite. It is infinite if the square of a value overflows.
+    The values must be independent of each other. The standard error is NaN if there are fewer than
+    two values, or if a value is not finite. The standard error is infinite if the square of a value
+    overflows.
     """
     if len(values) < 2 or not numpy.isfinite(values).all():
         return math.nan
@@ -31,7 +33,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
-    """Return the mean of the documents' values, and its standard error if this error is finite."""
+    """Return the mean of documents' values, and the standard error of the mean if it is finite."""
     numbers = {name: float(numpy.mean(values))}
     error = standard_error(values)
     if math.isfinite(error):
@@ -41,17 +43,18 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference after - before of a number, for two models on the same documents."""
+    """The difference of a number between two models, after - before, on the same documents."""
 
     mean: float  # the mean of after - before over documents
     error: float  # the standard error of the mean
-    # the probability of a difference at least this large if the models are equally good
+    # the probability that the difference would be at least this large if both models were equally
+    # good
     p_value: float
-    freedom: float  # the degrees of freedom of the standard error
+    freedom: float  # the degrees of freedom of the standard error, for the t-test
 
     @property
     def clear(self) -> bool:
-        """Whether the difference is significant: p < 0.05."""
+        """Whether the difference is statistically significant: p < 0.05."""
         return self.p_value < SIGNIFICANCE
 
 
@@ -60,14 +63,15 @@ def paired(
 ) -> dict[K, Difference]:
     """Return the difference after - before of each number, paired by document.
 
-    before, after: for each number, the values of one model for all documents.
+    before, after: for each number, the values of all documents with the first and with the second
+        model.
 
-    A number is left out if one model has more values of this number than the other model, or if the
+    A number is left out if the two models do not have equally many values of this number, or if the
     standard error of the difference is not finite.
 
-    Both models were measured on the same documents, so there is one difference for each document,
-    and the standard error is computed from these differences. Therefore this error does not depend
-    on how hard the documents are, but only on how differently the two models answer.
+    Both models were measured on the same documents, so there is a difference for each document, and
+    the standard error is computed from these differences. Therefore the standard error does not
+    depend on how hard the documents are, but only on how differently the two models answer.
     """
     pairs = {}
     for key, values in after.items():
@@ -81,10 +85,10 @@ def paired(
 def with_averages(
     numbers: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]
 ) -> dict[str, Difference]:
-    """Return the differences, and add the differences of averages.
+    """Return the given differences, together with the differences of averages.
 
-    averages: for each average, the names of the averaged numbers. These numbers were measured on
-    different documents, so the squares of their standard errors add up.
+    averages: for each average, the names of the numbers in it. These numbers were measured on
+        different documents, so the squares of their standard errors add up.
     """
     found = dict(numbers)
     for name, parts in averages.items():
@@ -106,12 +110,12 @@ def _paired(before: Sequence[float], after: Sequence[float]) -> Difference:
 def _mcnemar(changes: Sequence[float]) -> float:
     """Return the p-value of McNemar's exact test.
 
-    The null hypothesis: each document whose answer changed was as likely to become right as to
-    become wrong.
+    The null hypothesis is that an answer which changed from one model to the other was as likely to
+    become right as to become wrong.
 
     Source: McNemar, Psychometrika 12 (1947).
     """
-    # imported inside functions, because importing scipy takes half a second
+    # imported here, because importing scipy takes half a second
     from scipy.stats import binomtest
 
     won = changes.count(1.0)
@@ -130,7 +134,7 @@ def _t_test(mean: float, error: float, freedom: float) -> float:
 
 
 def _averaged(parts: Sequence[Difference]) -> Difference:
-    """Compute the difference of an average over tasks from the differences of its parts.
+    """Compute the difference of an average from the differences of the numbers in the average.
 
     The degrees of freedom are computed by the formula of Welch and Satterthwaite (1947).
     """

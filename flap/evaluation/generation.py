@@ -1,4 +1,4 @@
-"""Measure the answers that a model writes to lm-eval's tasks, as exact match and F1."""
+"""Measure the answers that a model writes in lm-eval's tasks, by exact match and by F1."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,13 +14,14 @@ from flap.evaluation.zero_shot_tasks import LoadedTask, expand
 class Generation(ZeroShot):
     """The share of questions that a model answers correctly with greedy decoding.
 
-    The share is between 0 and 1; higher is better.
+    The share is a number from 0 to 1; higher is better.
 
-    `triviaqa/exact_match,remove_whitespace`: the share of documents that are answered correctly, by
-    the rules of the task. `triviaqa/f1`: the F1 between the words of the model's answer and the
-    words of the most similar right answer, averaged over documents (`zero_shot_results.f1`). A
-    pruned model may be unable to write the right answer, although it can still choose this answer
-    from a list. The other options are those of `ZeroShot`.
+    For a task such as triviaqa, there are two numbers. `triviaqa/exact_match,remove_whitespace`:
+    the share of documents (questions) that are answered correctly by the rules of the task.
+    `triviaqa/f1`: the F1 between the words of the model's answer and the words of the most similar
+    right answer, averaged over documents (`zero_shot_results.f1`). These numbers complement
+    multiple choice: a pruned model may be unable to write the right answer, although it can still
+    choose this answer from a list. The options that are not below are described in `ZeroShot`.
 
     Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
     Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa]
@@ -33,8 +34,8 @@ class Generation(ZeroShot):
     tasks: list[str] = field(
         default_factory=lambda: ["triviaqa", "nq_open", "sciq_answers", "basic_arithmetic"]
     )
-    # Number of examples in the prompt, 0 or more. They show the model how long an answer should be.
-    # None stands for the task's default.
+    # The number of few-shot examples in the prompt, 0 or more. Examples show the model how long an
+    # answer should be. None stands for the task's default.
     num_fewshot: int | None = 5
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:
@@ -63,11 +64,12 @@ class Generation(ZeroShot):
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return the names of the numbers behind `generation/exact_match` and `generation/f1`.
 
-        Both are means over the tasks. A mean is left out if one of the tasks lacks the number.
+        `generation/exact_match` and `generation/f1` are means over the tasks. A mean is left out if
+        one of the tasks lacks its number.
         """
         averages = {}
-        # Map each name without a filter, such as "triviaqa/exact_match", to the full name of the
-        # number. If a measure has several filters, use the first one.
+        # Map the name of each number without its filter, such as "triviaqa/exact_match", to the
+        # full name. If lm-eval reports a number for several filters, use the first filter.
         names = {name.partition(",")[0]: name for name in reversed([*numbers])}
         for measure in ("exact_match", "f1"):
             parts = [names.get(f"{Path(task).name}/{measure}", "") for task in expand(self.tasks)]

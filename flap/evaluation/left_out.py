@@ -1,4 +1,4 @@
-"""Leave out documents of tasks that are in the calibration or training texts of the run."""
+"""Leave out those documents of tasks that are in the calibration or training texts of the run."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
     """Return the tasks without the documents that the given texts contain.
 
     Raises:
-        ValueError: a task has no documents left, or too few documents for its examples.
+        ValueError: no documents of a task are left, or too few documents for its few-shot examples.
     """
     found = _overlaps(tasks, read)
     return [_without(task, found.get(task.name)) for task in tasks]
 
 
 def _overlaps(tasks: Sequence[Task], read: Sequence[ReadText]) -> dict[str, Overlap]:
-    """Return which documents of each task the texts contain. The keys are the names of tasks."""
+    """Return, for each task's name, which documents of the task the texts in `read` contain."""
     by_words = defaultdict[Words, dict[str, Leaving]](dict)
     for task in tasks:
         if task.leaving is not None and read:
@@ -54,7 +54,7 @@ def _without(task: Task, overlap: Overlap | None) -> Task:
 
 
 def _readers(overlap: Overlap) -> str:
-    """Describe which texts contain documents of a task, and what these texts are used for.
+    """Describe the texts that contain documents of a task, and what these texts are used for.
 
     An example of the result is "calibration (calibration.dataset=my.jsonl)".
     """

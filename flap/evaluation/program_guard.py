@@ -2,7 +2,7 @@
 
 `run_program` starts this file as a script. The script imports nothing from flap. It reads the
 program from its standard input, and its exit code says whether the program has passed. The limits
-protect against mistakes in a program, not against attacks (docs/evaluation.md).
+protect the machine against mistakes in a program, not against attacks (docs/evaluation.md).
 """
 
 import ctypes
@@ -17,20 +17,22 @@ BYTES = 2 * 2**30  # maximum memory of a program, in bytes
 NEW_USER_NAMESPACE = 0x10000000  # CLONE_NEWUSER
 NEW_NETWORK_NAMESPACE = 0x40000000  # CLONE_NEWNET
 
-# Audit events with these prefixes are refused. Python reports an event to an audit hook (`deny`)
-# before the event happens: https://docs.python.org/3/library/audit_events.html
+# Audit events whose names begin with these prefixes are refused. Python reports an event to an
+# audit hook (`deny`) before the event happens: https://docs.python.org/3/library/audit_events.html
 REFUSED = ("os.", "shutil.", "socket.", "subprocess.", "pty.")
-# events that are allowed despite these prefixes, because Python itself needs them for imports
+# events that are allowed although their names begin with such a prefix, because Python itself needs
+# these events for imports
 ALLOWED = {"os.listdir", "os.scandir", "os.walk", "os.putenv", "os.unsetenv"}
-# flags of a file that is opened to write to it
+# the flags of `os.open` with which a file can be written
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def main() -> None:
     """Read a program from standard input, and run it.
 
-    The command-line arguments are the seconds of processor time, and the exit code for a program
-    that runs to its end. A program that exits before its tests have run gets another exit code.
+    The command-line arguments are the maximum seconds of processor time, and the exit code for a
+    program that runs to its end. A program that raises an error, or exits before its
+    tests have run, gets another exit code.
     """
     seconds, passed = map(int, sys.argv[1:])
     program = sys.stdin.buffer.read().decode()
@@ -41,13 +43,13 @@ def main() -> None:
     sys.addaudithook(deny)
     try:
         exec(compile(program, "<program>", "exec"), vars(module))
-    except BaseException:  # BaseException includes SystemExit
+    except BaseException:  # also SystemExit, with which a program could skip its tests
         os._exit(1)
     os._exit(passed)
 
 
 def leave_the_network() -> None:
-    """Move this process to an empty network namespace, if Linux lets users do this."""
+    """Move this process to a network namespace without a network, if Linux lets users do this."""
     if sys.platform == "linux":
         ctypes.CDLL(None).unshare(NEW_USER_NAMESPACE | NEW_NETWORK_NAMESPACE)
 

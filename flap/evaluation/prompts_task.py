@@ -1,7 +1,7 @@
 """Turn a file of prompts and answers into a task of lm-eval.
 
-The model writes an answer, which is scored in the same way as an answer to flap's own task
-`sciq_answers`.
+The answers that the model writes are scored in the same way as the answers to `sciq_answers`, a
+task of lm-eval's kind that flap defines (tasks/sciq_answers.yaml).
 """
 
 import json
@@ -17,27 +17,28 @@ from flap.data import Prompt, read_prompts
 from flap.data.dialogue import plain_text
 from flap.storage import digest
 
-# An answer ends at the first of these texts. A text that occurs in a right answer is not used.
+# An answer of the model ends where one of these texts begins. A text that occurs in a right answer
+# does not end answers.
 STOPS = ("\n\n", "\n", ".", ",")
-# The maximum number of tokens in an answer is this number, or half the number of bytes in the
-# longest right answer, whichever is larger.
+# The maximum number of tokens in an answer of the model is this number, or half the number of bytes
+# in the longest right answer, whichever is larger.
 FEWEST = 32
 
 
 class PromptsTask(ConfigurableTask):
-    """A task whose documents are the rows of a file.
+    """A task of lm-eval whose documents are the rows of a file.
 
-    The few-shot examples are other questions of the same file with their answers. In a prompt, they
-    are earlier turns of the conversation. If several rows have the same question, they give one
-    example, with the answer of the first of these rows. If the prompts come from a column
-    `messages`, they have no examples.
+    The few-shot examples are other questions of the same file with their right answers. In a
+    prompt, the examples are earlier turns of the conversation. If several rows have the same
+    question, these rows give only one example, with the answer of the first of them. Prompts that
+    come from a column `messages` have no examples.
     """
 
     def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:
         self.name = name
         self.prompts = prompts
         answers = [str(prompt.answer).strip() for prompt in prompts]
-        # stored as JSON, because Arrow would add the keys of all turns to every turn
+        # stored as JSON, because a table of Arrow would add the keys of all turns to every turn
         turns = [json.dumps(prompt.messages) for prompt in prompts]
         rows = Dataset.from_dict({"turns": turns, "answer": answers})
         self.example_of: dict[str, dict[str, str]] = {}
@@ -51,7 +52,7 @@ class PromptsTask(ConfigurableTask):
         super().__init__(config=_config(name, splits, answers))
 
     def of(self, prompts: Sequence[Prompt]) -> "PromptsTask":
-        """Return a task with only these prompts."""
+        """Return a task with only the given prompts."""
         return PromptsTask(self.name, prompts)
 
     def fewshot_context(
@@ -64,7 +65,7 @@ class PromptsTask(ConfigurableTask):
     ) -> str:
         """Return the prompt of a row: the turns of its examples, followed by the row's own turns.
 
-        The turns go through the chat template, or are joined as plain text if there is no template.
+        The turns go through `chat_template`, or are joined as plain text if it is None.
         """
         turns = json.loads(doc["turns"])
         same_question = self.example_of[_question(doc)]
@@ -115,13 +116,13 @@ def _config(name: str, splits: dict[str, Dataset], answers: Sequence[str]) -> di
 def _question(row: dict[str, str]) -> str:
     """Return the question of a row, with each sequence of white space replaced by one space.
 
-    So rows that differ only in white space count as the same question.
+    Rows that differ only in white space therefore have the same question.
     """
     return " ".join(plain_text(json.loads(row["turns"])).split())
 
 
 def load_prompts(path: str) -> tuple[PromptsTask, str]:
-    """Return the task of a file and the origin of its documents.
+    """Return the task that a file of prompts defines, and the origin of its documents.
 
     Raises:
         ValueError: the file cannot be read, or a row has no prompt or no answer.

@@ -1,4 +1,4 @@
-"""The cost of one request to a model: seconds, multiply-accumulates, bytes.
+"""Measure the cost of one request to a model: seconds, multiply-accumulates and bytes of memory.
 
 Legend: N sequences in a batch · T tokens of the prompt.
 """
@@ -29,8 +29,8 @@ def generate(
 
     on_token: a function that is called after each new token.
 
-    The generation config of the model is ignored, because beam search or a missing cache would
-    change the cost of the request.
+    The generation config of the model is ignored, because settings such as beam search, or decoding
+    without a cache, would change the cost of the request.
     """
 
     def watch(tokens_NT: Tensor, scores: Tensor) -> Tensor:
@@ -55,15 +55,15 @@ def generate(
 def request_seconds(
     model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int
 ) -> tuple[float, float]:
-    """Return the seconds from the start of a request to its first and to its last new token.
+    """Return the seconds from the start of a request to the first new token, and to the last one.
 
-    Both times are wall-clock times, measured after the device has finished its work.
+    Both are wall-clock times, taken when the device has finished the work that it has been given.
     """
     times: list[float] = []
 
     def clock() -> None:
-        # record the time only at the start and after the first new token, because waiting for the
-        # device after each token would slow decoding down
+        # record the time only at the start and after the first new token: waiting for the device
+        # after each token would slow decoding down
         if len(times) < 2:
             _wait_for(model)
             times.append(time.perf_counter())
@@ -78,7 +78,7 @@ def measured_speed(model: PreTrainedModel) -> Speed:
     """Return the speed of a model, measured with one short request of eight sequences."""
     prompt_NT = torch.ones(8, 32, dtype=torch.long, device=running_device(model))
     new_tokens = 9
-    request_seconds(model, prompt_NT, 2)  # a warm-up, because the first request is slower
+    request_seconds(model, prompt_NT, 2)  # a warm-up: the first request is slower than later ones
     prefill, total = request_seconds(model, prompt_NT, new_tokens)
     return Speed(
         read=prefill / prompt_NT.numel(),
@@ -93,19 +93,20 @@ def _wait_for(model: PreTrainedModel) -> None:
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
-    """Return the size of a model's weights in bytes. Tied tensors count once."""
+    """Return the size of a model's weights in bytes, in which tied tensors count once."""
     return sum(parameter.nbytes for parameter in distinct_parameters(model))
 
 
 @torch.no_grad()
 def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
-    """Return the number of multiply-accumulates (MACs) of one forward pass over the prompt.
+    """Return the number of multiply-accumulates (MACs) of one forward pass over the prompts.
 
-    The number is half of torch's count of FLOPs. Attention is counted as if there were no causal
-    mask. In a mixture of experts, only the experts that the router chooses are counted.
+    The number is half of the floating-point operations (FLOPs) that torch counts. Attention is
+    counted as if there were no causal mask. In a mixture of experts, only the experts that the
+    router chooses for a token are counted.
     """
-    # use the eager experts, because torch's counter misses the matrix products of the grouped
-    # kernel for experts
+    # use transformers' eager implementation of experts, because torch's counter misses the matrix
+    # products in the grouped kernel for experts
     eager = replaced("_experts_implementation", "eager", model.config)
     with eager, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(input_ids=prompt_NT, use_cache=False)
@@ -113,12 +114,12 @@ def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
 
 
 def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
-    """Return the peak memory of `work` in bytes; None if it cannot be measured.
+    """Return the peak memory of a call of `work` in bytes; None if it cannot be measured.
 
     The peak memory is the size of the model's weights, plus the largest amount of memory that
-    `work` allocates at one time. On a GPU, torch counts the allocated memory. On a CPU, the
+    `work` allocates at one time. On GPUs, torch counts the allocated memory. On a CPU, the
     allocated memory is the growth of the process's resident set, which can be measured only under
-    Linux. Other objects in memory, such as another model, are not counted.
+    Linux. What was in memory before the call, such as another model, is not counted.
     """
     if running_device(model).type == "cuda":
         gpus = range(torch.cuda.device_count())
@@ -127,13 +128,14 @@ def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
             torch.cuda.reset_peak_memory_stats(gpu)
         work()
         return weight_bytes(model) + sum(map(torch.cuda.max_memory_allocated, gpus)) - before
-    # a warm-up call, so that one-time allocations and reading mapped weights are not counted
+    # a warm-up call, so that the measured call makes no one-time allocations and reads no mapped
+    # weights from disk
     work()
     try:
-        # give freed memory back to the system, because `work` could reuse this memory, and reused
-        # memory is not measured
+        # give freed memory back to the system: `work` could reuse this memory, and the growth of
+        # the resident set does not show reused memory
         give_back_freed()
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current resident set
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current size
         before = _peak_resident()
         work()
         return weight_bytes(model) + _peak_resident() - before
@@ -142,7 +144,7 @@ def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
 
 
 def _peak_resident() -> int:
-    """Return the peak of the resident set in bytes."""
+    """Return the peak size of the process's resident set in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     [line] = [line for line in lines if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024

@@ -1,11 +1,12 @@
 """Store the measured numbers of a run.
 
-Each number is stored as soon as it is measured, so that a later start of the run finds it.
+The numbers of a task are stored as soon as the task ends. If a run is interrupted and started
+again, the later start reads these numbers instead of measuring again.
 
-The file evaluation.json has an entry for each task and model. An entry has its key, the numbers,
-whether higher or lower values are better, facts about the task for the report, and a label, which
-says how long the measurement took. The file documents.json.gz in the same folder has the values of
-single documents for each entry.
+The file evaluation.json has an entry for each task and model. An entry consists of a key (all that
+the numbers depend on), the numbers, whether higher or lower values are better, facts about the task
+for the report, and a label, which says how long the measurement took. For each entry, the file
+documents.json.gz in the same folder has the values of single documents.
 """
 
 import gzip
@@ -31,14 +32,15 @@ from flap.storage import (
 from flap.storage.atomic_files import atomic_file
 from flap.storage.json_files import infinite
 
-# values of documents; a key is the name of a number and a digest of its task and documents
+# the values of documents for each number; a number is identified by its name, and by a digest of
+# the keys of its task and its data
 DocumentValues = dict[tuple[str, str], list[float]]
 RESULTS = "evaluation.json"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The measurement of one task, with its key and its label."""
+    """The measurement of one task on one model, with its key and its label."""
 
     key: Key
     value: Measurement
@@ -48,13 +50,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Results:
-    """The measured numbers of a run, in the run's folder, or in memory if it has no folder."""
+    """The measured numbers of a run, in the run's folder, or in memory if the run has no folder."""
 
     path: Path | None  # path of evaluation.json; None keeps the numbers in memory
     _in_memory: dict[str, Entry] = field(default_factory=dict)
 
     def of(self, about: Mapping[str, Any]) -> "TaskNumbers":
-        """Return the store for the numbers of a task.
+        """Return the store that reads and writes the numbers of a task.
 
         about: facts about the task for the report.
         """
@@ -74,7 +76,7 @@ class Results:
         return found
 
     def add(self, entry: Entry) -> None:
-        """Store an entry, and replace an entry with the same key."""
+        """Store an entry, which replaces an earlier entry with the same key."""
         entries = self.entries()
         entries[digest(entry.key)] = entry
         if self.path is None:
@@ -87,9 +89,9 @@ class Results:
             plain[name] = asdict(one.value) | {"key": one.key, "about": one.about}
             plain[name]["label"] = one.label.to_dict()
             documents[name] = plain[name].pop("documents")
-        # Write the documents before the entries. If the process is killed in between, documents
-        # without an entry are dropped later, but an entry without documents would have to be
-        # measured again.
+        # Write the values of documents before the entries. If the process is killed in between,
+        # values without an entry are dropped later, but the task of an entry without values would
+        # have to be measured again.
         _write_compressed(documents, self._documents_path)
         write_text(self.path, to_json(plain, indent=1) + "\n")
 
@@ -100,18 +102,19 @@ class Results:
             self.path.unlink(missing_ok=True)
 
     def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
-        """Return the stored values of documents for these numbers of the pruned model.
+        """Return the stored values of documents for given numbers of the pruned model.
 
         numbers: the names and values of the numbers. An entry is used only if its number has the
             same value.
         """
         values = {}
         for entry in self.entries().values():
-            if not {"plan", "data"} <= entry.key.keys():  # the entry belongs to the dense model
+            if not {"plan", "data"} <= entry.key.keys():  # this entry is of the dense model
                 continue
             task = digest([entry.key["task"], entry.key["data"]])
             for name, of_documents in entry.value.documents.items():
-                # skip an entry of an earlier start of the run that has another value of this number
+                # skip an entry of an earlier start of the run in which this number has another
+                # value
                 if name in numbers and entry.value.numbers.get(name) == numbers[name]:
                     values[name, task] = of_documents
         return values
@@ -130,7 +133,7 @@ class Results:
 
 @dataclass(frozen=True)
 class TaskNumbers(Store[Measurement]):
-    """The store for the numbers of one task."""
+    """Reads and writes the numbers of one task in a `Results`."""
 
     results: Results
     about: Mapping[str, Any]
@@ -159,7 +162,7 @@ def _entry(plain: Any, documents: Documents | None) -> Entry | None:
 
 
 def _measurement(plain: Mapping[str, Any]) -> Measurement:
-    """Build a measurement from JSON, in which null stands for a number that is not finite."""
+    """Build a measurement from parsed JSON, where null stands for a number that is not finite."""
     finite = {name: plain[name] for name in ("numbers", "documents", "beside")}
     return Measurement(**infinite(finite), better=dict(plain["better"]))
 

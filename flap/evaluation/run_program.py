@@ -12,8 +12,9 @@ from typing import Literal
 Verdict = Literal["passed", "failed", "timed out"]
 
 GUARD = Path(__file__).with_name("program_guard.py")
-PASSED = 77  # exit code of a program that has run to its end, so all tests have passed
-# A program gets only these environment variables, so that it sees no keys or tokens of the user.
+PASSED = 77  # exit code of a program that has run to its end, so that all of its tests have passed
+# A program gets only these environment variables, so that it sees no API keys or tokens of the
+# user.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -22,7 +23,7 @@ def run_program(program: str, seconds: int) -> Verdict:
 
     The program runs in an empty folder, which is removed afterwards.
 
-    program: the source of the program. seconds: the limit of wall-clock and of processor time.
+    program: the source code. seconds: the maximum wall-clock time, and the maximum processor time.
     """
     command = [sys.executable, "-I", "-B", str(GUARD), str(seconds), str(PASSED)]
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -1,4 +1,4 @@
-"""Identify the documents of a loaded task, leave some of them out, and estimate its workload."""
+"""Identify and leave out documents of a loaded task, and estimate the workload of the task."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -12,18 +12,18 @@ from flap.data.overlap import OVERLAP, Document, document_of, letters_and_digits
 from flap.evaluation.zero_shot_tasks import LoadedTask, examples_are_documents
 from flap.runtime.agenda import Workload
 
-LONGEST = 256  # lm-eval's maximum for the tokens of an answer, if the task sets no maximum
-# The following numbers are used to estimate how long a task takes.
+LONGEST = 256  # lm-eval's maximum number of tokens in an answer, if the task sets no maximum
+# The following numbers are used to estimate how many tokens a model reads and writes in a task.
 SAMPLE = 20  # maximum number of documents whose lengths are averaged
 CHARACTERS_PER_TOKEN = 4
 SHARE_WRITTEN = 0.5  # the estimated length of an answer, as a share of the maximum length
 
 
 def documents_of(task: LoadedTask) -> list[Document]:
-    """Return the texts that identify each document of a task.
+    """Return, for each document of a task, the runs of words that identify it.
 
-    For a group, the documents of its first task come first, then the documents of its second task,
-    and so on.
+    For a group of tasks, the documents of its first task come first, then the documents of its
+    second task, and so on.
     """
     found = list[Document]()
     for subtask in task.subtasks.values():
@@ -35,14 +35,14 @@ def documents_of(task: LoadedTask) -> list[Document]:
 
 
 def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
-    """Return a task in which some documents are neither measured nor few-shot examples.
+    """Return a task in which the given documents are neither measured nor few-shot examples.
 
     If `task` is a task or group of lm-eval, it is changed in place.
 
     numbers: the indices of the documents to leave out, in the order of `documents_of`.
 
     Raises:
-        ValueError: the task, or a task of the group, has no documents left.
+        ValueError: no documents are left of the task, or of a task of the group.
     """
     tasks = task.subtasks
     first = 0
@@ -60,7 +60,7 @@ def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
 
 
 def workload_of(task: LoadedTask, limit: int | None, num_fewshot: int | None) -> Workload:
-    """Estimate, from a sample of documents, how many tokens a model reads and writes in a task.
+    """Estimate from a sample of documents how many tokens a model reads and writes in a task.
 
     limit, num_fewshot: the options of `ZeroShot`.
     """
@@ -89,7 +89,8 @@ def longest_answer(task: Any) -> int:
 def _characters(task: Any, document: Any) -> int:
     """Return the number of characters in the prompts of a document.
 
-    In a multiple-choice task, there is one prompt for each choice.
+    In a multiple-choice task, the model reads one text for each choice: the question and the
+    choice.
     """
     question = len(str(task.doc_to_text(document)))
     if task.OUTPUT_TYPE != "multiple_choice":
@@ -98,17 +99,17 @@ def _characters(task: Any, document: Any) -> int:
 
 
 def of_prompt(prompt: Prompt) -> Document:
-    """Return the texts that identify a prompt: its turns, and the lines of its question."""
+    """Return the runs of words in a prompt's turns, and in the lines of its question."""
     question, *others = turns(prompt)
     return document_of(question, [*others, *question.splitlines()], letters_and_digits)
 
 
 def _of_row(row: Mapping[str, Any]) -> Document:
-    """Return the texts that identify a row of a data set: its strings.
+    """Return the runs of words that identify a row of a data set: those in its strings.
 
-    The longest string identifies the document, even if it is short: it is the passage, or the
-    question if there is no passage. Lists contain choices and answers. Short strings in lists are
-    left out, because they occur in many documents.
+    The longest string identifies the row even if this string is short, because it is usually the
+    passage, or the question if there is no passage. Lists contain choices and answers. Short
+    strings in lists are left out, because many documents share them.
     """
     fields = [value for value in row.values() if isinstance(value, str)]
     in_lists = [text for value in row.values() for text in _long_strings(value)]
@@ -117,7 +118,7 @@ def _of_row(row: Mapping[str, Any]) -> Document:
 
 
 def _long_strings(value: Any) -> Iterator[str]:
-    """Yield the strings of at least OVERLAP words in a list or a mapping."""
+    """Yield the strings of at least OVERLAP words in a list or a mapping, at any depth."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
@@ -131,13 +132,13 @@ def _long_strings(value: Any) -> Iterator[str]:
 def _keep(task: Any, kept: list[int]) -> None:
     """Restrict a task of lm-eval to the documents with the indices `kept`.
 
-    If the few-shot examples come from these documents, they are restricted, too.
+    If the few-shot examples come from the task's documents, the examples are restricted, too.
     """
     documents = task.eval_docs
     remaining: Any = [documents[n] for n in kept]
     if examples_are_documents(task):
         task.sampler.replace_df(remaining)
-    if isinstance(documents, Dataset):  # some tasks read the columns of their Dataset
+    if isinstance(documents, Dataset):  # some tasks need a Dataset, because they read its columns
         remaining = documents.select(kept)
 
     def remaining_documents() -> Any:

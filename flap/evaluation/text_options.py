@@ -1,4 +1,4 @@
-"""Base class of measurements over texts that are cut into windows of a fixed length.
+"""The base class of evaluators that cut texts into windows of a fixed length.
 
 Legend: N windows · T tokens in each window.
 """
@@ -34,8 +34,8 @@ class Cutting(NamedTuple):
     """How texts are cut into windows."""
 
     tokenizer: PreTrainedTokenizerBase
-    # the tokenizer whose tokens are counted to cut a text into windows; the windows are then
-    # converted to tokens of `tokenizer`
+    # the tokenizer whose tokens are counted to cut a text into windows. If it is not `tokenizer`,
+    # the windows are then converted to tokens of `tokenizer`.
     cut_by: PreTrainedTokenizerBase
     bos: bool  # whether windows begin with the beginning-of-sequence token
     max_length: int | None  # maximum length of a window in tokens of `tokenizer`; None if unlimited
@@ -50,7 +50,7 @@ class Cutting(NamedTuple):
 
 @dataclass(frozen=True)
 class OnTexts(Evaluator):
-    """A measurement of texts, with one task for each text and window length.
+    """An evaluator of texts, which creates one task for each text and window length.
 
     These tasks can run with only one layer of the model in memory.
     """
@@ -58,14 +58,14 @@ class OnTexts(Evaluator):
     section: ClassVar[str]  # section of the config, for error messages, such as "eval.perplexity"
 
     datasets: list[str]  # names of texts, or paths of local files
-    # Number of tokens in a window, 2 or more, or a list of such numbers. The names of the measured
-    # numbers contain the window length.
+    # The number of tokens in a window, 2 or more, or a list of such numbers. The names of the
+    # measured numbers contain it, as in "perplexity@2048".
     seq_len: Any = 128
     # number of tokens to use from each text, at least one window; None uses the whole text
     max_tokens: int | None = 16384
     batch_size: int = 8  # windows in a batch; 1 or more
-    # whether windows begin with the BOS token: "true", "false", or "auto", which follows the
-    # tokenizer
+    # whether windows begin with the BOS token: "true", "false", or "auto", which means true if the
+    # tokenizer puts BOS in front of texts
     bos: str = "auto"
 
     def __post_init__(self) -> None:
@@ -97,11 +97,11 @@ class OnTexts(Evaluator):
 
     @abstractmethod
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return the task that measures a text's windows.
+        """Return the task that measures the windows of a text.
 
-        text: the name of the text. seq_len: the window length in the config. bytes_N: the number of
-        UTF-8 bytes of the scored tokens of each window. about: the fields of `Task` that describe
-        the text.
+        text: the name of the text. seq_len: the window length in the config. bytes_N: for each
+            window, the number of UTF-8 bytes of its scored tokens. about: the fields of `Task` that
+            describe the text.
         """
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
@@ -127,10 +127,10 @@ class OnTexts(Evaluator):
         """Return one task for each text and window length.
 
         tokenizer: the tokenizer of the measured model. before: the tokenizer with which the texts
-            are cut into windows. The two differ if the vocabulary was trimmed.
+            are cut into windows. The two tokenizers differ if the vocabulary was trimmed.
 
-        Each window has the same text for both tokenizers. If the window has more tokens of
-        `tokenizer` than fit into the model's context, the end of the window is cut off.
+        Each window has the same text for both tokenizers. If a window has more tokens of
+        `tokenizer` than fit into the model's context, the end of this window is cut off.
         """
         bos = uses_bos(before, self.bos, f"{self.section}.bos")
         cutting = Cutting(tokenizer, before, bos, max_length)
@@ -170,7 +170,7 @@ class OnTexts(Evaluator):
         """Return how documents of a text are left out, or None if the text always stays whole.
 
         A text with fewer than two documents stays whole. The texts in `HUB` stay whole, too,
-        because their numbers are compared with published numbers.
+        because measurements on them are compared with published numbers.
         """
         if text.name in HUB or len(text.documents) < 2:
             return None

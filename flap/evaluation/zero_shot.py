@@ -1,4 +1,4 @@
-"""Zero-shot or few-shot accuracy on tasks of lm-eval, with lm-eval's standard prompts.
+"""Measure zero-shot or few-shot accuracy on tasks of lm-eval, with lm-eval's standard prompts.
 
 The whole model must fit into memory.
 """
@@ -33,7 +33,7 @@ from flap.models import PlacedModel
 from flap.runtime.temporary_state import seeded
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
-# The accuracy that FLAP's paper reports for each task of its zero-shot table. The test
+# Which accuracy FLAP's paper reports for each task in its zero-shot table. The test
 # `test_the_paper_s_measures` checks this with lm-eval's numbers for LLaMA-7B.
 PAPER_MEASURES = {
     "boolq": "acc",
@@ -47,11 +47,11 @@ PAPER_MEASURES = {
 SOURCE = (  # the values that the option `source` accepts
     f"{', '.join(SOURCES)}, or a folder or a .jsonl, .json, .parquet or .csv file that exists"
 )
-# a conversation of several turns, which a chat template must accept
+# a conversation of several turns, to check that a chat template accepts few-shot examples
 TURNS = Prompt(
     tuple({"role": role, "content": "a"} for role in ("user", "assistant", "user")), None
 )
-SHARED_TEXT = {  # for each task, the named calibration texts that come from its validation split
+SHARED_TEXT = {  # for each task, the named texts that come from the task's validation split
     **dict.fromkeys(("boolq", "boolq-seq2seq"), ("boolq-passages", *PASSAGES_OF)),
     "hellaswag": ("hellaswag-passages",),
     **dict.fromkeys(("sciq", "sciq_answers", "sciq_repeat"), ("sciq-passages",)),
@@ -61,37 +61,39 @@ SHARED_TEXT = {  # for each task, the named calibration texts that come from its
 
 @dataclass(frozen=True)
 class ZeroShot(Evaluator):
-    """The accuracies of tasks, from 0 to 1; higher is better.
+    """The accuracy of each task, from 0 to 1; higher is better.
 
     An accuracy has a name such as `piqa/acc_norm`, and its standard error is
     `piqa/acc_norm_stderr`.
 
-    acc: the share of documents in which the right choice has the highest log-likelihood. acc_norm:
-    the share of documents in which the right choice has the highest log-likelihood per character.
-    `piqa/margin`: the log-likelihood of the right choice minus the log-likelihood of the best wrong
-    choice, averaged over documents (`zero_shot_results.margin`).
+    `acc` is the share of documents (questions with choices) in which the right choice has the
+    highest log-likelihood. `acc_norm` is the share of documents in which the right choice has the
+    highest log-likelihood per character. `piqa/margin` is the log-likelihood of the right choice
+    minus the highest log-likelihood of a wrong choice, averaged over documents
+    (`zero_shot_results.margin`).
 
     Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
     Command: python -m flap eval=[zero_shot] eval.zero_shot.tasks=[piqa,arc_easy]
     """
 
     section: ClassVar[str] = "eval.zero_shot"  # section of the config, for error messages
-    # the tokenizer must have at least one of these tokens, which lm-eval needs
+    # the tokenizer must have at least one of these tokens, because lm-eval needs one
     needs_token: ClassVar[tuple[str, ...]] = ("bos_token_id", "eos_token_id")
-    # whether chat_template=auto uses the chat template of a tokenizer that has one
+    # whether chat_template=auto uses a tokenizer's chat template if there is one
     asks_in_chat: ClassVar[bool] = False
 
     # names of lm-eval's tasks, groups or tags, or paths of files with prompts
     tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))
     limit: int | None = None  # maximum documents of each task, 1 or more; None takes all
-    # Number of examples in the prompt, 0 or more. None stands for the task's default, which is 0
-    # for the seven default tasks.
+    # The number of few-shot examples in the prompt, 0 or more. None stands for the task's default,
+    # which is 0 for the seven default tasks.
     num_fewshot: int | None = None
     batch_size: int = 8  # sequences in a batch, 1 or more
-    # source of the documents: "hub"; "packaged"; "auto", which uses the hub if it can be reached,
-    # else the packaged documents; or the user's file or folder (`document_files`)
+    # where the documents come from: "hub"; "packaged" (`packaged_documents`); "auto", which uses
+    # the hub if it can be reached, else the packaged documents; or the path of the user's file or
+    # folder (`document_files`)
     source: str = "auto"
-    seed: int = 1234  # seed of the few-shot examples, 0 to 2**32 - 1; 1234 is lm-eval's default
+    seed: int = 1234  # seed that draws few-shot examples, 0 to 2**32 - 1; 1234 as in lm-eval
     # Whether to use the tokenizer's chat template: true, false, or auto. In this class, auto means
     # false, because published numbers are measured without a chat template.
     chat_template: str = "auto"
@@ -112,7 +114,7 @@ class ZeroShot(Evaluator):
         require_counts(self, self.section, limit=1, num_fewshot=0, batch_size=1)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
-        """Load the documents of all tasks, and return the tasks.
+        """Load lm-eval's tasks with their documents, and return an evaluation task for each.
 
         Raises:
             ValueError: a task is unknown, its documents cannot be read, or it does not support
@@ -149,7 +151,7 @@ class ZeroShot(Evaluator):
         check_shots(task, self.num_fewshot)
 
     def _in_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Return whether prompts go through the chat template; examples are then earlier turns."""
+        """Return whether prompts go through the chat template, with examples as earlier turns."""
         choice = self.chat_template.lower()
         has_template = bool(tokenizer.chat_template)
         if choice == "auto":
@@ -162,7 +164,7 @@ class ZeroShot(Evaluator):
         return choice == "true"
 
     def _check_template(self, tokenizer: PreTrainedTokenizerBase, tasks: list[LoadedTask]) -> None:
-        """Check that the chat template accepts several turns, and the prompts of all files."""
+        """Check that the chat template accepts several turns, and all prompts of files."""
         conversations = [TURNS]
         for task in tasks:
             if task.path:
@@ -201,7 +203,7 @@ class ZeroShot(Evaluator):
         )
 
     def _leaving(self, task: LoadedTask, asking: Asking) -> Leaving:
-        """Return how to leave out documents that are in the run's calibration or training texts."""
+        """Return how documents are left out that are in the run's calibration or training texts."""
 
         def without(numbers: frozenset[int]) -> Task:
             try:
@@ -248,10 +250,10 @@ class ZeroShot(Evaluator):
         return measured
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the names of the numbers behind the averages over the tasks; higher is better.
+        """Return the names of the numbers in each average over the tasks; higher is better.
 
         The averages are `zero_shot/average` and `zero_shot/average_margin`. An average is left out
-        if one of the tasks lacks the number, because averages over different tasks are not
+        if one of the tasks lacks its number, because averages over different tasks are not
         comparable.
         """
         tasks = expand(self.tasks)
@@ -265,8 +267,8 @@ class ZeroShot(Evaluator):
 def accuracy(task: str, numbers: Mapping[str, Any]) -> str:
     """Return the name of a task's accuracy, or "" if the task has no accuracy.
 
-    For a task of FLAP's paper, this is the accuracy that the paper reports. For other tasks, it is
-    acc_norm, or acc if the task has no acc_norm.
+    For a task in PAPER_MEASURES, the accuracy is the one that FLAP's paper reports. For other
+    tasks, it is acc_norm, or acc if the task has no acc_norm.
     """
     measures = [PAPER_MEASURES[task]] if task in PAPER_MEASURES else ["acc_norm", "acc"]
     names = [f"{task}/{measure}" for measure in measures]

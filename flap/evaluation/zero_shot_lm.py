@@ -1,10 +1,11 @@
 """The model that lm-eval calls.
 
-The model stores its answers, so that an interrupted task can resume.
+The model stores its answers on disk, so that an interrupted task can continue from them.
 
-Legend: a *group* is a list of requests that need the same token sequence, which the model therefore
-reads only once. A *step* is a list of the requests in one or a few batches. Both lists contain the
-indices of the requests.
+Legend: a *request* of lm-eval asks for the log-likelihood of a continuation, or for a generated
+text. A *group* is a list of requests that need the same token sequence, which the model therefore
+reads only once. A *step* is a list of the requests in one or more batches, whose answers are stored
+in one file. Groups and steps are lists of the indices of requests.
 """
 
 import math
@@ -21,8 +22,8 @@ from flap.runtime.progress import showing
 from flap.storage import Kind, Notes, WorkFolder, as_json, digest, results_of_steps
 
 ANSWERS: Kind[Any] = as_json("answers")
-# A batch of log-likelihoods takes only milliseconds on a GPU. So several batches share one file of
-# answers, and a task has at most this many files.
+# The maximum number of files of log-likelihoods that a task stores. A batch takes only milliseconds
+# on a GPU, so several batches share a file.
 MOST_NOTES = 100
 
 Group = list[int]
@@ -30,19 +31,19 @@ Step = list[int]
 
 
 class ResumableLM(huggingface.HFLM):
-    """A transformers model for lm-eval that stores its answers step by step.
+    """A model of transformers for lm-eval, which stores its answers step by step.
 
-    The processes of a run share the steps. Every process builds all requests, does its share of the
-    steps, and gets the answers to all requests.
+    A run can have several processes. Every process builds all requests, answers the requests of its
+    share of the steps, and gets the answers to all requests.
 
     Without this class, lm-eval would divide the documents among its ranks, and the results would
-    differ from the results of one process: each rank would draw the few-shot examples of its first
-    document with the same seed, documents would come back in another order, and a rank without
+    differ from those of a single process. Each rank would draw the few-shot examples of its first
+    document with the same seed, and documents would come back in another order. A rank without
     documents would raise an error.
 
-    The batches are the same as lm-eval's batches in one process, because the results of other
-    batches would be rounded differently. So neither the number of processes nor an interruption
-    changes a number.
+    The batches are the same as lm-eval's batches in a single process, because other batches would
+    give other rounding errors. So neither the number of processes nor an interruption changes the
+    measured numbers.
     """
 
     def __init__(self, stage: str, work: WorkFolder, **options: Any) -> None:
@@ -59,8 +60,8 @@ class ResumableLM(huggingface.HFLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Return the text that the model writes after each prompt.
 
-        The prompts of a batch have the same generation options and similar lengths. Each step is
-        one batch.
+        The prompts of a batch have the same generation options and similar lengths. Here, each step
+        is a single batch.
         """
         arguments = [request.args for request in requests]
         with_options = defaultdict[str, list[Group]](list)
@@ -90,7 +91,7 @@ class ResumableLM(huggingface.HFLM):
     ) -> list[tuple[float, bool]]:
         """Return each continuation's log-likelihood, and whether greedy decoding would write it.
 
-        Continuations that differ only in their last token share one token sequence.
+        Continuations of the same context that differ only in their last token form one group.
 
         requests: each request has its texts, the tokens of its context, and the tokens of its
             continuation.
@@ -123,7 +124,7 @@ class ResumableLM(huggingface.HFLM):
         """
 
         def do(number: int) -> list[Any]:
-            # seed each step, so that its random draws do not depend on earlier steps
+            # seed each step, so that random draws in it do not depend on earlier steps
             torch.manual_seed(number)
             return answer([requests[n] for n in steps[number]])
 

@@ -12,18 +12,19 @@ import numpy
 from flap.evaluation.base import Better, Documents, Measurement, Numbers
 from flap.evaluation.errors import averaged
 
-Entry = dict[str, Any]  # an entry of lm-eval's log, for one document and one filter
+Entry = dict[str, Any]  # an entry of lm-eval's log, for one document and one filter of answers
 Samples = Mapping[str, list[Entry]]  # lm-eval's log entries for each task
 
 
 def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
-    """Return lm-eval's results as flat numbers.
+    """Return lm-eval's results as one dict from the names of numbers to their values.
 
     {"piqa": {"acc,none": 0.8, …}} becomes {"piqa/acc": 0.8}.
 
-    The name of a number contains the filter, unless the filter is "none". The name of a standard
-    error ends with "_stderr". Values that are not finite numbers are left out, such as names,
-    aliases, and "N/A", which stands for an error that cannot be estimated.
+    The name of a number contains the name of lm-eval's filter for answers, unless this name is
+    "none". The name of a standard error ends with "_stderr". Values that are not finite numbers are
+    left out, such as aliases, and "N/A", which stands for a standard error that cannot be
+    estimated.
     """
     numbers = Numbers()
     for task, of_task in results.items():
@@ -36,7 +37,7 @@ def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
 
 
 def _flat_name(task: str, measure: str, filter_name: str) -> str:
-    """Return the name of a number from the parts that lm-eval gives.
+    """Return the name of a number from the names of its task, measure and filter in lm-eval.
 
     ("gsm8k", "acc_stderr", "strict") becomes "gsm8k/acc,strict_stderr".
     """
@@ -50,17 +51,17 @@ def _flat_name(task: str, measure: str, filter_name: str) -> str:
 def directions(
     numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]
 ) -> dict[str, Better]:
-    """Return whether higher or lower values of each number are better.
+    """Return for each number whether higher or lower values are better, if lm-eval knows this.
 
-    higher_is_better: the directions that lm-eval gives for the measures of each task or group, such
-        as {"piqa": {"acc": True}}.
+    higher_is_better: for the measures of each task or group, whether lm-eval says that higher
+        values are better, as in {"piqa": {"acc": True}}.
     """
     better: dict[str, Better] = {}
     for name in numbers:
         task, _, measure = name.rpartition("/")
         measure, _, _ = measure.partition(",")
         higher = higher_is_better.get(task, {}).get(measure)
-        # lm-eval gives None for a group whose tasks disagree
+        # for a group whose tasks disagree, lm-eval gives None
         if higher is not None and not name.endswith("_stderr"):
             better[name] = "higher" if higher else "lower"
     return better
@@ -69,7 +70,7 @@ def directions(
 def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
     """Return the values of documents for each number that is a mean over documents.
 
-    The values of accuracies are 0 or 1.
+    For an accuracy, the value of a document is 0 or 1.
     """
     values: dict[str, list[Any]] = defaultdict(list)
     for task, entries in samples.items():
@@ -84,7 +85,7 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
             continue
         if not all(isinstance(value, Real) for value in of_documents):
             continue
-        # skip numbers that lm-eval does not compute as a mean
+        # skip a number that is not the mean of these values
         mean = float(numpy.mean(of_documents))
         if math.isclose(mean, numbers[name], rel_tol=1e-9, abs_tol=1e-12):
             documents[name] = [float(value) for value in of_documents]
@@ -94,16 +95,16 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
 def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Measurement:
     """Return the mean margin of a multiple-choice task with its standard error.
 
-    The margin of a document is the log-likelihood of the right choice minus the largest
-    log-likelihood of a wrong choice, in nats; higher is better. The margin is above 0 if the
-    model's answer is right. Unlike an accuracy, the margin also changes if pruning changes the
-    log-likelihoods but not the answer.
+    The margin of a document is the log-likelihood of the right choice minus the highest
+    log-likelihood of a wrong choice, in nats; higher is better. The margin is above 0 if the model
+    prefers the right choice. Unlike an accuracy, the margin also changes if pruning changes the
+    log-likelihoods, but not which choice the model prefers.
 
-    normalised: whether log-likelihoods are divided by the number of characters of the choice, as
-        for acc_norm. The unit is then nats per character.
+    normalised: whether each log-likelihood is divided by the number of characters of its choice, as
+        for acc_norm. The margin is then in nats per character.
 
-    The measurement is empty if the task is not a multiple-choice task or has a scoring function of
-    its own, or if a document has no right or no wrong choice.
+    The returned measurement is empty if the task is not a multiple-choice task, if it has a scoring
+    function of its own, or if a document has no right choice or no wrong choice.
     """
     other_way = task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results)
     if other_way or not entries:
@@ -117,7 +118,7 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
 
 
 def _of_first_filter(entries: list[Entry]) -> list[Entry]:
-    """Return the entry of the first filter for each document."""
+    """Return the entries of the first filter, which are one for each document."""
     first_filter = entries[0]["filter"]
     return [entry for entry in entries if entry["filter"] == first_filter]
 
@@ -125,14 +126,15 @@ def _of_first_filter(entries: list[Entry]) -> list[Entry]:
 def _margin(task: Any, entry: Entry, normalised: bool) -> float:
     """Return the margin of a document.
 
-    The margin is not finite if a document has no right or no wrong choice.
+    The margin is infinite or NaN if the document has no right choice or no wrong choice.
     """
     document = entry["doc"]
     choices = task.doc_to_choice(document)
     right = _right_choices(task, document, choices)
     best_right = -math.inf
     best_wrong = -math.inf
-    # lm-eval may append log-likelihoods of the choices without the question, which zip leaves out
+    # lm-eval may append the log-likelihoods of the choices without the question; zip leaves these
+    # out
     answers = zip(choices, entry["filtered_resps"], strict=False)
     for number, (choice, answer) in enumerate(answers):
         characters = len(choice) if normalised else 1
@@ -147,7 +149,7 @@ def _margin(task: Any, entry: Entry, normalised: bool) -> float:
 def _right_choices(task: Any, document: Any, choices: list[str]) -> list[Any]:
     """Return the indices of the right choices of a document.
 
-    lm-eval stores right choices as indices or as texts.
+    lm-eval's tasks give right choices as indices or as texts.
     """
     gold = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
     numbers = []
@@ -161,29 +163,29 @@ def _listed(gold: Any) -> list[Any]:
 
 
 def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
-    """Return the mean F1 of written answers, from 0 to 1, with its standard error.
+    """Return the mean F1 of the answers that a model has written, with its standard error.
 
-    Higher is better. The F1 of an answer is the harmonic mean of the precision and the recall of
-    its words against the words of the most similar right answer. Case, punctuation and articles are
-    ignored.
+    The F1 of an answer is the harmonic mean of the precision and the recall of its words, compared
+    with the words of the most similar right answer. It is between 0 and 1; higher is better. Case,
+    punctuation and articles are ignored.
 
     Source: SQuAD, Rajpurkar et al., EMNLP 2016, arXiv 1606.05250, section 6.1. The evaluation
     script of SQuAD differs from this function in five ways:
 
-    - it deletes all ASCII punctuation, so that -5 equals 5 and 3.5 equals 35; here numbers keep
-      their sign and point;
-    - it keeps other punctuation, such as curly quotes, dashes and currency signs; here it is
-      removed;
-    - it compares answers without words, such as "A" and "The", as empty, and two empty answers
-      are equal; here their texts are compared;
-    - in version 1.1, two answers without words have an F1 of 0; here they have 1 if their texts are
+    - it deletes all ASCII punctuation, so that -5 equals 5 and 3.5 equals 35; here, numbers keep
+      their sign and decimal point;
+    - it keeps all other punctuation, such as curly quotes, dashes and currency signs; here, this
+      punctuation is removed;
+    - it treats an answer that has no words except articles, such as "A" or "The", as empty, so that
+      all such answers are equal; here, their texts are compared;
+    - in version 1.1, the F1 of two answers without words is 0; here, it is 1 if their texts are
       equal;
-    - it returns per cent; here the best value is 1.
+    - it returns per cent; here, the best value is 1.
 
-    The measurement is empty if the model writes no answers in the task, or if the task has a
-    scoring function of its own or already has an F1. It is also empty if the task extracts a part
-    of the model's answer with a pattern, as gsm8k does, because the right answers of the task may
-    be longer than this part.
+    The returned measurement is empty if the model writes no answers in the task, if the task has a
+    scoring function of its own, or if it already has an F1. The measurement is also empty if the
+    task extracts a part of the model's answer with a regular expression, as gsm8k does, because the
+    right answers of the task may be longer than this part.
     """
     other_way = task.OUTPUT_TYPE != "generate_until" or callable(task.config.process_results)
     picks_a_part = "regex" in str(task.config.filter_list)
@@ -203,7 +205,7 @@ def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
 def _references(task: Any, document: Any) -> list[str]:
     """Return the right answers to a document.
 
-    lm-eval stores right answers as texts, numbers, or indices of choices.
+    lm-eval's tasks give right answers as texts, numbers, or indices of choices.
     """
     choices = []
     if task.config.doc_to_choice is not None:
@@ -220,8 +222,8 @@ def _overlap(answer: str, reference: str) -> float:
     """Return the F1 between the words of an answer and the words of a right answer.
 
     If one of the texts has no words except articles, such as "A", return 1 if the texts are equal,
-    else 0. The script of SQuAD 2 (Rajpurkar et al., ACL 2018, arXiv 1806.03822) compares the empty
-    lists of words instead.
+    else 0. The script of SQuAD 2 (Rajpurkar et al., ACL 2018, arXiv 1806.03822) instead compares
+    the lists of words, of which at least one is empty.
     """
     words = Counter(_words(answer))
     expected = Counter(_words(reference))

@@ -30,10 +30,11 @@ def run_task(
 ) -> Any:
     """Run a task, and return lm-eval's results.
 
-    Afterwards, the temporary changes of lm-eval and of the model are undone.
+    lm-eval and the model are changed while the task runs (`_changes`). Afterwards, these changes
+    are undone.
 
-    work: the working directory. Answers that an interrupted task has stored there are not computed
-        again.
+    work: the working directory. Answers that an earlier, interrupted start of the task has stored
+        there are not computed again.
     """
     in_chat = asking.template is not None
     with ExitStack() as stack:
@@ -46,9 +47,9 @@ def run_task(
             pretrained=placed.model,
             tokenizer=asking.tokenizer,
             batch_size=batch_size,
-            enable_thinking=False,  # switches thinking off in templates that support it
+            enable_thinking=False,  # switches thinking off in chat templates that support it
         )
-        # lm-eval would use the device of the first weight, but this weight may be on disk
+        # lm-eval would use the device of the model's first weight, but this weight may be on disk
         lm._device = placed.device
         output = evaluate(
             lm,
@@ -63,26 +64,27 @@ def run_task(
 
 
 def _changes(placed: PlacedModel) -> list[AbstractContextManager[None]]:
-    """Return the temporary changes of lm-eval and of the model while a task runs."""
-    # decode greedily, and ignore penalties and lengths in the checkpoint's generation config
+    """Return the changes of lm-eval and of the model that are needed while a task runs."""
+    # decode greedily, and ignore the penalties and lengths in the checkpoint's generation config
     end = getattr(placed.model.generation_config, "eos_token_id", None)
     likeliest = GenerationConfig(eos_token_id=end)
     return [
         # lm-eval has no option that turns off all of its progress bars
         replaced("tqdm", _no_bar, lm_eval_task, model),
-        # skip bootstrap errors: their 100,000 draws in forked processes would take minutes
+        # compute no standard errors by bootstrap, whose 100,000 draws in forked processes take
+        # minutes
         replaced("bootstrap_stderr", lambda *_, **__: math.nan, metrics),
         replaced("generation_config", likeliest, placed.model),
     ]
 
 
 def _no_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
-    """Return the items unchanged. Replaces tqdm in loops that are too short for a progress bar."""
+    """Return the items unchanged: replaces tqdm in loops that are too short for a progress bar."""
     return items
 
 
 def _warn_cut(task: LoadedTask, lm: Any) -> None:
-    """Warn about prompts that do not fit into the context together with their answers."""
+    """Warn about prompts that do not fit into the model's context together with their answers."""
     asked = 0
     cut = 0
     for subtask in task.subtasks.values():

