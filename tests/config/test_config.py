@@ -71,9 +71,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     def numbers(cell: tuple[str, ...]) -> set[str]:
         return {override for override in cell if override.split("=")[0] in ("ratio", "seed")}
 
-    # Whether the other options of a sweep are valid together does not depend on its ratios and
-    # seeds. So this test combines all other options with the first ratio and the first seed, and
-    # all ratios and seeds with the first value of each other option.
+    # Ratios and seeds do not decide which other options are valid together. So this test combines
+    # all other options with the first ratio and seed, and all ratios and seeds with the first ones.
     one, *_ = cells
     cells = [
         cell
@@ -87,8 +86,7 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     for config in configs:
         choose(config)
     # All methods of an experiment calibrate in the same way, with two exceptions: Wanda-sp
-    # calibrates each layer on the outputs of the pruned layers before it, and LLM-Pruner reads
-    # fewer windows.
+    # calibrates on the outputs of pruned layers, and LLM-Pruner reads fewer windows.
     expected = replace(configs[0].calibration, propagate="dense")
     for config in configs:
         calibration = replace(config.calibration, propagate="dense")

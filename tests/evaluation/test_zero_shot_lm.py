@@ -204,10 +204,7 @@ def measure(
 def test_a_killed_run_continues_in_the_middle_of_a_task(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """The process is killed twice: while it measures the dense model, and later the pruned model.
-
-    Each time, it is in the middle of a task.
-    """
+    """The process is killed in a task of the dense model, and later in one of the pruned model."""
     arguments = [
         *tiny(model_dir, text_file)[:5],
         "model.dtype=bfloat16",

@@ -270,8 +270,7 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 def test_the_paper_s_measures() -> None:
     """For LLaMA-7B, the measures in PAPER_MEASURES give the numbers closest to the paper's."""
-    # lm-evaluation-harness publishes these numbers, without few-shot examples, in
-    # results/llama/llama-7B.
+    # lm-evaluation-harness publishes these zero-shot numbers in results/llama/llama-7B.
     harness = {
         "boolq/acc": 73.06,
         "piqa/acc": 78.18,
