@@ -1,8 +1,8 @@
 """Collect statistics of each layer, and yield them while the layer is in memory.
 
-Every fifth calibration window is held out, to test compensations and the trials of
-structure=search. The tokens of these windows are called held-out tokens, and the tokens of all
-other windows are called fitting tokens.
+Every fifth calibration window is held out, to test compensations, and the blocks that
+structure=search prunes on trial. The tokens of these windows are called held-out tokens, and the
+tokens of all other windows are called fitting tokens.
 
 Legend: N windows · T tokens in a window.
 """
@@ -99,7 +99,7 @@ class Calibration:
     def along(self, walk: Walk, covariance: bool, separate_held_out: bool = True) -> Visits:
         """Yield the same values as `visit`, in a `Walk` that the caller has created.
 
-        The caller may carry other hidden states from layer to layer in the same walk.
+        In the same walk, the caller may also carry other hidden states from layer to layer.
         """
         if not covariance:
             for i in walk:

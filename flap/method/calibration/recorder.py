@@ -1,9 +1,9 @@
 """Record the statistics of a layer with forward hooks, inside a `with` block.
 
 A block is the attention or the MLP of a layer. In a mixture of experts, the members of the MLP are
-its experts. Every fifth calibration window is held out, to test compensations and the trials of
-structure=search. The tokens of these windows are called held-out tokens, and the tokens of all
-other windows are called fitting tokens.
+its experts. Every fifth calibration window is held out, to test compensations, and the blocks that
+structure=search prunes on trial. The tokens of these windows are called held-out tokens, and the
+tokens of all other windows are called fitting tokens.
 
 Legend: I input channels of an output projection · T tokens · P positions of a batch · D hidden size
 · M members of a block · E[…] mean over tokens.

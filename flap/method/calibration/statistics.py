@@ -1,9 +1,9 @@
 """Compute statistics of channels for a batch, merge them over batches, and store them in a file.
 
 A block is the attention or the MLP of a layer. In a mixture of experts, the members of the MLP are
-its experts. Every fifth calibration window is held out, to test compensations and the trials of
-structure=search. The tokens of these windows are called held-out tokens, and the tokens of all
-other windows are called fitting tokens.
+its experts. Every fifth calibration window is held out, to test compensations, and the blocks that
+structure=search prunes on trial. The tokens of these windows are called held-out tokens, and the
+tokens of all other windows are called fitting tokens.
 
 Legend: I input channels of an output projection · T tokens · E[…] mean over tokens.
 """

@@ -1,7 +1,8 @@
 """Compensations, which change an output projection to make up for its removed input channels.
 
 A block is the attention or the MLP of a layer. Every fifth calibration window is held out.
-Compensations are tested on the tokens of these windows, which are called held-out tokens.
+Compensations are tested on the tokens of these windows, which are called held-out tokens. In a
+trial, structure=search prunes one block, and measures the effect on predictions.
 
 Source: FLAP, arXiv 2312.11983, section 3.4.
 
@@ -36,7 +37,7 @@ class FitReport(NamedTuple):
     # the ridge of the chosen map; None if FLAP's bias (`BiasCompensation`) is used instead of a
     # map, because no map has a smaller held-out error, or because no map can be computed or tested
     ridge: float | None
-    held_out_error: float  # error with the chosen map, or with FLAP's bias if no map is used
+    held_out_error: float  # error with the chosen map, or with FLAP's bias if no map is chosen
     held_out_error_of_bias: float  # error with FLAP's bias
 
 
@@ -67,10 +68,9 @@ class Compensation(ABC):
         """Return a fit of one output projection for each of several removals of its input channels.
 
         statistics: the statistics of the input channels; None only if `needs_statistics` is False.
-        trial: whether the fits are only for a trial of structure=search. Trials are measured on
-            held-out tokens, so in a trial, a compensation that can fit noise must be fitted without
-            these tokens. A trial may also skip expensive choices, such as the choice of the best
-            ridge.
+        trial: whether the fits are only for a trial of structure=search. A trial is measured on
+            held-out tokens, so a compensation that can fit noise must then be fitted without these
+            tokens. A trial may also skip expensive choices, such as the choice of the best ridge.
         """
 
 

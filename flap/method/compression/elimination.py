@@ -1,11 +1,11 @@
 """Eliminate channels in a fixed order, to fit several removals with one factorisation.
 
-The same Cholesky factor is used for every number of removed channels. The channels are sorted so
-that the channels that are removed first are at the end. C is the covariance of the sorted channels,
-λ' is the ridge, and 1 is the identity matrix. U is the upper triangular Cholesky factor of
-H = C + λ' · 1 = Uᵀ U. For any number of removed channels, the kept channels K are at the front, so
-that H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels K
-to the removed channels P is C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. One triangular solve with the
+The same Cholesky factor is used for every number of removed channels. The channels are sorted in
+the reverse of the order in which they are removed. C is the covariance of the sorted channels, λ'
+is the ridge, and 1 is the identity matrix. U is the upper triangular Cholesky factor of H = C +
+λ' · 1 = Uᵀ U. For any number of removed channels, the kept channels K are at the front, so that
+H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels K to the
+removed channels P is C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. One triangular solve with the
 submatrices U_KK and U_KP computes this map, and C is not needed. (SparseGPT, Frantar and Alistarh
 2023, arXiv 2301.00774, uses such a factor for one row of a weight at a time.)
 
@@ -44,9 +44,9 @@ class Elimination:
     ) -> "Elimination":
         """Factorise H = C + λ' · 1 with the ridge λ' = ridge · mean(diag C).
 
-        The factor is computed in the device's floating-point dtype with the most bits. With
-        `quick`, it is first computed in float32, and again in the wider dtype only if float32
-        fails.
+        The factor is computed in the floating-point dtype with the most bits that the device
+        supports. With `quick`, it is first computed in float32, and again in the wider dtype only
+        if float32 fails.
         """
         precision = torch.float32 if quick else widest_float(order_I.device)
         strips = _strips(covariance, order_I, ridge, precision)

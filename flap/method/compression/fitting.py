@@ -2,7 +2,8 @@
 
 A plan lists the units that stay. A fit is a changed output projection, in which a compensation
 makes up for removed channels. A block is the attention or the MLP of a layer. Each member of a
-block, such as an expert, is fitted separately, on the tokens that reach it.
+block, such as an expert, is fitted separately, on the tokens that reach it. In a trial,
+structure=search prunes one block, and measures the effect on predictions.
 Legend: O output channels · I input channels · K kept, P pruned channels · U units.
 """
 

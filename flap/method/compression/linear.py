@@ -1,7 +1,8 @@
 """Linear compensation: a least-squares map predicts the removed channels from the kept channels.
 
 Every fifth calibration window is held out. Compensations are tested on the tokens of these windows,
-which are called held-out tokens.
+which are called held-out tokens. In a trial, structure=search prunes one block, and measures the
+effect on predictions.
 
 Legend: O output channels · I input channels · P pruned, K kept input channels.
 """

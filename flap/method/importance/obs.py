@@ -27,7 +27,8 @@ from flap.models.devices import widest_float
 log = logging.getLogger(__name__)
 
 RIDGES = 4  # number of ridges to try; each ridge is ten times the previous ridge
-# number of steps; each step removes 1/64 of the units, and adjusts the weights of all other units
+# number of steps; each step removes 1/64 of all units, and adjusts the weights of the units that
+# are left
 STEPS = 64
 
 

@@ -26,8 +26,9 @@ class Aligned(NamedTuple):
     """The old tokens of a window's text, and the aligned old token of each new token."""
 
     old_S: Tensor
-    # for each new token, the position in old_S of the old token that ends at the same place in the
-    # text, if the spelling of the next old token begins with the next new token; otherwise NOWHERE
+    # For each new token, the position in old_S of the old token that ends at the same place in the
+    # text. NOWHERE if there is no such old token, or if the spelling of the old token after it does
+    # not begin with the next new token.
     position_T: Tensor
 
 

@@ -44,10 +44,10 @@ class Ranking:
             worth_v = c_v + Σ_t p(v | x_<t)
 
         c_v: how often token v occurs in the texts. p(v | x_<t): the probability that the model
-        predicts for v at position t. The sum says how often the model expects v in a text as long
-        as all texts together. It is the product of share_V (see `expected`) and the number of
-        tokens in the texts. Because of the sum, tokens that do not occur in the texts can stay,
-        too. Without share_V, the worth is only c_v. The formula is not from a paper.
+        predicts for v at position t. The sum says how often the model expects v in as many tokens
+        as the texts have. It is the product of share_V (see `expected`) and the number of tokens in
+        the texts. Because of the sum, tokens that do not occur in the texts can stay, too. Without
+        share_V, the worth is only c_v. The formula is not from a paper.
         """
         worth_V = counts_V if share_V is None else counts_V + counts_V.sum() * share_V
         name_of = {i: token for token, i in tokens.ids.items()}
@@ -107,8 +107,8 @@ class Trim:
     With `coverage`, only the counts of tokens in the texts decide, so the number of tokens that
     stay is known before weights are read. With `size`, the number of times that the model expects
     each token in the texts also decides (`Ranking.of`). If a target allows more tokens than
-    `coverage` needs, the largest number of tokens that the target allows stays. These tokens are
-    chosen in the same way as with `size`.
+    `coverage` needs, as many tokens stay as the target allows, and they are chosen in the same way
+    as with `size`.
 
     If a token stays, all tokens from which the tokenizer builds this token stay, too. Special,
     added and byte tokens stay, so that every text can still be tokenised. A text that contained
