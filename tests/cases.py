@@ -1,4 +1,4 @@
-"""The metrics, structures and tiny architectures with which many tests are parametrized."""
+"""Importance metrics, pruning structures and tiny models with which many tests are parametrized."""
 
 from collections.abc import Callable
 from copy import deepcopy

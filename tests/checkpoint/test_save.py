@@ -1,4 +1,4 @@
-"""Saving verifies a checkpoint, and leaves either the complete checkpoint or no files."""
+"""Saving verifies a checkpoint. If saving fails, the target folder is as it was before."""
 
 import subprocess
 import sys

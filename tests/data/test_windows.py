@@ -1,4 +1,4 @@
-"""flap cuts calibration windows from several texts."""
+"""flap cuts calibration windows from several texts, in proportion to the weights of the texts."""
 
 import json
 from dataclasses import replace

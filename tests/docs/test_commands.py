@@ -22,8 +22,8 @@ COMMAND = re.compile(r"^(?:\$ )?(?:OMP_NUM_THREADS=1 )?(?:python -m )?flap (.*)$
 def commands(file: Path) -> Iterator[list[str]]:
     """Yield the arguments of each command in the code blocks and tables of a page.
 
-    A backslash at the end of a line continues the command on the next line. Commands that begin
-    with a subcommand are left out.
+    A backslash at the end of a line continues the command on the next line. Commands with a
+    subcommand, such as `flap study`, are left out.
     """
     cells = CELL.findall(file.read_text()) if file.parent.name == "docs" else []
     for block in [*BLOCK.findall(file.read_text()), *cells]:

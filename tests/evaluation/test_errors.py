@@ -1,4 +1,4 @@
-"""Standard errors of means and of paired differences agree with values computed by hand."""
+"""Standard errors and p-values agree with values that are computed by hand."""
 
 import math
 

@@ -101,7 +101,7 @@ def logprobs(step: Step, prompt: Tensor, at_once: int) -> Tensor:
 
 
 def greedy(step: Step, prompt: Tensor, new_tokens: int, end: int | None) -> list[int]:
-    """Generate the most probable tokens, but never the token `end`, which would end the text."""
+    """Continue a prompt with the most probable tokens, but never with `end`, which ends a text."""
     tokens = []
     cached = 0
     new = prompt

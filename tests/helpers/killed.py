@@ -14,7 +14,8 @@ from flap.pipeline import run
 from tests.helpers.forked import forked
 from tests.helpers.runs import composed
 
-# The stages of a run whose steps are recorded. Steps of measurements are not recorded.
+# The stages of a run whose steps are recorded. The steps "write" and "compare" are recorded, too.
+# Steps of measurements are not recorded.
 NOTED = ("sample", "calibrate", "score", "compress", "prune")
 SEQUENCES = 2  # sequences per batch when the model writes calibration text
 

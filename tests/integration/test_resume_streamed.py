@@ -39,9 +39,8 @@ IN_SEQUENCE = [*PRUNE_AND_WRITE, "compare"]
 # With Wanda-sp and random scores, the scores are drawn layer by layer. At the end, each layer is
 # written again, together with the biases that the config of the stock checkpoint requires.
 RANDOM = [*PRUNE_AND_WRITE, *WRITE, "compare"]
-# If a run computes covariances, two sets of windows pass through each layer: windows for fitting a
-# compensation, and held-out windows for choosing its ridge. So each layer has two steps of the same
-# kind.
+# If a run fits a linear compensation, two sets of windows pass through each layer: windows for the
+# fit, and held-out windows for choosing its ridge. So each layer has two steps of the same kind.
 FITTED = [*steps_of("compress", "compress", "write"), "compare"]
 CALIBRATED_FITTED = [*CALIBRATE, *FITTED]
 CLOSED_FORM = [*steps_of("score"), *FITTED]
