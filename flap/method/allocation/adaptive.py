@@ -39,9 +39,9 @@ class Scaled(Structure):
     - error: the squared error that the removal of the unit causes in the output of its layer,
       divided by the price of the unit, such as its number of parameters (`Budget.prices`). The
       squared error is the sum of the scores of the unit's channels.
-    - relative: the same squared error, relative to the squared norm of the residual stream, ‖e‖² /
-      ‖h‖², and divided by the price of the unit. e is the error in the output of the layer, and h
-      is the input of the layer at a typical token (`LayerStatistics.inverse_power`).
+    - relative: the same squared error divided by ‖h‖², the squared norm of the residual stream, and
+      by the price of the unit. h is the input of the layer at a typical token
+      (`LayerStatistics.inverse_power`).
 
     In a mixture of experts, errors are measured at the output of the layer, where the output of
     each expert is multiplied by the router's weight (`Scores.routed_power`).

@@ -53,8 +53,8 @@ class Calibration:
         work: the working directory, from which an interrupted calibration resumes if the layers are
             read from files one after another. A model in memory runs all layers in one forward
             pass, so its calibration cannot resume.
-        gradients: whether to run a forward and a backward pass on each window after that, for the
-            first-order effect of each unit on the loss. This needs the whole model on one device.
+        gradients: whether to add the first-order effect of each unit on the loss. For this effect,
+            a forward and a backward pass is run on each window, with the whole model on one device.
 
         Raises:
             ValueError: activations or gradients are not finite, or the disk is too small for hidden

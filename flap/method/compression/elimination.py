@@ -34,8 +34,8 @@ class Elimination:
     """The Cholesky factor U of H, from which the least-squares map of each removal is computed."""
 
     order_I: Tensor  # order of the channels; channels that are removed first are at the end
-    # U in strips of STRIP rows, each of which begins at the diagonal. If the factorisation of H
-    # fails at a channel, the last strip ends before this channel.
+    # U in strips of STRIP rows. A strip begins at the diagonal element of its first row. If the
+    # factorisation of H fails at a channel, the last strip ends before this channel.
     strips: tuple[Tensor, ...]
 
     @classmethod

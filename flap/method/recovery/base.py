@@ -104,7 +104,7 @@ class Recovery:
 
     @property
     def windows(self) -> int:
-        """The number of windows in an epoch, which is a whole number of steps."""
+        """The number of windows in an epoch, rounded down to whole steps."""
         return self.tokens // self.tokens_a_step * self.windows_a_step
 
     @property

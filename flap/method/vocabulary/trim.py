@@ -45,9 +45,9 @@ class Ranking:
 
         c_v: how often token v occurs in the texts. p(v | x_<t): the probability that the model
         predicts for v at position t. The sum says how often the model expects v in as many tokens
-        as the texts have. It is the product of share_V (see `expected`) and the number of tokens in
-        the texts. Because of the sum, tokens that do not occur in the texts can stay, too. Without
-        share_V, the worth is only c_v. The formula is not from a paper.
+        as the texts have. This sum is the product of share_V (see `expected`) and the number of
+        tokens in the texts. Because of the sum, tokens that do not occur in the texts can stay,
+        too. Without share_V, the worth is only c_v. The formula is not from a paper.
         """
         worth_V = counts_V if share_V is None else counts_V + counts_V.sum() * share_V
         name_of = {i: token for token, i in tokens.ids.items()}
