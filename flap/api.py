@@ -65,8 +65,8 @@ def prune(
 ) -> Report:
     """Prune a model in place and return the report.
 
-    `model.save_pretrained` then writes a checkpoint that `flap.load` reads. flap.prune itself
-    measures and saves something only if `overrides` ask for it: "eval=perplexity" measures, and
+    `model.save_pretrained` then writes a checkpoint that `flap.load` reads. `flap.prune` itself
+    measures and saves only what `overrides` ask for: "eval=perplexity" measures, and
     "checkpoint.save=true" with "checkpoint.dir=…" saves. Nothing is cached. The states of the
     random number generators of torch, numpy and Python do not change, and each module of the model
     keeps its training or evaluation mode.
@@ -167,7 +167,7 @@ def _check_overrides(
 ) -> None:
     """Check that no override sets a key that another argument or `flap.prune` itself sets.
 
-    An override of this kind would have no effect, but the report would show it.
+    Such an override would have no effect, although the report would show it.
     """
     require(not isinstance(overrides, str), "overrides", overrides, "a list of such texts")
     settled = {

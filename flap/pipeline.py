@@ -47,16 +47,18 @@ def run(
 ) -> Report:
     """Prune a model, evaluate it before and after pruning, and return the report.
 
-    Everything that can be checked without the model's weights is checked before they are loaded.
+    Everything that can be checked without the model's weights is checked before the weights are
+    loaded.
 
     source: the model, if the caller has already loaded it; `config.model` must then describe it. If
-        None, the model is loaded from `config.model`.
+        `source` is None, the model is loaded as `config.model` says.
     run_dir: the folder for the report and the plan; if None, neither is written.
-    overrides: the options that the user has set, as "key=value". An option of these that would have
-        no effect is refused.
+    overrides: the options that the user has set, as "key=value". An option that would have no
+        effect is refused.
 
     Raises:
-        ValueError: an input is wrong. The message is one line that names the config field.
+        ValueError: an input is wrong, such as an option or a text. The message is one line that
+            names the config field.
     """
     prepared = prepare(config, run_dir, source, overrides)
     check_room(prepared)
@@ -126,7 +128,8 @@ def prune(run: Run, model: PlacedModel) -> Compressed:
 def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned:
     """Make the pruned model of a run, and save it if the config asks for a checkpoint.
 
-    The stages are: write texts with the dense model, trim the vocabulary, remove units, and train.
+    The stages are: let the dense model write the texts that it must write itself, trim the
+    vocabulary, remove units, and train. A config may leave out any of these stages.
     """
     reset_peak_memory()
     may_replace = may_replace_checkpoint(run)

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
 def config_of(plain: dict[str, Any]) -> "FlapConfig":
     """Check the config in a report, and return it with the changes that a repeated run needs.
 
-    The repeated run has no cache and no tracker, and saves its checkpoint in its own folder.
+    The repeated run uses no cache and no tracker, and saves its checkpoint in its own folder.
 
     plain: the config as dicts and lists, as it is in report.json.
 

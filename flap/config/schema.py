@@ -29,8 +29,8 @@ class ModelConfig:
     dtype: str = "auto"
     # The device: cpu, cuda, mps, or auto for the first of cuda, mps and cpu that is available.
     device: str = "auto"
-    # Where the weights are: device keeps all of them on the device, auto spreads them over GPUs,
-    # host memory and disk, and stream reads one layer at a time.
+    # Where the weights are kept: `device` keeps all of them on the device, `auto` spreads them over
+    # GPUs, host memory and disk, and `stream` reads one layer at a time from disk.
     placement: str = "device"
     # Whether the LM head and the embedding of a GGUF file become one tied matrix, if one of them is
     # a copy of the other in another quantisation. The tied matrix gets the more precise values of
@@ -55,15 +55,15 @@ class CalibrationConfig:
     # tokenizer puts BOS in front of texts.
     bos: str = "auto"
     # Whether the calibration inputs of a layer come from the dense or from the pruned layers before
-    # it. With the value pruned, the model is pruned layer by layer, which needs structure=UL-UM,
-    # UL-MM or middle.
+    # it. With `pruned`, the model is pruned layer by layer, which needs structure=UL-UM, UL-MM or
+    # middle.
     propagate: str = "dense"
     # Who answers the prompts in texts for calibration and for recovery (training after
-    # compression): given takes the answers that come with the prompts, and self lets the model
+    # compression): `given` takes the answers that come with the prompts, and `self` lets the model
     # write the answers.
     answers: str = "given"
-    # Which tokens are used for statistics and losses: with all, all tokens; with answers, only the
-    # tokens of answers in texts that have prompts, and all tokens of texts without prompts.
+    # Which tokens are used for statistics and losses: `all` uses all tokens, and `answers` uses
+    # only the answers in texts that have prompts. Of texts without prompts, all tokens are used.
     count: str = "all"
     # The maximum number of tokens in an answer that the model writes, at least 1.
     max_new_tokens: int = 64
@@ -124,9 +124,9 @@ class FlapConfig:
     structure: Any = None
     # The compensation, which replaces the contribution of removed units to the output.
     compensation: Any = None
-    # Which tokens stay in the vocabulary; the empty choice none keeps all tokens.
+    # Which tokens stay in the vocabulary; the empty choice `none` keeps all tokens.
     vocabulary: Any = None
-    # The training after compression; the empty choice none trains nothing.
+    # The training after compression; the empty choice `none` trains nothing.
     recover: Any = None
     # The measurements of the dense and the pruned model: a mapping from names to choices.
     eval: Any = field(default_factory=dict)
@@ -152,8 +152,9 @@ class FlapConfig:
     mask_only: bool = False
     # Values for other keys, as +debug=smoke sets them. Keys that the run does not have are skipped.
     debug: Any = None
-    # What a run returns to Hydra, for sweepers that optimise: the name of a number, such as
-    # pruned/sciq_answers/exact_match, or a list of names. With null, a run returns nothing.
+    # Which measured numbers a run returns to Hydra, whose sweepers can search for the options with
+    # the best numbers: a name, such as pruned/sciq_answers/exact_match, or a list of names. With
+    # null, a run returns nothing.
     objective: Any = None
     # If true, a sweep ends after the first of its runs that fails.
     stop_on_failure: bool = False

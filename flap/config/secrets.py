@@ -141,7 +141,7 @@ def learn_from_config(config: DictConfig, env_set: Any) -> None:
 def with_quoted_password(uri: str) -> str:
     """Return a URI with its password percent-encoded.
 
-    A password that contains / @ ? or # is not encoded yet, so it is encoded now. All other
+    If the password contains / @ ? or #, it has not been encoded yet, and is encoded now. All other
     passwords stay as they are.
     """
     match = URI.match(uri)

@@ -41,7 +41,7 @@ def plain_text(turns: Sequence[dict[str, Any]]) -> str:
 
 
 def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
-    """Return the text of a prompt that the model reads before it answers.
+    """Return the text of a prompt, which the model reads before it answers.
 
     chat: whether to use the tokenizer's chat template instead of plain text.
 
@@ -54,7 +54,7 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
 
 
 def question_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
-    """Return the tokens of a prompt that the model reads before it answers.
+    """Return the tokens of a prompt, which the model reads before it answers.
 
     Raises:
         ValueError: the template refuses the conversation.

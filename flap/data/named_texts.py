@@ -1,4 +1,4 @@
-"""Texts that have a name in the config, such as `boolq-passages`.
+"""Texts that a config can choose by name, such as `boolq-passages`.
 
 A named text comes from an installed wheel, from the hub, or from Python's standard library. Each
 named text has two parts: one for calibration, and the other for evaluation.
@@ -57,7 +57,7 @@ def packaged_file(wheel: str, path: str) -> Path | None:
 
 
 class Passages(NamedTuple):
-    """A validation split. Its different passages are divided between calibration and evaluation."""
+    """A validation split. Its distinct passages are divided between calibration and evaluation."""
 
     folder: str  # folder of the data set in the wheel
     path: str  # name of the data set on the hub, which is read if the wheel is not installed
@@ -67,7 +67,7 @@ class Passages(NamedTuple):
 
 
 class HubPart(NamedTuple):
-    """The part of a data set on the hub that a text uses for calibration, or for evaluation."""
+    """A part of a data set on the hub, which a named text uses for calibration or evaluation."""
 
     path: str
     split: str

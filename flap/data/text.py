@@ -67,7 +67,7 @@ class Prompt:
     # the turns before the answer, with their roles and contents
     messages: tuple[dict[str, Any], ...]
     answer: str | None  # the right answer; None if it is not known
-    conversation: bool = False  # whether the prompt comes from a column `messages`
+    conversation: bool = False  # whether the prompt comes from a file's column `messages`
 
 
 def ngrams(items: Sequence[T], length: int) -> Iterator[tuple[T, ...]]:

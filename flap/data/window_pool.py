@@ -90,7 +90,7 @@ def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> Text
     """Tokenise a text.
 
     A text from a chat template may already begin with BOS. One BOS is then removed, so that the
-    first window does not begin with two.
+    first window does not begin with two BOS.
     """
     # Slow tokenizers are Python code, whose state cannot be compared. Therefore the tokens of a
     # slow tokenizer are not cached: each call gets a different digest.

@@ -28,7 +28,7 @@ BOS = ("auto", "true", "false")
 
 @dataclass(frozen=True)
 class Windows:
-    """The token windows of a mixture of texts, which do not overlap. Each text is a *part*."""
+    """Non-overlapping token windows of a mixture of texts. Each text of the mixture is a *part*."""
 
     parts: tuple[Part, ...]
     # the text of each part of the mixture; None if the model still has to write this text
@@ -95,7 +95,7 @@ class Windows:
 
     @cached_property
     def drawn(self) -> list[Batch | None]:
-        """The windows of each part, with a mask of the tokens in answers; None without a text.
+        """The windows of each part, with a mask of the tokens in answers; None if it has no text.
 
         Raises:
             ValueError: a text is too short for its windows, or its windows contain less than one

@@ -21,7 +21,7 @@ ANSWER = "An answer."
 
 
 class DocumentFiles:
-    """A user's file with the documents of one task, or folder with a file for each task."""
+    """A file of the user with the documents of one task, or a folder with a file for each task."""
 
     def __init__(self, source: str) -> None:
         """Set the path, which is the value of the option `source`. Nothing is read yet."""
@@ -140,7 +140,7 @@ class DocumentFiles:
             return
         columns = documents.column_names
         if template.isidentifier():
-            if template not in columns:  # lm-eval would use the column's name as the text
+            if template not in columns:  # lm-eval would use the name of a missing column as text
                 raise ValueError(f"{self.where}: {self._without_column(name, template)}")
             fields = {template}
         else:

@@ -42,7 +42,7 @@ class Efficiency(Evaluator):
 
     batch_size: int = 1  # sequences in a batch; 1 or more
     prefill_len: int = 128  # tokens of a prompt; 1 or more
-    decode_len: int = 32  # new tokens after the first one; 1 or more
+    decode_len: int = 32  # new tokens after the first new token; 1 or more
     repeats: int = 5  # number of timed requests for each model, without the warm-up; 1 or more
 
     def __post_init__(self) -> None:

@@ -38,7 +38,7 @@ class Perplexity(OnTexts):
     section: ClassVar[str] = "eval.perplexity"
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return the task that measures a text's windows, with the name of the perplexity."""
+        """Return the task that measures a text's windows. It is named like the perplexity."""
         measure = partial(
             self._measure, text=text, seq_len=seq_len, windows=windows, bytes_N=bytes_N
         )
@@ -82,14 +82,14 @@ def linearised(losses_N: Tensor) -> Tensor:
     The mean of these values is p. The values are linear in the losses, with the slope that exp has
     at the mean loss. Therefore the standard error of the mean of these values is the standard error
     that the delta method gives for p. The same holds for a difference between the perplexities of
-    two models, if its standard error is computed from the windows' differences between the two
-    models.
+    two models, if its standard error is computed from the differences of these values between the
+    two models.
     """
     return perplexity(losses_N) * (1 + losses_N - losses_N.mean())
 
 
 def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
-    """Return values of windows whose mean is the ratio r = Σ one / Σ other.
+    """Return a value for each window, so that the mean of the values is r = Σ one / Σ other.
 
     The value of a window is r + (one - r · other) / mean other. As in `linearised`, the standard
     error of the mean of these values is the standard error that the delta method gives for r.

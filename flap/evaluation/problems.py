@@ -177,7 +177,7 @@ def _problem(row: Any) -> Problem:
 
 
 def _of_mbpp(rows: list[Any]) -> list[AnyProblem]:
-    """Return the problems to solve.
+    """Return the problems of MBPP that a model has to solve.
 
     If the rows contain the three examples of MBPP, these examples are in every prompt, and only the
     problems of MBPP's test split are solved. Otherwise, all problems are solved, and prompts have

@@ -1,7 +1,7 @@
 """Turn a file of prompts and answers into a task of lm-eval.
 
 The answers that the model writes are scored in the same way as the answers to `sciq_answers`, a
-task of lm-eval's kind that flap defines (tasks/sciq_answers.yaml).
+task that flap defines in lm-eval's format (tasks/sciq_answers.yaml).
 """
 
 import json
@@ -17,8 +17,8 @@ from flap.data import Prompt, read_prompts
 from flap.data.dialogue import plain_text
 from flap.storage import digest
 
-# An answer of the model ends where one of these texts begins. A text that occurs in a right answer
-# does not end answers.
+# An answer of the model ends where one of these texts begins. If one of the texts occurs in a right
+# answer of the file, it does not end answers.
 STOPS = ("\n\n", "\n", ".", ",")
 # The maximum number of tokens in an answer of the model is this number, or half the number of bytes
 # in the longest right answer, whichever is larger.

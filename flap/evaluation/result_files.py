@@ -104,8 +104,8 @@ class Results:
     def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
         """Return the stored values of documents for given numbers of the pruned model.
 
-        numbers: the names and values of the numbers. An entry is used only if its number has the
-            same value.
+        numbers: the names and values of the numbers. The values of a number are returned only if
+            the stored value of the number is the given one.
         """
         values = {}
         for entry in self.entries().values():

@@ -18,7 +18,7 @@ def prepare_tasks(
     """Read and check the data of every task, and return the tasks.
 
     evaluators: the evaluators of the run. The keys are their names in the config section `eval`.
-    before: the tokenizer of the dense model, if the vocabulary has been trimmed since; else None.
+    before: the tokenizer of the dense model, if the vocabulary has been trimmed; otherwise None.
 
     Raises:
         ValueError: an option or the data is invalid, or two tasks have the same name.

@@ -59,7 +59,7 @@ class OnTexts(Evaluator):
 
     datasets: list[str]  # names of texts, or paths of local files
     # The number of tokens in a window, 2 or more, or a list of such numbers. The names of the
-    # measured numbers contain it, as in "perplexity@2048".
+    # measured numbers contain the window length, as in "perplexity@2048".
     seq_len: Any = 128
     # number of tokens to use from each text, at least one window; None uses the whole text
     max_tokens: int | None = 16384

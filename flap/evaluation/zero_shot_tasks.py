@@ -74,7 +74,7 @@ def task_manager() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence lm-eval during a `with` block, except its errors.
+    """Hide lm-eval's output during a `with` block, except errors.
 
     Without this, lm-eval would log dozens of lines.
     """
@@ -94,7 +94,7 @@ def expand(names: list[str]) -> list[str]:
     names: names of tasks, groups or tags of lm-eval, or paths of files with prompts.
 
     A path stays unchanged. A group is not replaced by its tasks, because lm-eval computes the
-    group's number as a weighted mean over these tasks.
+    number of a group as a weighted mean over its tasks.
 
     Raises:
         ValueError: a name is not the path of a file of prompts, and lm-eval has no task, group or
@@ -129,7 +129,7 @@ def is_source(source: str) -> bool:
         return True
     try:
         return path.is_dir() or (path.suffix in ENDINGS and path.is_file())
-    except OSError:  # the name is too long for a path
+    except OSError:  # `source` is too long for a path
         return False
 
 
@@ -182,7 +182,10 @@ def _load(name: str, source: str) -> LoadedTask:
 
 
 def _lacks(error: ImportError) -> str:
-    """Return a text that says how to install a missing package, or the extra with this package."""
+    """Return a text that says how to install the package that a task needs.
+
+    If an extra of lm-eval contains the package, the text names this extra instead.
+    """
     package = (error.name or "").partition(".")[0]
     what = package
     for line in requires("lm_eval") or ():
