@@ -136,8 +136,8 @@ class Budget:
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
         """Return a copy of this budget with these bounds.
 
-        If a plan can meet the bounds only by removing more than the share `ratio`, the copy has a
-        higher ratio.
+        If every plan that meets the bounds must remove a higher share than `ratio`
+        (`_least_share`), the copy has this higher ratio.
         """
         ratios = [self.ratio, *map(self._least_share, bounds)]
         return replace(self, ratio=max(ratios), bounds=bounds)

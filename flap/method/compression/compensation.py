@@ -31,7 +31,7 @@ class FitReport(NamedTuple):
 
     The errors are mean squared errors of the block's output on held-out tokens; lower is better.
     They are 0 if no held-out token reaches the block. They are nan if they were not computed, as in
-    most trials of structure=search.
+    trials of structure=search with enough tokens.
     """
 
     # The ridge of the chosen map; None if FLAP's bias (`BiasCompensation`) is used instead. FLAP's

@@ -63,7 +63,7 @@ class Tokens(ABC):
     def of_model(self) -> list[str]:
         """The tokens in the tokenizer's model (the part `model` of tokenizer.json), sorted by id.
 
-        Added tokens are not part of the model.
+        Added tokens are left out if they are not in the model.
         """
 
     @abstractmethod
@@ -107,9 +107,9 @@ class Tokens(ABC):
     def cut(self, kept: Collection[str]) -> tuple[dict[str, Any], list[int]]:
         """Return the content of tokenizer.json with only the kept tokens, and their old ids.
 
-        New ids have no gaps. Tokens of the tokenizer's model come first, and added tokens after
-        them. Each of the two groups keeps its old order. The old ids are returned in the order of
-        the new ids.
+        New ids have no gaps. Tokens of the tokenizer's model come first, and all other added tokens
+        after them. Each of the two groups keeps its old order. The old ids are returned in the
+        order of the new ids.
         """
         of_model = [token for token in self.of_model if token in kept]
         added = sorted(set(kept).difference(of_model), key=self.ids.__getitem__)
