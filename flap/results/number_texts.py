@@ -11,7 +11,8 @@ from flap.evaluation.base import Numbers
 from flap.evaluation.errors import SIGNIFICANCE
 
 # The domain of each task. The keys are the names of tasks. The value is "calibration" if the task
-# and the calibration use the same data set or documents, else "other".
+# uses the same data set or documents as a text that the run reads for calibration, training or
+# trimming, else "other".
 Domains = Mapping[str, str]
 # parts of the names of numbers in nats or bits, which are shown with 4 decimals instead of 3
 SMALL = ("/kl@", "/bits_per_byte@", "margin")

@@ -63,8 +63,8 @@ class Record:
     inputs: Texts = field(default_factory=dict)
     # for each text, whether its windows begin with the beginning-of-sequence token
     bos: dict[str, bool] = field(default_factory=dict)
-    # for each task, "calibration" if the task and the calibration use the same data set or
-    # documents, else "other"
+    # for each task, "calibration" if the task uses the same data set or documents as the
+    # calibration, recovery or vocabulary text of the run, else "other"
     domains: Texts = field(default_factory=dict)
     # number of documents that each task leaves out, because they are part of the run's calibration
     # or training texts

@@ -1,4 +1,9 @@
-"""Make objects of the choices of a config, check that they go together, and return the budget."""
+"""Make objects of the choices of a config, check that they can be combined, and count the budget.
+
+A choice is the chosen option of a config group, such as `metric`. The budget is the number of
+parameters to remove. A unit is a KV head with its query heads, an MLP neuron or an expert. A plan
+lists the units that stay.
+"""
 
 import inspect
 import sys
@@ -40,10 +45,7 @@ OF_FLAP = ("flap", "builtins", "abc", "typing")
 
 
 class Selection(NamedTuple):
-    """The metric, which scores units, and the structure, which selects the units that stay.
-
-    The structure selects units by their scores.
-    """
+    """The metric, which scores units, and the structure, which selects units by their scores."""
 
     metric: Metric
     structure: Structure
@@ -53,7 +55,7 @@ class Selection(NamedTuple):
 class Choices:
     """The choices of a config.
 
-    Most config groups become objects. The sections `calibration` and `target` stay as they are.
+    Most config groups become objects. The sections `calibration` and `target` stay dataclasses.
     """
 
     # the metric and the structure; None if `plan=` gives the units that stay
@@ -74,10 +76,10 @@ class Choices:
     def code(self) -> dict[str, str]:
         """A cache key with a digest of the user's code for metric, structure and compensation.
 
-        The key is empty if flap defines all three classes. The digest covers the files that define
-        the classes and their base classes, but no files that these files import. The files are read
-        once, when a run begins. A class without a file, as in a notebook, gets a random digest, so
-        that no other run has the same key.
+        The key is empty if all three classes belong to flap. The digest covers the files that
+        define the classes and their base classes, but no files that these files import. The files
+        are read once, when a run begins. A class without a file, such as a class in a notebook,
+        gets a random digest, so that no other run has the same key.
         """
         modules = set[str]()
         for choice in (*(self.selection or ()), self.compensation):
@@ -87,7 +89,7 @@ class Choices:
 
     @property
     def experts(self) -> bool:
-        """Whether a unit of a mixture of experts is a whole expert."""
+        """Whether the units of a mixture of experts are whole experts, instead of neurons."""
         if self.given is not None:
             return self.given.experts
         return self.selection is not None and self.selection.structure.experts
@@ -112,8 +114,8 @@ class Choices:
     def keep_everything(self, budget: Budget) -> bool:
         """Return whether all units stay, so that no unit has to be scored.
 
-        If `round_to` or a similar option of the structure asks for certain widths, rounding may
-        remove units even if the ratio is 0. Then this method returns False.
+        Return False with a given plan. Also return False if an option of the structure, such as
+        `round_to`, may remove units to round the widths of layers, even if the ratio is 0.
         """
         if self.selection is None or budget.to_remove:
             return False
@@ -122,7 +124,7 @@ class Choices:
 
     @property
     def need_windows(self) -> bool:
-        """Whether a choice needs calibration windows: for statistics, a search or training."""
+        """Whether a choice needs calibration windows, for statistics, a search or training."""
         trained = self.recovery is not None and self.recovery.use == "calibration"
         needed = any(reader.needs_statistics for reader in self._readers)
         return trained or self.search is not None or needed
@@ -139,17 +141,17 @@ class Choices:
 
     @property
     def read_plain_statistics(self) -> bool:
-        """Whether statistics are collected in one pass over the whole model, before pruning.
+        """Whether statistics without covariances of all layers are collected before pruning begins.
 
-        This is so if the metric or the compensation needs statistics but no covariances, unless
-        each layer is pruned before the next layer is calibrated (`in_sequence`).
+        This is so if the metric or the compensation needs such statistics, unless each layer is
+        pruned before the next layer is calibrated (`in_sequence`).
         """
         plain = [one for one in self._readers if not one.needs_covariance]
         return not self.in_sequence and any(reader.needs_statistics for reader in plain)
 
     @property
     def _readers(self) -> list[Metric | Compensation]:
-        """The choices that may need calibration statistics: metric (if any) and compensation."""
+        """The choices that may need calibration statistics: the compensation and any metric."""
         if self.selection is None:
             return [self.compensation]
         return [self.selection.metric, self.compensation]
@@ -197,7 +199,7 @@ def choose(config: FlapConfig) -> Choices:
 def _recovery(chosen: Any, calibration: CalibrationConfig) -> Recovery | None:
     """Return the training after compression; None if `recover` is not set.
 
-    With recover=reconstruct, this is a training on the calibration windows.
+    With recover=reconstruct, the model is trained on the calibration windows.
     """
     if not chosen:
         return None
@@ -269,7 +271,7 @@ def _source(module: str) -> str:
 def check_budget(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> Budget:
     """Check that the choices fit the model, and return the number of parameters to remove.
 
-    This number is counted from the shapes of the tensors.
+    Parameters are counted from the shapes of the tensors.
 
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model.
@@ -304,7 +306,7 @@ def bounds(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> tuple
     """Return the upper bounds on the size of the pruned model that the targets of a run set.
 
     Raises:
-        ValueError: the bytes of the weights or of the KV cache cannot be counted.
+        ValueError: the bytes of the weights or of the KV cache cannot be counted for this model.
     """
     adds = choices.compensation.adds_bias
     biases = Biases(adds, adds and choices.layer_by_layer and takes_output_biases(adapter))
@@ -318,7 +320,7 @@ def bounds(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> tuple
 def _check_types(adapter: ModelAdapter, target: TargetConfig) -> None:
     """Check that all weights have the same dtype if a target limits their bytes.
 
-    Small weights that transformers always keeps in float32 may differ.
+    Small weights that transformers always keeps in float32 may have another dtype than the others.
     """
     model = adapter.model
     kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]

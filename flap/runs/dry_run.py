@@ -1,6 +1,8 @@
 """Estimate the memory, disk space and time of a run from its config, without reading weights.
 
-A run is refused if it clearly needs more memory or disk space than the machine has.
+A run is refused if it clearly needs more memory or disk space than is free. The placement of a
+model (`model.placement`) says whether the weights are on one device, are spread over devices, or
+are read layer by layer ("stream").
 """
 
 import math
@@ -51,21 +53,22 @@ HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device     
 class Needs:
     """The peak memory and disk space of a run in bytes, at one `model.placement`."""
 
-    # weights that are on the device at the same time: of the whole model, or of its largest layer
+    # weights that are on the device at the same time: all weights, or with model.placement=stream
+    # the weights of the largest layer, or those outside the layers if these are more
     weights: float
     states: float  # hidden states of the calibration windows, and of the trials of a search
     statistics: float  # statistics of one layer, and the factorisations of its covariances
     device: float  # memory of the device that runs the layers
-    host: float  # memory of the host; with the devices cpu and mps, it includes `device`
+    host: float  # memory of the host; includes `device` if the device is cpu or mps
     disk: float  # disk space that the run needs below cache_dir
     mapped: float  # the part of `host` in memory-mapped files, which the system can free if needed
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """The memory, disk space and time that a run needs, estimated without weights and texts.
+    """The memory, disk space and time that a run needs, estimated from the shapes of its model.
 
-    If the run has several processes, the numbers are those of one process.
+    If the run has several processes, the estimates are for one of these processes.
     """
 
     choices: Choices
@@ -84,7 +87,7 @@ class DryRun:
 
     @property
     def passes(self) -> int:
-        """How many times pruning goes through all layers. The report calls it `weight_passes`."""
+        """How many times pruning goes through all layers (`weight_passes` in the report)."""
         if self.choices.keep_everything(self.budget):
             return 0
         if self.choices.in_sequence:
@@ -95,7 +98,7 @@ class DryRun:
 
     @property
     def tokens(self) -> int:
-        """The number of calibration tokens of this process; 0 if no choice needs calibration."""
+        """The number of calibration tokens of one process; 0 if no choice needs calibration."""
         calibration = self.choices.calibration
         windows = calibration.num_samples if self.choices.need_windows else 0
         return math.ceil(windows * calibration.seq_len / self.processes)
@@ -106,7 +109,7 @@ class DryRun:
         return pruning_work(self.choices, self.adapter, self.budget, self.tokens)
 
     def needs(self, placement: str) -> Needs:
-        """Return the memory and disk space that the run needs at a placement.
+        """Return the memory and disk space that the run needs with this `model.placement`.
 
         The memory for training after compression is not included.
         """
@@ -134,8 +137,8 @@ class DryRun:
         weights = max(*layers, total - sum(layers)) if streams else total
         device = work if self.source.loaded else weights + work
         host = PROCESS_BYTES + states
-        # if the model is on a CPU as a whole, its dense layers are memory-mapped files, and its
-        # pruned layers are in memory
+        # if the whole model is on the CPU, the dense layers are memory-mapped files, and the pruned
+        # layers are in memory
         pruned = sum(layers) - itemsize * self.removed
         if streams:
             disk += pruned
@@ -147,8 +150,8 @@ class DryRun:
     def _statistics(self, layer: int) -> float:
         """Return the bytes of the calibration statistics of a layer, and of their factorisations.
 
-        The statistics are two co-moment matrices of each block. If no choice needs covariances, the
-        statistics are means and variances, which are not factorised.
+        The statistics of a block are two co-moment matrices, which are factorised. If no choice
+        needs covariances, the statistics are means and variances, which are not factorised.
         """
         sets = 0.0
         factors = []
@@ -165,8 +168,8 @@ class DryRun:
     def _states(self, streams: bool) -> float:
         """Return the bytes of all hidden states that are stored while a layer runs.
 
-        The dense model and each trial of a search have their own hidden states. These are
-        2 · tokens · hidden size values, because the inputs and the outputs of the layer are stored.
+        The dense model and each trial pruning of a search have their own hidden states. For each of
+        them, 2 · tokens · hidden size values are stored: the inputs and the outputs of the layer.
         """
         tokens = self.tokens if streams or self.choices.need_covariance else 0
         search = self.choices.search
@@ -213,8 +216,8 @@ class DryRun:
     def check(self, left: int = 0) -> None:
         """Refuse the run if the free memory or disk space is clearly too small.
 
-        left: bytes of the files below cache_dir that an interrupted start of the run has left. This
-            start uses these files again.
+        left: bytes of the files below cache_dir that an earlier, interrupted start of the run has
+            left. These files are used again, so they need no additional space.
 
         Raises:
             ValueError: memory or disk space is clearly too small. The message says how much the run
@@ -242,9 +245,9 @@ class DryRun:
         _check("cache_dir", needs.disk, disk + left, "on its disk", advice)
 
     def lines(self) -> Iterator[str]:
-        """Yield lines with the numbers of parameters and of forward passes, and a table of sizes.
+        """Yield lines with the number of parameters and of forward passes, and a table of sizes.
 
-        The table shows the memory and disk space that the run needs at each placement.
+        The table shows the memory and disk space that the run needs with each `model.placement`.
         """
         before = count_parameters(self.adapter.model)
         trimmed = before if self.trimming is None else self.trimming.parameters
@@ -266,7 +269,7 @@ class DryRun:
     def time_lines(self) -> Iterator[str]:
         """Yield lines with the estimated time of the run on this machine.
 
-        To measure the speed of the machine, some layers of the model run for a few seconds.
+        The speed of the machine is measured by running some layers of the model for a few seconds.
         """
         device = self.source.device
         reason = why_not_measured(device)

@@ -1,4 +1,7 @@
-"""Check whether a run may use its folder, and find the folder of an earlier start of the run."""
+"""Check whether a run may use its folder, and find the folder of an earlier start of the run.
+
+A run has an earlier start if its command was run before, for example until an interruption.
+"""
 
 import glob
 import logging
@@ -18,8 +21,8 @@ log = logging.getLogger(__name__)
 def check_home(run: Run) -> None:
     """Check that the run's folder does not hold a finished run of another config.
 
-    A finished run with the same config but with other inputs, such as a text that was edited since,
-    is no error. A log line says that the run is repeated.
+    It is no error if the finished run has the same config but other inputs, such as a text that was
+    edited since. Then a log line says that the run is repeated.
 
     Raises:
         ValueError: the folder holds a finished run of another config, or its report cannot be read
@@ -53,8 +56,8 @@ def check_home(run: Run) -> None:
 def earlier_start(run: Run) -> Path | None:
     """Return the folder in which an earlier start of the run has stored its pruned model.
 
-    Return None if there is none. The function searches the run's folder and the folders of its
-    sweep that belong to cells with the same run name.
+    Return None if there is no such folder. The function searches the run's folder, and the folders
+    of the same sweep whose names end with the name of the run.
     """
     assert run.run_dir is not None
     name = glob.escape(folder_name(run.config.run_name))

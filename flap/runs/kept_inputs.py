@@ -12,14 +12,14 @@ from flap.config import FlapConfig
 def check_inputs_stay(config: FlapConfig, target: Path) -> None:
     """Check that no file or folder that the config names lies in the folder of the checkpoint.
 
-    Saving a checkpoint replaces its whole folder. Symbolic links are followed in both directions: a
-    link inside the folder would be deleted, even if its file is elsewhere. A file inside the folder
-    would be deleted, even if the config names a link to it that is elsewhere.
+    Saving a checkpoint replaces its whole folder. The config may name a symbolic link inside this
+    folder, which would be deleted although its file is elsewhere. Or the config may name a link
+    elsewhere, whose file is inside the folder and would be deleted. Both are errors.
 
     Raises:
         ValueError: a file or folder would be deleted. The message names its config field.
     """
-    # Path.resolve fails for links that lead to themselves, and os.path.realpath does not
+    # os.path.realpath accepts a link that leads to itself, for which Path.resolve fails
     folder = Path(os.path.realpath(target))
     for field, name in _names(asdict(config), ""):
         if not os.access(name, os.F_OK):  # the string is not the path of an existing file or folder

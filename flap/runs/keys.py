@@ -1,6 +1,7 @@
-"""Keys, under which the results of the stages of a run are stored.
+"""The keys under which the results of the stages of a run are stored.
 
-A key contains everything that changes the result of a stage, and nothing else.
+A stage is a part of a run, such as calibration or scoring. A key contains everything that changes
+the result of a stage, and nothing else.
 """
 
 from dataclasses import asdict
@@ -32,9 +33,9 @@ DECIDING = (  # the sections of the config that determine which units are kept
 
 
 def windows(run: Run) -> Key:
-    """Return the cache key of the calibration windows and of the kind of units.
+    """Return the cache key of the calibration windows and of the kind of units that are scored.
 
-    The units of a mixture of experts are neurons or whole experts.
+    In a mixture of experts, the units are neurons or whole experts.
     """
     key: Key = {}
     if run.choices.experts:
@@ -72,7 +73,7 @@ def statistics(run: Run) -> Key:
 def scores(run: Run) -> Key | None:
     """Return the cache key of the scores, which do not depend on the ratio.
 
-    For a search, the key also contains the options of its trials.
+    For a search, the key also contains the compensation and the options of its trial prunings.
 
     Return None if the scores are not stored. This is the case if a plan is given, or if the scores
     are computed from statistics without covariances, which is fast.
@@ -128,12 +129,12 @@ def compressed(run: Run, plan: PruningPlan) -> Key:
 
 
 def pruned(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of the model that a run saves, which may be trained after compression."""
+    """Return the key of the final pruned model, which may be trained after compression."""
     return compressed(run, plan) | recovery(run)
 
 
 def timed(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of measured times, with the type of GPU and the number of threads."""
+    """Return the key of times measured on a pruned model, with the device and number of threads."""
     device = {"device": device_name(run.source.device), "threads": torch.get_num_threads()}
     return pruned(run, plan) | device
 
@@ -152,9 +153,9 @@ def inputs(run: Run) -> dict[str, str]:
 
 
 def of_the_run(run: Run) -> Key:
-    """Return the key of a run, under which it stores its pruned model.
+    """Return the key under which a run stores its pruned model.
 
-    The key contains the inputs, and the part of the config that changes the result.
+    The key contains the inputs of the run, and the part of the config that changes the result.
     """
     options = flat(run.described)
     saved = {"save": run.config.checkpoint.save, "dir": run.config.checkpoint.dir}

@@ -21,11 +21,11 @@ from flap.models.predictions import positions_per_chunk
 from flap.models.random_weights import fill_buffers, fill_randomly
 from flap.runtime.agenda import Speed
 
-# Maximum number of tokens in a timed batch. Only a batch of one window may have more tokens. The
-# number is small, so that timing even a layer of 1 GB takes only seconds.
+# Maximum number of tokens in a timed batch, unless a single window has more tokens. This number is
+# so small that timing takes only seconds even for a layer of 1 GB.
 TOKENS = 512
 ROWS = 16  # number of sequences, of one token each, in the batch that times text generation
-ENOUGH = 0.3  # seconds that the repetitions of a measurement take together
+ENOUGH = 0.3  # a measurement is repeated until all repetitions together take this many seconds
 MOST_CHANNELS = 4096  # the covariance that is timed has at most this many channels
 
 
@@ -39,7 +39,7 @@ class LayerSpeed(NamedTuple):
 
     @property
     def of_tasks(self) -> Speed:
-        """The speed of evaluation tasks, which compute logits at every token that they read."""
+        """The speed of evaluation tasks, which compute logits for every token that they read."""
         return Speed(self.layers + self.head, self.written)
 
 
@@ -76,7 +76,7 @@ def layer_speed(source: ModelSource, batch_size: int, seq_len: int) -> LayerSpee
 
 
 def _without_weights(source: ModelSource) -> ModelAdapter:
-    """Return the model with random weights, but with decoder layers on the meta device."""
+    """Return the model with random weights, but with its decoder layers on the meta device."""
     model = source.skeleton().to(source.dtype)
     fill_buffers(model, source.device)
     adapter = adapt(model)
@@ -123,7 +123,7 @@ def _product_seconds(adapter: ModelAdapter, tokens: int) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the mean seconds of a call of `work`. The first call does not count."""
+    """Return the mean seconds of a call of `work`, without the first call."""
     _timed(work, device)
     times: list[float] = []
     while sum(times) < ENOUGH:

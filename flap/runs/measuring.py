@@ -1,4 +1,7 @@
-"""The stages that measure the dense model, the pruned model, and the two models side by side."""
+"""The stages that measure the dense model, the pruned model, and the two models side by side.
+
+A task is a measurement, such as the accuracy on boolq. The agenda is the list of tasks to be done.
+"""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -30,7 +33,7 @@ def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> Referenc
     """Measure the dense model, and return its predictions for the comparison with the pruned model.
 
     The numbers of the dense model are stored in the cache. Other runs with the same model and tasks
-    use these numbers again.
+    read them from the cache.
 
     plan: the plan, if an earlier start of the run has made the pruned model; else None. With a
         plan, predictions are computed only for tasks that have not been measured on the pruned
@@ -94,8 +97,8 @@ class DenseAgain:
 def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan) -> None:
     """Measure the dense and the pruned model side by side. The first task loads the two models.
 
-    Only rank 0 runs these tasks, because processes that measure times simultaneously would slow
-    each other down.
+    Only rank 0 runs the tasks that measure both models, because processes that measure times
+    simultaneously would slow each other down.
     """
 
     @cache
@@ -121,7 +124,7 @@ def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan)
 def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed: str) -> None:
     """Measure tasks, and log a warning with the tasks that need more memory than is free.
 
-    needed: the models that must fit into memory, as a phrase for the warning.
+    needed: a phrase for the warning that says which models must fit into memory.
     """
     left_out = []
     for task in tasks:
@@ -140,7 +143,7 @@ def _title(task: Task, model: str) -> str:
 
 
 def _do_next(run: Run, title: str, work: Callable[[], T], subject: Subject | None = None) -> T:
-    """Run a task of the agenda.
+    """Run a task of the agenda, and return its result.
 
     Before the first task, a warning is logged if all tasks together will take an hour or more.
 
@@ -185,8 +188,7 @@ def task_key(task: Task, key: Key) -> Key:
 def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
     """Return the workloads of the tasks whose numbers are not in the run's results.
 
-    Some of these tasks may be skipped later, because the cache has their numbers for the dense
-    model.
+    Some of these tasks may be skipped later, if the cache has their numbers for the dense model.
 
     plan: the plan, if an earlier start of the run has made the pruned model; else None.
     """

@@ -1,9 +1,10 @@
 """Look up the result of each stage of a run, or compute and store it.
 
-The result of a stage is an artefact, which is stored under a key. Only this module knows whether an
-artefact was found or computed, so the stages need no special code for a restart. If a finished run
-is started again, it finds all of its artefacts. If an artefact is missing, for example because the
-checkpoint was deleted, only the stage of this artefact runs again.
+A stage is a part of a run, such as calibration. Its result is an artefact, which is stored under a
+key. The label of an artefact says how long the stage took, and whether the artefact was found. Only
+this module knows whether an artefact was found or computed, so the stages need no special code for
+a restart. If a finished run is started again, it finds all of its artefacts. If an artefact is
+missing, for example because the checkpoint was deleted, only the stage of this artefact runs again.
 """
 
 import logging
@@ -23,11 +24,11 @@ T = TypeVar("T")
 
 
 class Memory:
-    """The labels of the stages that a run has gone through, and methods to go through a stage."""
+    """The labels of the stages that a run has gone through, and methods that run a stage."""
 
     def __init__(self) -> None:
-        # labels of the stages that have ended; a stage's label contains the labels of nested
-        # stages
+        # labels of the stages that have ended; the label of a stage contains the labels of the
+        # stages inside it
         self.labels: list[Label] = []
 
     def remember(
@@ -61,7 +62,7 @@ class Memory:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Time a stage whose result is not stored."""
+        """Time a stage whose result is not stored, and add its label to `labels`."""
         before = self.labels
         self.labels = []
         start = time.perf_counter()
@@ -77,8 +78,8 @@ class Memory:
 def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T] | None:
     """Return the artefact with this key, or None if no store has it.
 
-    With None, the locks of the stores are entered into `locks`. They keep other runs from computing
-    the artefact at the same time.
+    If no store has the artefact, the locks of the stores are entered into `locks`. Until `locks` is
+    closed, these locks keep other runs from computing the artefact at the same time.
     """
     artefact = _look_up(stores, key)
     if artefact is None:
@@ -91,7 +92,7 @@ def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T]
 def _look_up(stores: Sequence[Store[T]], key: Key) -> Artefact[T] | None:
     """Return the artefact from the first store that has it; None if no store has it.
 
-    The artefact is copied into all stores before this store.
+    The artefact is also copied into the stores that are listed before the store that has it.
     """
     for number, store in enumerate(stores):
         artefact = store.find(key)
@@ -113,7 +114,7 @@ def _keep(stores: Sequence[Store[T]], key: Key, artefact: Artefact[T]) -> bool:
 
 
 def _seconds(labels: Sequence[Label]) -> float:
-    """Return the seconds that these stages and their nested stages took in this process.
+    """Return the seconds that this process spent in these stages and in the stages inside them.
 
     Stages whose artefacts were found in a store do not count.
     """
@@ -123,7 +124,8 @@ def _seconds(labels: Sequence[Label]) -> float:
 def seconds_by_stage(labels: Sequence[Label]) -> dict[str, float]:
     """Return the wall-clock seconds of each stage, and their total.
 
-    If an artefact was found in a store, these are the seconds of the run that has computed it.
+    For a stage whose artefact was found in a store, the seconds of the run that has computed the
+    artefact are returned.
     """
     seconds: dict[str, float] = {}
     for outer in labels:

@@ -1,4 +1,4 @@
-"""Models that are opened by the first stage that needs them."""
+"""Models that are opened only when a stage of a run first needs them."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -10,7 +10,7 @@ from flap.storage import WorkFolder
 
 
 class NoRoomError(RuntimeError):
-    """Raised if a task needs more memory than is free. The task is then not measured."""
+    """Raised if an evaluation task needs more memory than is free. Then the task is left out."""
 
 
 class Opened:
@@ -21,7 +21,7 @@ class Opened:
         self._model: PlacedModel | None = None
 
     def __call__(self) -> PlacedModel:
-        """Return the model, and open it if it is not open."""
+        """Return the model. If the model is not open, open it first."""
         if self._model is None:
             self._model = self._open_model()
         return self._model
@@ -47,7 +47,7 @@ class Subject:
         return model.in_memory() if model.fits_in_memory() else None
 
     def for_task(self, task: Task) -> PlacedModel:
-        """Return the whole model in memory if it fits, else the model that runs layer by layer.
+        """Return the whole model in memory if it fits, else the model that is read layer by layer.
 
         Raises:
             NoRoomError: the task needs the whole model in memory, and the model does not fit.

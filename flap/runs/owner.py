@@ -1,4 +1,7 @@
-"""The duties of rank 0 in a run: the run's folder, status, tracker and console output."""
+"""The duties of rank 0 in a run: the run's folder, status, tracker and console output.
+
+A cell is one run of a sweep. A tracker is a service such as Weights & Biases.
+"""
 
 import json
 import logging
@@ -55,7 +58,7 @@ class Owner:
     def __init__(self, config: DictConfig, hydra: Any) -> None:
         self.config = config
         self.hydra = hydra  # the section `hydra` of the config
-        self.held = ExitStack()  # on exit, it closes the tracker and releases the folder's lock
+        self.held = ExitStack()  # closing it ends the run in the tracker and unlocks the folder
         self.run_dir = Path(hydra.runtime.output_dir)
         # the folder that the run writes into; may be the folder of an earlier start of the run
         self.folder = self.run_dir
@@ -72,8 +75,8 @@ class Owner:
     def timeout(self) -> timedelta:
         """Return how long the processes of this run wait for each other.
 
-        The processes connect before the config is checked, so the option `timeout_minutes` is
-        checked here. If its value is refused, the new folder of the run is removed.
+        The processes connect before the config is checked, so this method checks the option
+        `timeout_minutes`. If its value is not valid, the new folder of the run is removed.
         """
         try:
             return timeout(self.config.timeout_minutes)
@@ -86,8 +89,8 @@ class Owner:
     def _own_folder(self) -> AbstractContextManager[None]:
         """Return a context manager that locks the folder of this start of the run.
 
-        If the run is refused, the files and folders that were created for it are removed. In a
-        sweep, they stay.
+        If the run is refused, for example because of an invalid option, the files and folders that
+        were created for the run are removed. In a sweep, these files and folders stay.
         """
         return run_folder(self.run_dir, None if self.in_sweep else FolderCallback.created)
 
@@ -95,8 +98,8 @@ class Owner:
     def open(self) -> Path | None:
         """Check the config, and return the folder of the run.
 
-        In a dry run, print the estimate and return None. Also return None if the cell is not
-        started because another cell of the sweep has failed.
+        In a dry run, print the estimate of memory and time, and return None. Also return None if
+        the cell is not started because another cell of the sweep has failed.
         """
         self.held.enter_context(self._own_folder())
         state = read_state(self.run_dir)
@@ -145,8 +148,8 @@ class Owner:
         """Return the run with the folder into which it writes its results.
 
         In a sweep, this is the folder of an earlier start of the run, if there is one. If the user
-        has added cells to the sweep since that start, this cell has got another job number, and
-        Hydra has created another folder for it. Then both folders are locked.
+        has added cells to the sweep since that start, the run may have got another job number. Then
+        Hydra has created a new folder for the run, and both folders are locked.
 
         Raises:
             ValueError: the new folder holds a finished run of another config, or of another version
@@ -175,8 +178,9 @@ class Owner:
     def begin(self) -> None:
         """Set the status of the run to running.
 
-        If the folder already holds a finished run, the status stays "finished". Also check that the
-        folder can be written, and warn if a checkpoint of an earlier run stays in the folder.
+        If the folder already holds a finished run, the status stays "finished". Also check that
+        files can be written into the folder, and warn if a checkpoint of an earlier run stays in
+        the folder.
         """
         finished = read_state(self.folder) == "finished"
         if not finished or not self.checked.resume:
@@ -203,7 +207,7 @@ class Owner:
         if read_state(self.folder) != "finished":
             write_status(self.folder, "finished")
         elif is_new and self.folder == self.run_dir:
-            # until now, .hydra contains the config of the earlier run in this folder
+            # .hydra still contains the config of the earlier run in this folder
             self._record()
         self._send(report)
         self.held.close()
@@ -220,7 +224,7 @@ class Owner:
     def _track(self) -> None:
         from flap.results.tracking import Tracking
 
-        # the config has only the class of each choice, so "choices" adds its name, such as WIFV
+        # the config has only the class of each choice, so "choices" adds names such as WIFV
         plain = asdict(self.checked) | {"choices": dict(self.hydra.runtime.choices)}
         tracking = build("tracking", self.checked.tracking, Tracking)
         self._tracked = self.held.enter_context(tracking.start(plain, self.folder, self._job()))
@@ -258,7 +262,7 @@ class Owner:
             write_text(self.run_dir / SETTINGS / f"{name}.yaml", OmegaConf.to_yaml(part))
 
     def _job(self) -> "JobInfo":
-        """Return the name, group and tags of the run for its tracker."""
+        """Return the id, name, group and tags of the run for its tracker."""
         from flap.results.tracking import JobInfo
 
         choices = self.hydra.runtime.choices
@@ -270,7 +274,7 @@ class Owner:
 
 
 def _report_digest(folder: Path) -> str:
-    """Return a digest of the report.json in a folder; "" if there is no report."""
+    """Return a digest of the report.json in a folder; "" if the folder has no report.json."""
     file = folder / "report.json"
     return digest(file.read_text(encoding="utf-8")) if file.is_file() else ""
 
@@ -284,7 +288,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def quieten_libraries() -> None:
-    """Turn off progress bars and hints of other libraries, and prevent duplicate messages."""
+    """Turn off progress bars and hints of Hugging Face libraries, and prevent double messages."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     set_verbosity_error()

@@ -35,7 +35,8 @@ def prepare(
 ) -> Run:
     """Build a run from its config, without reading weights.
 
-    The choices, windows, budget and tasks of the run are checked.
+    The choices, the calibration windows, the budget (number of parameters to remove) and the
+    evaluation tasks of the run are checked.
 
     run_dir: the run's folder; None if the run has no folder.
     source: the model, if the caller has already loaded it.
@@ -95,7 +96,7 @@ def _check_model(
     source: ModelSource,
     adapter: ModelAdapter,
 ) -> None:
-    """Check that the source and the placement of the model allow what the run does with the model.
+    """Check that the run can use this `model.placement`, and a model that the caller has loaded.
 
     saved: whether the run saves a checkpoint.
     """
@@ -133,7 +134,7 @@ def _without_effect(
 
 
 def in_folder(run: Run, folder: Path) -> Run:
-    """Return the run with another folder, in which it looks up and writes its results."""
+    """Return the run with another folder, into which it writes and from which it reads results."""
     return replace(run, run_dir=folder, results=Results(folder / RESULTS))
 
 
@@ -151,7 +152,7 @@ def may_replace_checkpoint(run: Run) -> bool:
 def check_room_to_make(run: Run) -> None:
     """Check that memory and disk space are sufficient for making the pruned model.
 
-    Also check that the checkpoint can be written.
+    If the run saves a checkpoint, also check that the checkpoint can be written.
 
     Raises:
         ValueError: memory or disk space is too small, or the checkpoint cannot be written.
@@ -162,7 +163,7 @@ def check_room_to_make(run: Run) -> None:
 def _check_room(run: Run) -> None:
     source = run.source
     budget = run.budget
-    # the working directory, which has files if an earlier start of the run was interrupted
+    # the working directory, which still has files if an earlier start of the run was interrupted
     left = working_folder(run.cache.root, keys.workspace(run))
     adapter = adapt(source.skeleton(), run.choices.experts)
     processes = max(1, len(run.processes))
@@ -179,15 +180,17 @@ def _check_room(run: Run) -> None:
     num_bytes = source.num_bytes
     if not run.choices.mask_only:
         num_bytes -= int(budget.to_remove * source.dtype.itemsize)
-    # an interrupted start may have written files of layers, which become files of the checkpoint
+    # an interrupted start of the run may already have written the files of some layers, which
+    # become files of the checkpoint
     check_disk_space(run.target, num_bytes - bytes_below(left / "layers"))
 
 
 def _check_reloads(source: ModelSource) -> None:
     """Check that the rotary frequencies of a loaded model are not rounded.
 
-    If they are rounded, for example by `model.to(dtype)`, a reloaded checkpoint would produce other
-    logits, because frequencies are not saved, and a reloaded model computes them in float32.
+    The frequencies are not saved, and a reloaded model computes them in float32. So if they are
+    rounded, for example by `model.to(dtype)`, a reloaded checkpoint would produce other logits than
+    the model.
     """
     buffers = source.skeleton().named_buffers() if source.loaded else ()
     if any(name.endswith("inv_freq") and buffer.itemsize < 4 for name, buffer in buffers):
@@ -201,7 +204,7 @@ def _check_reloads(source: ModelSource) -> None:
 def _alike(run: Run) -> Run:
     """Check that all processes have the same inputs, and return the run with their devices.
 
-    Also check that there are enough calibration windows for at least one window per process.
+    Also check that every process gets at least one calibration window.
 
     Raises:
         ValueError: the processes differ. The message names the first process that differs from rank
@@ -229,7 +232,7 @@ def _alike(run: Run) -> Run:
 def _contents(run: Run) -> dict[str, str]:
     """Return a digest of each input that must be the same in all processes.
 
-    The keys are the names in error messages.
+    The keys name the inputs in error messages.
     """
     model = dict(run.source.fingerprint)
     for name in ("commit", "files"):  # these describe this machine's copy of the model's files

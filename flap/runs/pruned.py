@@ -1,4 +1,7 @@
-"""The pruned model of a run: its plan, its report so far, its checkpoint, and their files."""
+"""The pruned model of a run, with its plan, report and checkpoint, and the files that store them.
+
+A plan lists the units (heads, neurons or experts) that stay in each layer.
+"""
 
 import logging
 from dataclasses import dataclass, field
@@ -16,7 +19,7 @@ from flap.storage.atomic_files import remove_leftovers
 log = logging.getLogger(__name__)
 
 PLAN = "plan.json"
-MADE = "pruned.json"  # file in the run's folder that is written once the pruned model is complete
+MADE = "pruned.json"  # the file that marks the pruned model in a run's folder as complete
 
 
 @dataclass
@@ -24,13 +27,13 @@ class Pruned:
     """A pruned model, in memory or as a checkpoint."""
 
     plan: PruningPlan
-    report: Report  # the report without measured numbers
+    report: Report  # the report of the run, still without measured numbers
     # the tokens of a trimmed vocabulary; empty if the vocabulary was not trimmed
     tokens: list[str] = field(default_factory=list)
     # The pruned model, if this start has made it. None if an earlier start of the run has saved it.
     model: PlacedModel | None = None
-    # The run for later stages, with the texts that the model has written. None if this artefact was
-    # read from files.
+    # The run for later stages, with the texts that the model has written. None if the pruned model
+    # was read from files.
     run: Run | None = None
 
 
@@ -44,8 +47,8 @@ class PrunedFiles(Store[Pruned]):
     def find(self, key: Key) -> Artefact[Pruned] | None:
         """Return the pruned model of the run with this key, or None.
 
-        The result is None if the folder contains the pruned model of another run, or if the plan or
-        the checkpoint is missing or was replaced.
+        The result is None if the folder contains no pruned model or that of another run, or if the
+        plan or the checkpoint is missing or was replaced.
         """
         made = read_json(self.folder / MADE)
         plan_file = self.folder / PLAN
@@ -59,7 +62,7 @@ class PrunedFiles(Store[Pruned]):
             return None
 
         if self.checkpoint is not None:
-            # restores the old checkpoint if a process was killed while it replaced the checkpoint
+            # if a process was killed while it replaced the checkpoint, restore the old checkpoint
             remove_leftovers(self.checkpoint)
             if label_of(self.checkpoint).get("key") != key["run"]:
                 log.info("%s: its checkpoint is gone, or belongs to another run", self.folder)
@@ -69,7 +72,8 @@ class PrunedFiles(Store[Pruned]):
     def keep(self, key: Key, artefact: Artefact[Pruned]) -> bool:
         """Write plan.json and then pruned.json, which marks the pruned model as complete.
 
-        The same plan.json, written by an earlier start of the run, is not written again.
+        If an earlier start of the run has written the same plan.json, this file is not written
+        again.
         """
         pruned = artefact.value
         plan_file = self.folder / PLAN
@@ -87,7 +91,7 @@ class PrunedFiles(Store[Pruned]):
 
 
 def pruned_files(run: Run) -> list[PrunedFiles]:
-    """Return the store of a run's pruned model; no store if the run has no folder."""
+    """Return a list with the store of a run's pruned model; empty if the run has no folder."""
     if run.run_dir is None:
         return []
     return [PrunedFiles(run.run_dir, run.target if run.config.checkpoint.save else None)]

@@ -1,6 +1,7 @@
 """Estimate the amount of computation that pruning takes from the shapes of the model.
 
-The unit is a forward pass over the calibration tokens, without the embeddings and the LM head.
+The unit of the estimate is a forward pass of the dense model over the calibration tokens, without
+the embeddings and the LM head.
 """
 
 from itertools import accumulate
@@ -17,10 +18,10 @@ from flap.runs.choices import Choices
 # much as this many forward passes.
 PLAIN = 1.16
 BACKWARD = 3  # a forward pass and its backward pass cost as much as this many forward passes
-# To factorise a covariance of C channels, and to solve linear systems with the factors, takes this
-# many times C³ multiply-accumulates:
+# Factorising a covariance of C channels and solving linear systems with its factors together take
+# this many times C³ multiply-accumulates:
 FACTORISATION = 6.0  # for scores, or for a fit that also chooses its ridge parameter
-TRIAL = 1.0  # for all trial fits of a block
+TRIAL = 1.0  # for the fits of all trial prunings of a block
 
 
 class PruningWork(NamedTuple):
@@ -80,15 +81,15 @@ def pruning_work(
 
 class _Trials(NamedTuple):
     streams: int  # the number of trials plus one for the dense model; 0 without trials
-    # number of forward passes of the dense model and of all trials; a trial counts less than 1,
-    # because it begins at the layer that it prunes
+    # number of forward passes of the dense model and of all trials; the pass of a trial counts less
+    # than 1, because it begins at the layer that the trial prunes
     passes: float
 
 
 def _trials(
     choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int
 ) -> tuple[int, _Trials]:
-    """Return the number of tokens on which a search measures its trials, and the trials' cost."""
+    """Return the number of tokens on which a search measures trials, and the cost of the trials."""
     search = choices.search
     if search is None:
         return 0, _Trials(0, 0.0)
@@ -117,7 +118,7 @@ def _layer_macs(adapter: ModelAdapter) -> list[int]:
 
 
 def block_sizes(block: Block) -> tuple[int, int, int]:
-    """Return the numbers of input channels, output channels and experts of a block's output.
+    """Return the numbers of input channels, output channels and experts of an output projection.
 
     The input channels are those of one expert. A block without experts counts as one expert.
     """

@@ -1,4 +1,4 @@
-"""Build the report of a run from its artefacts, and write its files."""
+"""Build the report of a run from the stored results of its stages, and write the report's files."""
 
 import json
 import logging
@@ -60,8 +60,8 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     before = report.parameters["total_before"]
     after = count_parameters(adapter.model)
     if run.choices.mask_only:
-        # The zeros of removed units are not counted. The number still includes biases that are all
-        # zero, which a checkpoint with smaller matrices may not have (docs/exports.md).
+        # The zeros of removed units are not counted. The count still includes biases that are all
+        # zero. A checkpoint with smaller matrices may not have these biases (docs/exports.md).
         after -= budget.total - kept
 
     report.parameters |= {
@@ -72,7 +72,8 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     report.ratio = _ratios(run, kept, 1 - after / before)
     report.target = _targets(run, plan, after, adapter.idle_parameters)
     removed_rows = before - report.parameters.get("total_trimmed", before)
-    # the bounds were computed after the vocabulary was trimmed, so the removed rows are added here
+    # the bounds were computed after the vocabulary was trimmed, so add the removed embedding rows
+    # to the value of the dense model
     for bound in budget.bounds:
         report.target[bound.target]["dense"] += bound.size * removed_rows
     for units, layer in zip(budget.layers, plan.layers, strict=True):
@@ -82,9 +83,9 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
 
 
 def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
-    """Return the realised ratios, the requested ratio, and the difference that rounding makes.
+    """Return the realised ratios, the requested ratio, and the part that is due to rounding widths.
 
-    With a target or a given plan, there is no requested ratio.
+    With a target or a given plan, there is no requested ratio, and rounding is not reported.
 
     kept: the number of decoder parameters that stay.
     of_all: the realised ratio of all parameters, including embeddings.
@@ -121,7 +122,7 @@ def _targets(
 
 
 def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
-    """Return the widths of a layer with these numbers of KV heads and MLP units."""
+    """Return the widths of a layer with these numbers of KV heads and of MLP neurons or experts."""
     return {
         "query_heads": kv_heads * units.attention.queries,
         "kv_heads": kv_heads,
@@ -143,7 +144,8 @@ def _measured(run: Run, plan: PruningPlan, dense_run: Run) -> _Measured:
     """Return the measurements of each model of a run.
 
     Only tasks that were measured on the pruned model are included. For the dense and the compressed
-    model, only measurements that were made in the same way are included (`_measured_alike`).
+    model, a measurement is included only if it was made in the same way as the measurement of the
+    pruned model (`_measured_alike`).
 
     dense_run: the run before its vocabulary was trimmed.
     """
@@ -160,7 +162,7 @@ def _measured(run: Run, plan: PruningPlan, dense_run: Run) -> _Measured:
 
 
 def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
-    """Build the report of a run from its artefacts.
+    """Build the report of a run from its pruned model and its measurements.
 
     dense_run: the run before its vocabulary was trimmed.
     """
@@ -215,8 +217,8 @@ def _with_numbers(report: Report, measured: _Measured) -> Report:
 def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> list[Entry]:
     """Return the measurements of a model.
 
-    The measurements of this run's tasks come last, so that they replace numbers with the same names
-    that earlier starts of the run have measured with other options.
+    Earlier starts of the run may have measured numbers with the same names, but with other options.
+    The measurements of this run's tasks come last, so that they replace these numbers.
 
     key: the cache key of the model. The key of a measurement consists of this key and the task.
     """
@@ -233,10 +235,10 @@ def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> li
 def _measured_alike(entries: Iterable[Entry], of_pruned: Iterable[Entry]) -> list[Entry]:
     """Return the measurements of a model that match the measurements of the pruned model.
 
-    Measurements with other options are left out. An earlier start of the run that was killed may
-    have made them. Two measurements match if their data or their options are the same. Comparing
-    only data is not enough, because with a trimmed vocabulary, the same text has other tokens, and
-    therefore other data.
+    Two measurements match if their data or their options are the same. Other measurements are left
+    out. They may come from an earlier start of the run with other options. Comparing only data is
+    not enough, because with a trimmed vocabulary, the same text has other tokens, and therefore
+    other data.
     """
     pruned = {entry.key["task"]: entry for entry in of_pruned}
     found = []
@@ -261,10 +263,10 @@ def _total(
     averages: Averages,
     trimmed: bool = False,
 ) -> Measurement:
-    """Return the numbers of all tasks of a model, and the averages over each evaluator's tasks.
+    """Return the numbers of all tasks of a model, and for each evaluator the averages over tasks.
 
     options: the options of each evaluator.
-    averages: gets the name of each average, with the names of the numbers that it averages.
+    averages: a dict to which the names of averages are added, each with the names of its numbers.
     trimmed: whether the model has another tokenizer than the dense model. Then numbers that depend
         on the tokenizer are left out.
     """
@@ -290,7 +292,7 @@ def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
 def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[str, Any]:
     """Return standard errors and p-values of differences between two models, paired by document.
 
-    The keys are the fields `difference_stderr` and `difference_p_value` of the report.
+    They are the values of the keys "difference_stderr" and "difference_p_value".
     """
     found = with_averages(paired(before.documents, after.documents), averages)
     return {
@@ -315,7 +317,8 @@ def write_text_files(run: Run) -> None:
 def write_files(run: Run, report: Report) -> None:
     """Write the report and a picture into the run's folder, and the model card into the checkpoint.
 
-    If the run has no folder, or if the report has not changed, no report and picture are written.
+    If the run has no folder, or if the report has not changed, the report and the picture are not
+    written. The model card is written if the run saves a checkpoint.
     """
     if run.run_dir is not None and not is_written(run.run_dir, report):
         write_text(run.run_dir / "report.md", redact(markdown(report)))
@@ -339,7 +342,7 @@ def is_written(run_dir: Path, report: Report) -> bool:
 
 def _draw(report: Report, picture: Path) -> None:
     try:
-        # imported here, so that a refused run does not wait for matplotlib
+        # imported here, so that a run that is refused does not have to wait for matplotlib
         from flap.results.layer_plots import draw_layers
 
         draw_layers(report, picture)

@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run and its inputs. Each stage is a function that takes a run.
+    """A run and its inputs. Each stage, such as calibration, is a function that takes a run.
 
-    A stage that changes inputs of later stages, such as their texts, returns a new run.
+    A stage that changes inputs of later stages, such as their texts, returns a changed copy.
     """
 
     config: FlapConfig
     choices: Choices
     cache: Cache
     source: ModelSource
-    # The texts with their token windows. The keys are their uses "calibration", "recovery" and
-    # "vocabulary", as far as the run needs them.
+    # The texts that the run needs, with their token windows. The keys are the uses of the texts:
+    # "calibration", "recovery" (training after compression) and "vocabulary".
     texts: Mapping[str, Windows]
     budget: Budget
     tasks: Sequence[Task]  # the evaluation tasks of the run
@@ -111,12 +111,12 @@ class Run:
 
     @property
     def to_write(self) -> list[str]:
-        """The uses ("calibration", "recovery") for which the model has still to write texts."""
+        """The uses ("calibration", "recovery") of the texts that the model has still to write."""
         return [use for use, windows in self.texts.items() if windows.to_write]
 
     @property
     def sources(self) -> dict[str, str]:
-        """The origins of the model, the texts and, with `plan=`, the plan; without secrets."""
+        """The origins of the model, the texts, and the plan that `plan=` names, without secrets."""
         sources = {"model": self.source.origin}
         if self.config.plan is not None:
             sources["plan"] = self.config.plan
@@ -135,7 +135,7 @@ class Run:
         return [*warnings, *measured_again(self.texts, self.tasks)]
 
     def reading(self, texts: Mapping[str, Windows]) -> "Run":
-        """Return the run with other texts, and log the warnings that this change adds."""
+        """Return the run with other texts, and log the warnings that only these texts cause."""
         run = replace(self, texts=texts)
         for warning in run.warnings:
             if warning not in self.warnings:

@@ -1,7 +1,8 @@
 """The stages that make the pruned model, in their order from opening the model to the checkpoint.
 
-`flap.runs.measuring` has the stages that measure models, and `flap.runs.trimming` the stage that
-trims the vocabulary.
+A unit is a KV head with its query heads, an MLP neuron or an expert. A plan lists the units that
+stay. `flap.runs.measuring` has the stages that measure models, and `flap.runs.trimming` the stage
+that trims the vocabulary.
 """
 
 import logging
@@ -47,7 +48,8 @@ from flap.storage.work_folder import open_working_folder
 log = logging.getLogger(__name__)
 
 # Facts about the texts that the model has written. The keys are the uses of the texts, such as
-# "calibration", with the name of the text if the model has answered its prompts.
+# "calibration". If the model has only answered the prompts of a text, the name of the text is added
+# to the key in parentheses.
 Written = dict[str, dict[str, Any]]
 
 
@@ -64,8 +66,8 @@ class Compressed(NamedTuple):
 def begun(run: Run) -> Iterator[Run]:
     """Seed all random generators and open the run's working directory for a `with` block.
 
-    Inside the block, no other run writes into the same `checkpoint.dir`. So the weights, label and
-    model card of a checkpoint always come from one run.
+    Inside the block, no other run writes into the same `checkpoint.dir`. So the weights, the
+    flap.json and the model card of a checkpoint always come from the same run.
     """
     for warning in run.warnings:
         log.warning(warning)
@@ -94,10 +96,10 @@ def forget(run: Run) -> None:
 
 
 def open_dense(run: Run) -> PlacedModel:
-    """Open the dense model at its `model.placement`.
+    """Open the dense model with its weights placed as `model.placement` says.
 
-    The structure or the given plan decides whether the units of a mixture are neurons or whole
-    experts.
+    The structure or the given plan decides whether the units of a mixture of experts are neurons or
+    whole experts.
     """
     with run.timed("load"):
         return _opened(run.source, run.work, run.choices.experts)
@@ -121,9 +123,9 @@ def _opened(source: ModelSource, work: WorkFolder, experts: bool) -> PlacedModel
 
 
 def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
-    """Let the dense model write the texts that it has still to write.
+    """Let the dense model write the texts that the run needs from it (`Run.to_write`).
 
-    Return the run with these texts, and facts about the texts.
+    Return the run with these texts, and facts about them.
     """
     facts = Written()
     for use in run.to_write:
@@ -147,9 +149,9 @@ def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
 def _own_text(run: Run, model: PlacedModel, use: str, part: int) -> Artefact[dict[str, Any]]:
     """Let the model write a text, or answer the prompts of a text.
 
-    The result is in the cache, so runs with the same model and options share the text.
+    The result is stored in the cache, so runs with the same model and options share it.
 
-    use: "calibration" or "recovery". part: the index of the text in the texts of this use.
+    use: "calibration" or "recovery". part: the index of the text among the texts for this use.
     """
     stage = "write own text"
     windows = run.texts[use]
@@ -172,7 +174,7 @@ def _own_text(run: Run, model: PlacedModel, use: str, part: int) -> Artefact[dic
 def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
     """Collect the calibration statistics of every layer, without covariances.
 
-    Every layer gets the outputs of the dense layers before it.
+    The input of every layer is the output of the dense layers before it.
 
     Return an empty list if neither the metric nor the compensation needs these statistics.
     """
@@ -186,7 +188,7 @@ def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
 
 
 def score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
-    """Score every unit. With structure=search, also measure the effect of pruning each block alone.
+    """Score every unit. With structure=search, also measure trials that prune one block each.
 
     statistics: the result of `observe`.
     """
@@ -222,7 +224,7 @@ def allocate(run: Run, scores: Scores) -> PruningPlan:
 def compress(
     run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics], plan: PruningPlan
 ) -> Compressed:
-    """Remove the units that the plan does not keep, and compensate for them."""
+    """Remove the units that the plan does not keep, and compensate for their missing outputs."""
     compensation = run.choices.compensation
     with run.timed("compress") as folder:
         # the digest of the plan names the directory, so that layers of two plans are never mixed
@@ -235,7 +237,7 @@ def compress(
 
 
 def keep_all(budget: Budget) -> Compressed:
-    """Return a plan that keeps all units. The model stays as it is."""
+    """Return the result of a compression that keeps all units and does not change the model."""
     layers = []
     for attention, mlp in budget.layers:
         heads = tuple(range(attention.count * attention.members))
@@ -270,7 +272,7 @@ def _compress_layer(mask_only: bool) -> CompressLayer:
 def _compressed(
     run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, FitReport]
 ) -> Compressed:
-    """Check the widths of a compressed model, and convert it to the class of its checkpoint.
+    """Check the widths of a compressed model, and give it the class with which it can be saved.
 
     Raises:
         RuntimeError: the shapes of the tensors do not match the plan.
@@ -293,9 +295,10 @@ def _compressed(
 
 
 def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
-    """Return how many more parameters the targets allow than the plan keeps.
+    """Return how many more parameters the targets allow than the pruned model has.
 
-    The checkpoint may need these parameters for biases, if all layers must have the same width.
+    The checkpoint may need some of them for biases of zeros, which a class of transformers may
+    require in every layer.
     """
     widths = budget.widths(plan)
     bounds = [bound for bound in budget.bounds if bound.size]
@@ -312,7 +315,7 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
 
     Return facts about the training for the report.
     """
-    # imported here because runs without training should not wait for transformers' Trainer
+    # imported here because runs without training should not wait for the import of Trainer
     from flap.method.recovery.distillation import distil, training_windows
 
     recovery = run.choices.recovery
@@ -345,8 +348,8 @@ def _answered_by(
 ) -> tuple[Windows | None, Written]:
     """Let the compressed model answer the prompts of the training text.
 
-    Return the training windows with these answers, and facts about the answers. The windows are
-    None if the option `recover.writer` asks only for answers of the dense model.
+    Return the training windows with these answers, and facts about the answers. With
+    recover.writer=dense, training uses only answers of the dense model, and the windows are None.
     """
     windows = run.texts[recovery.use]
     facts = Written()
@@ -379,8 +382,9 @@ def _answered_by(
 def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> PlacedModel:
     """Write the checkpoint, and return the model for later stages.
 
-    If the reloaded checkpoint produces other logits than the model, an error is raised. The label
-    of the checkpoint contains the key of the run, by which a later start of the run recognises it.
+    If the reloaded checkpoint produces other logits than the model, an error is raised. The file
+    flap.json of the checkpoint contains the key of the run, by which a later start of the run
+    recognises the checkpoint.
 
     overwrite: whether to replace a checkpoint that exists already.
     """

@@ -1,7 +1,8 @@
 """Read and check the texts of a run, and cut them into token windows.
 
 A run may need texts for calibration, for training after compression (recovery), and for choosing
-the tokens that stay in a trimmed vocabulary.
+the tokens that stay in a trimmed vocabulary. The model itself may write a text, or the answers to
+the prompts of a text.
 """
 
 import math
@@ -23,7 +24,7 @@ from flap.evaluation import Task
 from flap.models import ModelSource
 from flap.runs.choices import Choices
 
-# Characters that Windows, or a Windows file server, does not allow in file names.
+# Characters that Microsoft Windows, or a Windows file server, does not allow in file names.
 REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 # Maximum number of bytes in a file name. File systems allow 255, and the temporary file of an
 # atomic write has a longer name than the file itself.
@@ -31,11 +32,11 @@ LONGEST_FILE = 240
 
 
 class Needed(NamedTuple):
-    """A text from which a run takes windows."""
+    """A text, or a mixture of texts, from which a run takes windows."""
 
     section: str  # the config section that names the text, such as "calibration"
     dataset: Any  # the option `dataset` of this section
-    wanted: Wanted  # the number of windows, their length, and how they are made
+    wanted: Wanted  # the number of windows, their length, and other options for making them
 
 
 def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
@@ -68,13 +69,13 @@ def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
 def counted_in(texts: Mapping[str, Windows]) -> Windows:
     """Return the texts in which `vocabulary=trim` counts tokens.
 
-    These are the texts of the option `vocabulary.dataset`, or else the calibration texts.
+    These are the texts of the option `vocabulary.dataset`; if it is not set, the calibration texts.
     """
     return texts["vocabulary"] if "vocabulary" in texts else texts["calibration"]
 
 
 def check_prompts_fit(choices: Choices, source: ModelSource) -> None:
-    """Check for a dry run that the prompts that the model will answer fit into its context.
+    """Check, for a dry run, that the prompts that the model must answer fit into its context.
 
     Texts without prompts are not read. If the model has no tokenizer, nothing is checked.
 
@@ -110,7 +111,7 @@ def _needed(choices: Choices) -> dict[str, Needed]:
 
 
 def _counted_text(choices: Choices, dataset: Any, tokenizer: PreTrainedTokenizerBase) -> Windows:
-    """Read the text in which `vocabulary=trim` counts tokens. No windows are taken from this text.
+    """Read the text in which `vocabulary=trim` counts tokens, without taking windows from it.
 
     dataset: the option `vocabulary.dataset`; None stands for the calibration text.
     """
@@ -129,7 +130,7 @@ def _counted_text(choices: Choices, dataset: Any, tokenizer: PreTrainedTokenizer
 
 
 def answers_of(own: CalibrationConfig) -> Answers:
-    """Return the calibration options that concern the answers to prompts, such as who writes them.
+    """Return the calibration options for answers to prompts, such as who writes the answers.
 
     Raises:
         ValueError: an option is out of range.
@@ -142,7 +143,7 @@ def answers_of(own: CalibrationConfig) -> Answers:
 
 
 def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
-    """Return all documents that calibration, vocabulary and recovery may read with any seed."""
+    """Return all documents from which windows could be drawn or tokens counted, with any seed."""
     read = list[ReadText]()
     for use, windows in texts.items():
         for dataset, documents in windows.read.items():
@@ -154,8 +155,8 @@ def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict
     """Return the options for answers that have no effect on these texts, each with the reason.
 
     Options that have their default value are left out. If the run reads no text, the result is
-    empty. Then no option of calibration has an effect, but this is no mistake of the user, because
-    a sweep may contain methods that do not calibrate.
+    empty, although no option of calibration has an effect then. Such options are no mistake of the
+    user, because a sweep may also contain methods that do not calibrate.
     """
     if not texts or any(windows.asked for windows in texts.values()):
         return {}
@@ -173,7 +174,7 @@ def own_text_files(use: str, windows: Windows) -> dict[int, str]:
     """Return the file names of the texts that the model writes, by the index of each text.
 
     The names are valid and distinct on all file systems, including file systems that ignore case.
-    If two names would be the same, all names get the number of their text.
+    If two names would be the same, the number of the text is added to every name.
 
     use: "calibration" or "recovery".
     """
@@ -191,7 +192,8 @@ def own_text_files(use: str, windows: Windows) -> dict[int, str]:
 def _file_name(use: str, stem: str) -> str:
     """Return a file name for a text that the model writes.
 
-    The name has at most `LONGEST_FILE` bytes and no special characters. stem: the name of the text.
+    The name has at most `LONGEST_FILE` bytes, and none of the characters in `REFUSED`. stem: the
+    name of the text.
     """
     before = f"{SELF}_{use}_"
     after = ".jsonl"
@@ -213,9 +215,10 @@ def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[
 
 
 def domain_of_task(texts: Mapping[str, Windows], task: Task) -> str:
-    """Return "calibration" if a text of the run has the domain of the task, else "other".
+    """Return "calibration" if the task has the domain of a text of the run, else "other".
 
-    A text that the model has not written yet has no domain.
+    A text and a task have the same domain if they use the same data set or documents
+    (`Task.is_of_domain`). A text that the model has not written yet has no domain.
     """
     read = [text for windows in texts.values() for text in windows.named]
     return "calibration" if any(map(task.is_of_domain, read)) else "other"

@@ -21,8 +21,8 @@ class TimeNeeded:
     work: PruningWork  # the amount of computation that pruning takes
     written: float  # number of tokens that the model writes
     tasks: list[Task]  # the evaluation tasks of the run
-    # Number of models that are measured. A pruned model counts less than 1, by the share of
-    # parameters that it keeps, because it is faster.
+    # Number of models that are measured. The dense model counts as 1. Because a pruned model is
+    # faster, it counts as the share of the parameters that it keeps.
     models: float
     left_out: list[str]  # names of the work that the estimate leaves out
 
@@ -45,9 +45,9 @@ class TimeNeeded:
 def time_needed(
     choices: Choices, source: ModelSource, work: PruningWork, kept: float
 ) -> TimeNeeded:
-    """Collect the work of a run. Texts and tasks that cannot be read now are left out.
+    """Collect the work of a run, without texts and tasks that cannot be read now.
 
-    work: the computation of pruning. kept: the share of parameters that the pruned model keeps.
+    work: the amount of computation that pruning takes. kept: the share of parameters that stays.
     """
     left_out = ["loading and saving"]
     if source.placed.streams:
@@ -60,7 +60,7 @@ def time_needed(
     written = 0.0
     try:
         written = _tokens_to_write(choices, source)
-    except ValueError:  # a dry run works without a tokenizer and without texts
+    except ValueError:  # a dry run also works if the tokenizer or a text cannot be read
         left_out.append("text that the model writes")
 
     tasks = []
@@ -87,7 +87,8 @@ def _tokens_to_write(choices: Choices, source: ModelSource) -> float:
     tokens = 0.0
     for windows in read_texts(choices, source).values():
         for part in windows.to_write:
-            # if the text has prompts, only this share of its tokens is written by the model
+            # if the text has prompts, the model writes only the answers, which are assumed to have
+            # this share of the tokens
             share = SHARE_WRITTEN if part in windows.asked else 1.0
             tokens += share * windows.tokens_to_write(part)
     return tokens

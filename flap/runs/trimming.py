@@ -43,14 +43,14 @@ class Trimming:
     before: int  # number of tokens of the dense model
     after: int  # number of tokens that stay
     parameters: int  # number of parameters of the model after trimming
-    # Empty if these numbers are exact. "about " or "at most " if the model has still to write texts
-    # in which tokens are counted.
+    # "" if `after` and `parameters` are exact; "about " or "at most " if the model has still to
+    # write texts in which tokens will be counted
     roughly: str = ""
 
     def lines(self, budget: Budget) -> Iterator[str]:
         """Yield lines with the sizes after trimming, and with what pruning removes afterwards.
 
-        budget: the budget after trimming.
+        budget: how many parameters pruning removes after trimming.
         """
         yield (
             f"vocabulary: {self.roughly}{self.after:,} of {self.before:,} tokens stay, "
@@ -76,11 +76,13 @@ def budget_after_trimming(
 ) -> tuple[Budget, Trimming | None]:
     """Return the budget of the model after trimming, and the sizes before and after trimming.
 
-    The sizes are None if the vocabulary is not trimmed, or if the caller has loaded the model. The
-    weights of a loaded model are not trimmed yet, so its targets are checked later.
+    The budget is the number of parameters that pruning removes. The sizes are None if the
+    vocabulary is not trimmed, or if the caller has loaded the model. The weights of a loaded model
+    are not trimmed yet, so its targets are checked later.
 
-    No weight is read. The number of tokens is exact, unless the model has still to write texts.
-    Then only the tokens of prompts are counted.
+    No weight is read. The number of tokens that stay is exact, unless the model has still to write
+    texts in which tokens are counted. Then tokens are counted without these texts, and for prompts,
+    with the answers that their files have.
 
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model, or none of its tokens
@@ -126,7 +128,7 @@ def _check_vocabulary(choices: Choices, tokens: Tokens) -> None:
 def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
     """Return the largest number of tokens that meets the targets without pruning any layer.
 
-    The number is 0 if no target limits parameters, or if trimming alone cannot meet the targets.
+    The result is 0 if no target limits parameters, or if trimming alone cannot meet the targets.
     """
     embedding = adapter.model.get_input_embeddings().weight
     head = adapter.model.get_output_embeddings()
@@ -146,7 +148,7 @@ def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
 def _tokens_left(
     vocabulary: Trim, tokens: Tokens, texts: Windows, rows: int, room: int
 ) -> tuple[int, str]:
-    """Return the number of tokens that stay, and how exact it is: "", "about " or "at most "."""
+    """Return how many tokens stay, and "" if this is exact, else "about " or "at most "."""
     if vocabulary.size is not None or not texts.to_write:
         return vocabulary.number(tokens, texts, rows, room), ""
     prompts = without_answers(texts)
@@ -187,7 +189,7 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]
 
 
 def trimmed_run(run: Run, tokens: list[str]) -> Run:
-    """Return the run with the vocabulary that an earlier start of the run has trimmed.
+    """Return the run with the vocabulary as an earlier start of the run has trimmed it.
 
     tokens: the tokens that stay.
     """
@@ -211,8 +213,8 @@ def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
             if text is not None:  # the dense model has written this text
                 texts[use] = texts[use].written(part, text)
 
-    # keep the text in which tokens were counted, so that tasks on this text get the domain
-    # "calibration"
+    # keep the text in which tokens were counted, so that the report shows the domain "calibration"
+    # for tasks on this text
     if "vocabulary" in run.texts:
         texts["vocabulary"] = run.texts["vocabulary"]
 

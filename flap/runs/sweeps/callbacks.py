@@ -1,7 +1,7 @@
 """Hydra callbacks that write the study of a sweep, and functions that explain its failed runs.
 
-A study shows the runs of a sweep in a table and in plots, on the page index.html. The study is
-written again whenever a cell ends, but at most once a minute.
+A study shows the runs of a sweep in a table and in plots, on the page index.html. A cell is one run
+of a sweep. The study is written again whenever a cell ends, but at most once a minute.
 """
 
 import errno
@@ -77,7 +77,7 @@ class StudyCallback(Callback):
     cells: ClassVar[int | None] = None  # number of cells of the sweep; None if unknown
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Record the sweep, in case an error ends it, and check the options of its jobs."""
+        """Store the sweep's config, in case an error ends the sweep, and check its job options."""
         protect_secrets_of(config, config.hydra.job.env_set)
         StudyCallback.open_sweep = config
         with exit_on_error():  # Hydra would catch a ValueError here, and only log a warning
@@ -121,15 +121,15 @@ def name_of_cell(number: int) -> str:
 def write_open_study() -> None:
     """Write the study of a sweep that an error has ended.
 
-    In this case, Hydra does not call `on_multirun_end`. If no cell has begun, remove the folders
-    that the command has created.
+    After an error, Hydra does not call `StudyCallback.on_multirun_end`. If no cell has begun,
+    remove the folders that the command has created.
     """
     config = StudyCallback.open_sweep
     StudyCallback.open_sweep = None
     if config is None:
         return
     folder = Path(config.hydra.sweep.dir)
-    # if the folder cannot be read or created, the error of the sweep already says so
+    # if the folder cannot be read or created, the error that has ended the sweep already says so
     with suppress(OSError):
         if has_secrets(config):
             remove_finished_jobs(config.hydra.launcher)
@@ -142,13 +142,15 @@ def write_open_study() -> None:
 def _write(config: DictConfig, ended: bool) -> None:
     """Write the study of a sweep, unless its runs are dry runs.
 
-    If the sweep has ended, also print where the study is, and send its table to the tracker.
+    If the sweep has ended, also print the table and where the page is, and send the table to the
+    tracker.
     """
     if config.get("dry_run"):
         return
     folder = Path(config.hydra.sweep.dir)
     try:
-        # imported here because `--cfg` should not wait seconds for torch and matplotlib
+        # imported here because commands such as `--cfg` should not wait seconds for torch and
+        # matplotlib
         from flap.results.study_files import read_study, save_study
         from flap.results.tracking import Tracking
 
@@ -170,8 +172,8 @@ def _write(config: DictConfig, ended: bool) -> None:
 class RunFailedError(Exception):
     """Raised if a run of a sweep has failed. The log of the run contains the error.
 
-    Arguments: the sweep's folder, the error in one line, and whether the console has shown this
-    line.
+    folder: the folder of the sweep. line: the error in one line. told: whether the console has
+        shown this line already.
     """
 
     # Error lines of all failed cells. The line of a cell in another process is added when Hydra
@@ -186,7 +188,7 @@ class RunFailedError(Exception):
 
 
 def failure_lines(error: BaseException, begin: float) -> list[str]:
-    """Return the lines that say why a command has failed. An unexpected error is raised again.
+    """Return the lines that say why a command has failed, or raise an unexpected error again.
 
     error: the error that has ended the command. begin: the time at which the command has begun.
     """
@@ -201,7 +203,7 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
         return lines
 
     lines = []
-    # Hydra raises a ValueError if the log cannot be opened, and the cause is the OSError
+    # if the log cannot be opened, Hydra raises a ValueError, whose cause is an OSError
     cause = error.__cause__ if isinstance(error, ValueError) else error
     no_command = isinstance(error, FileNotFoundError) and "/" not in str(error.filename)
     if isinstance(error, RecursionError):
@@ -221,7 +223,7 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
 
 
 def _explain_file(error: OSError) -> str:
-    """Explain why Hydra could not read a config file, or could not write into the run's folder."""
+    """Explain why Hydra could not look up a choice, or could not write into the run's folder."""
     if not error.filename:
         return one_line(error)
     path = Path(error.filename)

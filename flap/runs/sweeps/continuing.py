@@ -1,6 +1,6 @@
 """Build the command that continues unfinished work.
 
-The console shows this command after Ctrl-C, and after a sweep with failed cells.
+The console shows this command after Ctrl-C, and after a sweep with failed cells (runs).
 """
 
 import re
@@ -45,9 +45,9 @@ def again_line(begin: str) -> str:
 
 
 def _command_in(key: str, folder: Path) -> str:
-    """Return the command line of this process, without secrets and with `folder` as the folder.
+    """Return the command line of this process without secrets, with the option KEY=FOLDER added.
 
-    key: the config key that sets the folder.
+    key, folder: the config key that sets the folder of the run or sweep, and this folder.
     """
     words = [word for word in redacted(sys.argv[1:]) if not word.startswith(f"{key}=")]
     path = folder.absolute()

@@ -1,7 +1,7 @@
 """Check Hydra's launchers, and support runs and sweeps that have several processes.
 
-With the launcher joblib, each process of a sweep reserves one GPU. If one run has several
-processes, only rank 0 logs and writes files.
+With the launcher joblib, each process of a sweep reserves one GPU. If a single run has several
+processes, only rank 0 of this run logs and writes files.
 """
 
 import atexit
@@ -37,8 +37,8 @@ _claimed = ExitStack()
 def check_launcher(hydra: Any) -> None:
     """Refuse a launcher such as SLURM for a single run.
 
-    Hydra uses launchers only with -m. Without -m, Hydra would start the run on this machine, for
-    example on a login node.
+    Hydra uses launchers only with the option -m. Without -m, Hydra would start the run on this
+    machine, which may be the login node of a cluster.
 
     hydra: the section `hydra` of the config.
     """
@@ -51,7 +51,7 @@ def check_launcher(hydra: Any) -> None:
 
 
 def check_jobs(launcher: Any, over_gpus: str) -> None:
-    """Check that the launcher's options for jobs can be combined with the model's placement.
+    """Check that the launcher's numbers of processes and GPUs suit the option `model.placement`.
 
     launcher: the section `hydra.launcher`. over_gpus: the option `model.placement`.
 
@@ -85,7 +85,7 @@ def make_jobs_private(launcher: Any) -> None:
 def remove_finished_jobs(launcher: Any) -> None:
     """Remove the files that submitit has pickled for jobs that have ended.
 
-    Files of other jobs of the sweep stay, because these jobs may still need them.
+    Files of jobs that have not ended stay, because these jobs still need them.
     """
     folder = _submitit_folder(launcher)
     results = [] if folder is None else list(folder.rglob("*_result.pkl"))
@@ -106,12 +106,12 @@ def claim_gpu(sweep: Path) -> str | None:
 
     This process then sees only the reserved GPU, so call this function before CUDA starts.
 
-    The GPU is one of the GPUs in CUDA_VISIBLE_DEVICES, or any GPU if this variable is not set. If
-    there are fewer than two GPUs, do nothing and return None.
+    The GPU is one of the GPUs in CUDA_VISIBLE_DEVICES, or any GPU of the machine if this variable
+    is not set. If there are fewer than two such GPUs, do nothing and return None.
 
     Raises:
-        ValueError: there are more processes than GPUs, or the file system of the folder has no file
-            locks.
+        ValueError: there are more processes than GPUs, or the file system of the folder `sweep` has
+            no file locks.
     """
     names = _visible_gpus()
     if len(names) < 2:
@@ -132,7 +132,7 @@ def claim_gpu(sweep: Path) -> str | None:
 
 
 def _visible_gpus() -> list[str]:
-    """Return the GPUs of CUDA_VISIBLE_DEVICES, or the numbers of all GPUs if it is not set."""
+    """Return the GPUs in CUDA_VISIBLE_DEVICES; the numbers of all GPUs if it is not set."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
@@ -165,8 +165,7 @@ def follow() -> None:
 def end_alone(error: Exception, line: str, run_dir: Path | None) -> None:
     """Log the error with which this process has failed, and end this process at once.
 
-    The process does not wait for the other processes of the run, which may still work.
-
+    This process does not wait for the other processes of the run, which may still be working.
     Nothing is logged if this process has failed only because another process has failed.
 
     error: the error. line: the error in one line.
