@@ -128,8 +128,7 @@ def prune(run: Run, model: PlacedModel) -> Compressed:
 def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned:
     """Make the pruned model of a run, and save it if the config asks for a checkpoint.
 
-    The stages are: let the dense model write the texts that it must write itself, trim the
-    vocabulary, remove units, and train. A config may leave out any of these stages.
+    The stages are: write texts with the dense model, trim the vocabulary, remove units, and train.
     """
     reset_peak_memory()
     may_replace = may_replace_checkpoint(run)
@@ -151,8 +150,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     report.weight_passes = model.passes - passes
     report.repairs = {block: fit._asdict() for block, fit in compressed.fits.items()}
     report.loads_with = compressed.loads_with
-    # pruning has changed this model in place, so it must not be used as the dense model any more
-    dense.close()
+    dense.close()  # pruning has changed this model in place, so it is not the dense model any more
 
     if run.choices.recovery is not None:
         compressed_model = Opened(lambda: model)

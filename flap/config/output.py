@@ -18,12 +18,12 @@ class RedactedStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text without secrets."""
+        """Write a text, from which secrets are removed."""
         self._stream.write(redact(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write lines without secrets."""
+        """Write lines, from which secrets are removed."""
         self._stream.writelines(redact(line) for line in lines)
 
     def __getattr__(self, name: str) -> Any:

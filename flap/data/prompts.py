@@ -51,7 +51,7 @@ def holds_prompts(path: str) -> bool:
 
 
 def _prompt(row: dict[str, Any], where: str) -> Prompt:
-    """Return the prompt of a row. If a row has both columns, `messages` is used."""
+    """Return the prompt of a row. If a row has `messages` and `prompt`, `messages` is used."""
     answer = row.get("answer")
     is_conversation = row.get("messages") is not None
     if is_conversation:
@@ -71,7 +71,7 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
     if not isinstance(answer, str | None):
         raise ValueError(f"{where}: the answer is no text; expected a string, or none at all")
     if answer is not None and not answer.strip():
-        answer = None  # the content of a turn that calls a tool may be empty
+        answer = None  # such as the content of a turn that calls a tool
     return Prompt(tuple(turns), answer, is_conversation)
 
 

@@ -73,7 +73,8 @@ def read_windows(
     # prompts that the model still has to answer get answers of maximum length.
     _ = _with_longest_answers(windows, max_length).drawn
 
-    # All documents of the mixture count as read, even the documents of parts that get no window.
+    # In `Windows.read`, all documents of the mixture count as read, even the documents of parts
+    # that get no window.
     others = [part for part in parse(dataset, f"{section}.dataset") if part not in used]
     read_of_others = read_parts(section, others, tokenizer, wanted).read
     return replace(windows, read={**windows.read, **read_of_others})

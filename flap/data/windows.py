@@ -95,7 +95,7 @@ class Windows:
 
     @cached_property
     def drawn(self) -> list[Batch | None]:
-        """The windows of each part, with a mask of the tokens in answers; None if it has no text.
+        """The windows of each part, with a mask of tokens in answers; None for a part without text.
 
         Raises:
             ValueError: a text is too short for its windows, or its windows contain less than one

@@ -17,8 +17,8 @@ from flap.data import Prompt, read_prompts
 from flap.data.dialogue import plain_text
 from flap.storage import digest
 
-# An answer of the model ends where one of these texts begins. If one of the texts occurs in a right
-# answer of the file, it does not end answers.
+# An answer of the model ends where one of these texts begins. If one of them occurs in a right
+# answer of the file, this text does not end answers.
 STOPS = ("\n\n", "\n", ".", ",")
 # The maximum number of tokens in an answer of the model is this number, or half the number of bytes
 # in the longest right answer, whichever is larger.

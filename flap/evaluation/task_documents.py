@@ -108,8 +108,8 @@ def _of_row(row: Mapping[str, Any]) -> Document:
     """Return the runs of words that identify a row of a data set: those in its strings.
 
     The longest string identifies the row even if this string is short, because it is usually the
-    passage, or the question if there is no passage. Lists contain choices and answers. Short
-    strings in lists are left out, because many documents share them.
+    passage, or the question if there is no passage. The lists in a row contain choices and answers.
+    Short strings in these lists are left out, because many documents share them.
     """
     fields = [value for value in row.values() if isinstance(value, str)]
     in_lists = [text for value in row.values() for text in _long_strings(value)]

@@ -30,8 +30,7 @@ def run_task(
 ) -> Any:
     """Run a task, and return lm-eval's results.
 
-    lm-eval and the model are changed while the task runs (`_changes`). Afterwards, these changes
-    are undone.
+    lm-eval and the model are changed while the task runs, but not afterwards (`_changes`).
 
     work: the working directory. Answers that an earlier, interrupted start of the task has stored
         there are not computed again.
