@@ -104,8 +104,8 @@ class Results:
     def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
         """Return the stored values of documents for given numbers of the pruned model.
 
-        numbers: the names and values of the numbers. The values of a number are returned only if
-            the stored value of the number is the given one.
+        numbers: the names and values of the numbers. The values of a number's documents are
+            returned only if the stored number equals the given number.
         """
         values = {}
         for entry in self.entries().values():
