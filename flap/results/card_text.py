@@ -57,7 +57,7 @@ NOT_IN_VLLM = (
 
 
 def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
-    """Return the model card.
+    """Return the model card of a checkpoint.
 
     The card contains metadata and measured numbers. It says how the checkpoint was made, and how
     transformers, vLLM and llama.cpp load it.
@@ -108,6 +108,6 @@ def _settings(report: Report) -> str:
 
 
 def _set(target: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of the config section `target` that are set; empty if none is in TARGETS."""
+    """Return the keys of the config section `target` that are set; {} if none of TARGETS is set."""
     values = {name: value for name, value in target.items() if value is not None}
     return values if values.keys() & {*TARGETS} else {}

@@ -42,7 +42,7 @@ def is_efficiency(name: str) -> bool:
 
 
 def domain_of(name: str, domains: Domains) -> str:
-    """Return the domain of the text on which a number is measured; empty if it is unknown.
+    """Return the domain of the text on which a number is measured; "" if the domain is unknown.
 
     The name of a number begins with its task, such as "boolq", or with a text, such as "c4" in
     "c4/perplexity@128".

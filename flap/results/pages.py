@@ -28,7 +28,7 @@ THEME = {"#ffffff": "none", INK: "currentColor", MUTED: "var(--muted)", RULE: "v
 
 
 def study_page(study: Study, plots: Sequence[Plot]) -> str:
-    """Return the page of a study. All texts that come from the runs are escaped."""
+    """Return the page of a study. Texts that come from the runs are escaped for HTML."""
     keys = varying(run.config for run in study.runs)
     table = tabulate(study)
     fields = [_fields(run, keys) for run in study.runs]

@@ -148,11 +148,11 @@ def _add_legend(figure: Figure, series: list[Series]) -> None:
 
 
 def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -> None:
-    """Draw the mean, the minimum and the maximum of a number over the seeds, for each ratio.
+    """Draw a number over the ratio: its mean, minimum and maximum over runs with different seeds.
 
-    Runs with different seeds are measured on the same documents, so averaging over these runs does
-    not make the standard error smaller. Therefore each error bar is the mean of their standard
-    errors. The dense model is a horizontal line.
+    These runs are measured on the same documents, so averaging over the runs does not make the
+    standard error smaller. Therefore each error bar is the mean of their standard errors. The dense
+    model is a horizontal line.
     """
     column = f"pruned/{name}"
     for line in series:
@@ -186,7 +186,7 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
 def _draw_over_cost(
     axes: Any, series: list[Series], points: DataFrame, front: DataFrame, cost: CostAxis
 ) -> None:
-    """Draw points over a cost, and the Pareto front as a broad line. Dense models are crosses."""
+    """Draw quality over cost, with the Pareto front as a broad line and dense models as crosses."""
     front = front.sort_values("cost")
     axes.plot(
         front.cost,

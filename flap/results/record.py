@@ -61,13 +61,14 @@ class Record:
     weight_passes: int = 0
     # digests of inputs that are not part of the config, such as the weights and the texts
     inputs: Texts = field(default_factory=dict)
-    # for each text, whether its windows begin with the beginning-of-sequence token
+    # for "calibration" and for the tasks that measure windows: whether these windows begin with the
+    # beginning-of-sequence token
     bos: dict[str, bool] = field(default_factory=dict)
     # for each task, "calibration" if the task uses the same data set or documents as the
     # calibration, recovery or vocabulary text of the run, else "other"
     domains: Texts = field(default_factory=dict)
-    # number of documents that each task leaves out, because they are part of the run's calibration
-    # or training texts
+    # number of documents that each task leaves out, because the run reads them in its texts for
+    # calibration, training or trimming
     left_out: dict[str, int] = field(default_factory=dict)
     # measured numbers of the models "dense", "pruned" and, if the run trains, "compressed" (before
     # training)

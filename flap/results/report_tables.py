@@ -94,7 +94,7 @@ def _facts(report: Record) -> list[Row]:
 
 
 def sizes(report: Record) -> list[Row]:
-    """Return the sizes of both models: all parameters, the decoder's Linear ones, and tokens."""
+    """Return rows for all parameters, those of the decoder's Linear layers, and the vocabulary."""
     rows = []
     for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
         dense = report.parameters[f"{which}_before"]

@@ -65,9 +65,9 @@ class Study:
     def _method_tells_apart(self) -> bool:
         """Whether the column "method" is needed to tell the runs apart.
 
-        It is needed if the runs use several method presets, or if some runs differ only in their
-        method. If runs only change the metric of one preset, their method is "custom". Then the
-        column "metric" already shows how they differ.
+        The column is needed if the runs use several method presets, or if some runs differ only in
+        their method. If runs only change the metric of one preset, their method is "custom". Then
+        the column "metric" already shows how they differ.
         """
         named = [method for method in self.values("method") if method != CUSTOM]
         others = [name for name in CHOSEN if name != "method"]
@@ -144,10 +144,11 @@ class Study:
         return [self.runs[i] for i in rows.index]
 
     def domain(self, name: str) -> str:
-        """Return the domain of a number's text: "calibration", "other" or empty.
+        """Return the domain of the text on which a number is measured: "calibration" or "other".
 
-        The domain is empty if the runs disagree, for example because they have different
-        calibration texts.
+        "calibration" means that a run reads the same data set or documents, for example for
+        calibration. The result is empty if the domain is unknown, or if the runs disagree, for
+        example because they have different calibration texts.
         """
         return _agreed(domain_of(name, run.report.domains) for run in self.finished)
 

@@ -91,7 +91,7 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
 
 
 def _by_real_path(folders: Iterable[Path]) -> dict[Path, Path]:
-    """Return the folders without duplicates. The keys are their absolute paths without links."""
+    """Return the folders without duplicates. The keys are their paths with links resolved."""
     return {folder.resolve(): folder for folder in folders}
 
 

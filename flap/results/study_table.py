@@ -89,7 +89,10 @@ def _result(numbers: dict[str, Any], name: str, mark: Mark = "") -> TableEntry:
 
 
 def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
-    """Return the results of the dense model ("before") or of the pruned model ("after")."""
+    """Return the results of a model.
+
+    model, moment: "dense" and "before", or "pruned" and "after".
+    """
     return report.evaluation[model] | {
         "parameters": report.parameters.get(f"total_{moment}"),
         "vocabulary": report.vocabulary.get(moment),
@@ -97,7 +100,7 @@ def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
 
 
 def _marks(study: Study) -> Marks:
-    """Return the marks of all numbers. Runs of the same model and requested size are compared."""
+    """Return the marks of all numbers, for which runs of the same model and size are compared."""
     marks: Marks = {}
     for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False):
         for name in study.measured:

@@ -55,14 +55,15 @@ class Selection(NamedTuple):
 class Choices:
     """The choices of a config.
 
-    Most config groups become objects. The sections `calibration` and `target` stay dataclasses.
+    For most config groups, a field has an object of the chosen class. The sections `calibration`
+    and `target` stay config dataclasses.
     """
 
     # the metric and the structure; None if `plan=` gives the units that stay
     selection: Selection | None
     given: GivenPlan | None  # the plan that `plan=` names; None if scores select the units
     compensation: Compensation
-    evaluators: Mapping[str, Evaluator]  # the keys are names in the section `eval`
+    evaluators: Mapping[str, Evaluator]  # keys: names in the section `eval`
     calibration: CalibrationConfig
     seed: int
     ratio: float  # the share of the prunable parameters to remove; 0 with a target or a plan
@@ -101,7 +102,7 @@ class Choices:
 
     @property
     def search(self) -> Search | None:
-        """The structure, if it is a search that measures trial prunings; else None."""
+        """The structure if it is a search, which measures trial prunings of blocks; else None."""
         if self.selection is None or not isinstance(self.selection.structure, Search):
             return None
         return self.selection.structure
@@ -131,7 +132,7 @@ class Choices:
 
     @property
     def need_covariance(self) -> bool:
-        """Whether the metric or the compensation needs covariances of the channels."""
+        """Whether metric or compensation needs covariances of the output projections' inputs."""
         return any(reader.needs_covariance for reader in self._readers)
 
     @property
@@ -141,7 +142,7 @@ class Choices:
 
     @property
     def read_plain_statistics(self) -> bool:
-        """Whether statistics without covariances of all layers are collected before pruning begins.
+        """Whether statistics without covariances are collected in all layers before pruning begins.
 
         This is so if the metric or the compensation needs such statistics, unless each layer is
         pruned before the next layer is calibrated (`in_sequence`).

@@ -32,8 +32,8 @@ from flap.storage.atomic_files import free_space
 # Estimates are assumed to be wrong by at most this factor. So a run is refused only if its estimate
 # is more than MARGIN times the free memory or disk space.
 MARGIN = 1.5
-# Host memory of a process that has imported torch, transformers and flap, with a tokenizer and a
-# text.
+# Host memory of a process that has imported torch, transformers and flap, and has loaded a
+# tokenizer and a text.
 PROCESS_BYTES = 720_000_000
 # Number of tensors that are in memory at the same time while a layer runs: HIDDEN_COPIES tensors of
 # the hidden size, and WIDE_COPIES tensors of the largest width of the layer.
@@ -56,8 +56,8 @@ class Needs:
     # weights that are on the device at the same time: all weights, or with model.placement=stream
     # the weights of the largest layer, or those outside the layers if these are more
     weights: float
-    states: float  # hidden states of the calibration windows, and of the trials of a search
-    statistics: float  # statistics of one layer, and the factorisations of its covariances
+    states: float  # stored hidden states of the calibration windows and of a search's trials
+    statistics: float  # calibration statistics of one layer, and factors of its covariances
     device: float  # memory of the device that runs the layers
     host: float  # memory of the host; includes `device` if the device is cpu or mps
     disk: float  # disk space that the run needs below cache_dir
@@ -291,11 +291,11 @@ class DryRun:
 
 
 def dry_run(config: FlapConfig) -> DryRun:
-    """Estimate the cost of a run from the configs alone, without reading weights.
+    """Estimate the cost of a run from the configs of the run and of the model, without weights.
 
     If the model has a tokenizer, the prompts that the model will answer are read, to check that
-    they fit into the context of the model. With vocabulary=trim, the calibration and recovery texts
-    are read as well, to count their tokens.
+    they fit into the context of the model. With vocabulary=trim, all texts of the run are read,
+    because tokens are counted in one of them.
 
     Raises:
         ValueError: the config has an error that can be found without weights. The message names the
@@ -314,7 +314,7 @@ def dry_run(config: FlapConfig) -> DryRun:
 
 
 def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
-    """Return the free bytes in device memory, in host memory, and on the disk of the cache.
+    """Return the free bytes in device memory, in host memory, and on the disk with the cache.
 
     Without a GPU, the memory of the device is the memory of the host.
     """

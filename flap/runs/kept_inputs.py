@@ -12,12 +12,13 @@ from flap.config import FlapConfig
 def check_inputs_stay(config: FlapConfig, target: Path) -> None:
     """Check that no file or folder that the config names lies in the folder of the checkpoint.
 
-    Saving a checkpoint replaces its whole folder. The config may name a symbolic link inside this
-    folder, which would be deleted although its file is elsewhere. Or the config may name a link
-    elsewhere, whose file is inside the folder and would be deleted. Both are errors.
+    Saving a checkpoint replaces its whole folder. So a file in this folder would be deleted, even
+    if the config names the file by a symbolic link from elsewhere. A link in this folder would be
+    deleted, even if it leads to a file elsewhere. Both are errors.
 
     Raises:
-        ValueError: a file or folder would be deleted. The message names its config field.
+        ValueError: a file or folder would be deleted. The message names the config field that
+        contains its path.
     """
     # os.path.realpath accepts a link that leads to itself, for which Path.resolve fails
     folder = Path(os.path.realpath(target))
@@ -50,7 +51,7 @@ def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Yield the absolute path. If it is a symbolic link, also yield each path to which it leads."""
+    """Yield the absolute path. If this is a symbolic link, also yield each path that it leads to."""
     place = path.parent.resolve() / path.name
     yield place
     while place.is_symlink():

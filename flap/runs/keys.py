@@ -91,7 +91,7 @@ def scores(run: Run) -> Key | None:
 
 
 def counted_texts(run: Run) -> Key:
-    """Return the key of the texts that `vocabulary=trim` counts; empty if all tokens stay."""
+    """Return the key of the texts whose tokens `vocabulary=trim` counts; empty without trimming."""
     if run.choices.vocabulary is None:
         return {}
     return {"counted_texts": [text.sha256 for text in counted_in(run.texts).existing]}

@@ -1,6 +1,8 @@
 """The stages that measure the dense model, the pruned model, and the two models side by side.
 
 A task is a measurement, such as the accuracy on boolq. The agenda is the list of tasks to be done.
+A run that is started again, for example after an interruption, uses the numbers of its earlier
+start.
 """
 
 import logging
@@ -30,7 +32,7 @@ References = dict[str, Any]
 
 
 def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> References:
-    """Measure the dense model, and return its predictions for the comparison with the pruned model.
+    """Measure the dense model, and return predictions for tasks that compare both models.
 
     The numbers of the dense model are stored in the cache. Other runs with the same model and tasks
     read them from the cache.
@@ -163,7 +165,7 @@ def _remember(
     work: Callable[[], Measurement],
     *shared: Store[Measurement],
 ) -> None:
-    """Run a task with `work`, unless its numbers are stored already.
+    """Run a task with `work` and store its numbers, unless they are stored already.
 
     key: the cache key of the model.
     shared: stores in addition to the run's results, such as the cache.

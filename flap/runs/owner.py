@@ -1,6 +1,7 @@
 """The duties of rank 0 in a run: the run's folder, status, tracker and console output.
 
-A cell is one run of a sweep. A tracker is a service such as Weights & Biases.
+A cell is one run of a sweep. A tracker is a service such as Weights & Biases. A run that is started
+again, for example after an interruption, uses results of its earlier start.
 """
 
 import json

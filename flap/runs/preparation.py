@@ -1,4 +1,7 @@
-"""Prepare a run: build and check everything that needs no weights, in all processes of the run."""
+"""Prepare a run: build and check everything that needs no weights, in all processes of the run.
+
+A run that is started again, for example after an interruption, uses results of its earlier start.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -202,7 +205,7 @@ def _check_reloads(source: ModelSource) -> None:
 
 
 def _alike(run: Run) -> Run:
-    """Check that all processes have the same inputs, and return the run with their devices.
+    """Check that all processes have the same inputs, and add their devices to the run.
 
     Also check that every process gets at least one calibration window.
 

@@ -1,6 +1,7 @@
 """The pruned model of a run, with its plan, report and checkpoint, and the files that store them.
 
-A plan lists the units (heads, neurons or experts) that stay in each layer.
+A plan lists the units (heads, neurons or experts) that stay in each layer. A run that is started
+again, for example after an interruption, uses results of its earlier start.
 """
 
 import logging

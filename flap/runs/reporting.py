@@ -188,7 +188,7 @@ def _with_numbers(report: Report, measured: _Measured) -> Report:
     """Add the numbers of all models and their differences to a report.
 
     If the vocabulary was trimmed, numbers that depend on the tokenizer, such as perplexities, are
-    left out for the pruned model.
+    left out for the compressed and the pruned model.
     """
     options = {entry.about["evaluator"]: entry.about["options"] for entry in measured.pruned}
     averages = Averages()
@@ -285,7 +285,7 @@ def _total(
 
 
 def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
-    """Collect one fact about each task for the report, by the name of the task."""
+    """Return one fact about each measured task, such as its source, by the name of the task."""
     return {entry.key["task"]: entry.about[fact] for entry in entries if fact in entry.about}
 
 
@@ -325,7 +325,7 @@ def write_files(run: Run, report: Report) -> None:
         _draw(report, run.run_dir / "layers.png")
         report.save(
             run.run_dir / "report.json"
-        )  # written last, because the existence of this file means that the others are complete
+        )  # written last, because this file marks the other files as complete
     if run.config.checkpoint.save:
         path = run.config.model.path
         if path.endswith(".gguf"):

@@ -3,6 +3,8 @@
 A unit is a KV head with its query heads, an MLP neuron or an expert. A plan lists the units that
 stay. `flap.runs.measuring` has the stages that measure models, and `flap.runs.trimming` the stage
 that trims the vocabulary.
+
+A run that is started again, for example after an interruption, uses results of its earlier start.
 """
 
 import logging
@@ -125,7 +127,7 @@ def _opened(source: ModelSource, work: WorkFolder, experts: bool) -> PlacedModel
 def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
     """Let the dense model write the texts that the run needs from it (`Run.to_write`).
 
-    Return the run with these texts, and facts about them.
+    Return the run with these texts, and facts about the texts.
     """
     facts = Written()
     for use in run.to_write:
@@ -247,7 +249,7 @@ def keep_all(budget: Budget) -> Compressed:
 
 
 def prune_in_sequence(run: Run, model: PlacedModel) -> Compressed:
-    """Score, allocate and compress one layer after the other (Wanda-sp).
+    """Score and compress one layer after the other, as Wanda-sp does.
 
     Each layer is calibrated on the outputs of the compressed layers before it.
     """
@@ -297,8 +299,8 @@ def _compressed(
 def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
     """Return how many more parameters the targets allow than the pruned model has.
 
-    The checkpoint may need some of them for biases of zeros, which a class of transformers may
-    require in every layer.
+    The checkpoint may need some of these parameters for biases of zeros, which a class of
+    transformers may require in every layer.
     """
     widths = budget.widths(plan)
     bounds = [bound for bound in budget.bounds if bound.size]

@@ -26,7 +26,7 @@ from flap.runs.choices import Choices
 
 # Characters that Microsoft Windows, or a Windows file server, does not allow in file names.
 REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-# Maximum number of bytes in a file name. File systems allow 255, and the temporary file of an
+# Maximum number of bytes in a file name. File systems allow 255 bytes, and the temporary file of an
 # atomic write has a longer name than the file itself.
 LONGEST_FILE = 240
 

@@ -74,7 +74,7 @@ class RunInTracker(ABC):
 
     @abstractmethod
     def log_files(self, run_dir: Path) -> None:
-        """Send the picture of the layers, if it could be drawn, and report.json."""
+        """Send report.json, and the picture of the layers if it could be drawn."""
 
     @abstractmethod
     def log_lineage(self, report: Report) -> None:
@@ -115,7 +115,7 @@ class TrackedRun:
         )
 
     def send(self, action: Callable[[RunInTracker], object]) -> None:
-        """Call `action` with the run in the tracker, if any. If it fails, only log the error."""
+        """Call `action` with the run in the tracker, if any. If `action` fails, log the error."""
         try:
             if self.opened is not None:
                 action(self.opened)
@@ -132,7 +132,7 @@ class TrackedRun:
             return
         self._due[step.stage] = now + PROGRESS_SECONDS
 
-        stage, _, _ = step.stage.partition(",")  # "calibrate" of "calibrate, layer by layer"
+        stage, _, _ = step.stage.partition(",")  # "calibrate, layer by layer" gives "calibrate"
         values: Numbers = {f"progress/{stage}/items": step.done}
         if step.total:
             values[f"progress/{stage}"] = step.done / step.total
@@ -217,7 +217,7 @@ class Tracking(ABC):
 
 @dataclass(frozen=True)
 class NoTracking(Tracking):
-    """Track nothing. The files of a run are the only record of it."""
+    """Track nothing. The only record of a run is its folder."""
 
     def check(self) -> None:
         """Do nothing, because this tracker has no options."""

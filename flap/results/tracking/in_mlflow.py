@@ -54,7 +54,7 @@ class MLflow(Tracking):
             )
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return variables that silence MLflow and limit how long it waits for a server."""
+        """Return environment variables that silence MLflow and limit its waiting for a server."""
         return {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -64,10 +64,10 @@ class MLflow(Tracking):
         }
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "MLflowRun":
-        """Start the MLflow run for the run's folder, or continue it if it exists."""
+        """Start the MLflow run that belongs to the run's folder, or continue an existing one."""
         from mlflow import MlflowClient
 
-        # silence urllib3, because flap already warns about an unreachable server
+        # silence urllib3, because flap itself warns about an unreachable server
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         uri = self.uri or os.environ["MLFLOW_TRACKING_URI"]
         client = MlflowClient(with_quoted_password(uri))
@@ -136,7 +136,7 @@ class MLflowRun(RunInTracker):
         self.client.log_dict(self.id, {"columns": columns, "data": rows}, f"{name}.json")
 
     def log_files(self, run_dir: Path) -> None:
-        """Send the picture of the layers, if it exists, and report.json."""
+        """Send report.json, and the picture of the layers if it exists."""
         for name in ("layers.png", "report.json"):
             if (run_dir / name).is_file():
                 self.client.log_artifact(self.id, run_dir / name)

@@ -59,7 +59,7 @@ class Wandb(Tracking):
             require_key()
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return variables that silence W&B and keep its caches and files in the run's folder."""
+        """Return environment variables that silence W&B and keep its files in the run's folder."""
         folder = run_dir.resolve() / "wandb"
         return {
             "WANDB_SILENT": "true",
@@ -137,7 +137,7 @@ class WandbRun(RunInTracker):
         self.run.log({name: table})
 
     def log_files(self, run_dir: Path) -> None:
-        """Send the picture of the layers, if it exists, and report.json as an artifact."""
+        """Send report.json as an artifact, and the picture of the layers if it exists."""
         import wandb
 
         picture = run_dir / "layers.png"

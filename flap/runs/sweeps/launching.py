@@ -95,7 +95,7 @@ def remove_finished_jobs(launcher: Any) -> None:
 
 
 def _submitit_folder(launcher: Any) -> Path | None:
-    """Return the parent folder of submitit's job folders; None with other launchers."""
+    """Return the folder that has submitit's folders of jobs; None with other launchers."""
     of_jobs = launcher.get("submitit_folder")  # for example SWEEP/.submitit/%j
     return Path(str(of_jobs).partition("%")[0]) if of_jobs else None
 
