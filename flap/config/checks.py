@@ -215,8 +215,7 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return the groups and keys that a plan decides, as `refuse` takes them; empty without a
-    plan."""
+    """Return the groups and keys that a plan decides, for `refuse`; empty if `plan` is None."""
     if plan is None:
         return {}
     return dict.fromkeys(PLANNED, f"plan={shown(plan)} says which units stay")
