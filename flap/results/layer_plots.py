@@ -66,7 +66,7 @@ def _shares(report: Report) -> DataFrame:
 def draw_layers(report: Report, path: Path) -> None:
     """Write a bar chart of the query heads and the neurons (or experts) of each layer.
 
-    Kept units are drawn in colour, and removed units in grey.
+    Kept heads, neurons or experts are drawn in colour, and removed ones in grey.
     """
     before = DataFrame(report.layers_before)
     after = DataFrame(report.layers)

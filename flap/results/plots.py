@@ -43,7 +43,7 @@ KEPT = "Share of the query heads and of the MLP neurons, or whole experts, that 
 
 
 class Plot(NamedTuple):
-    """A plot with its caption, as PNG and SVG."""
+    """A plot as PNG and as SVG, with its name and caption."""
 
     name: str
     caption: str

@@ -22,7 +22,7 @@ class Record:
 
     config: Facts  # the composed config of the run
     device: str = ""  # the device that the model ran on
-    dtype: str = ""  # the dtype of the weights
+    dtype: str = ""  # the dtype of the model's weights
     # rank, machine and device of each process; empty if there is only one process
     processes: list[str] = field(default_factory=list)
     # with model.placement=auto: the device of each module; empty with other placements
@@ -35,7 +35,9 @@ class Record:
     own_text: Facts = field(default_factory=dict)
     # warnings about the run, the model and the texts (`Run.warnings`)
     warnings: list[str] = field(default_factory=list)
-    # number of parameters: total_before, decoder_before, total_after, decoder_after
+    # Numbers of parameters before and after pruning: of the whole model ("total_before" and
+    # "total_after"), and of the prunable part of its decoder ("decoder_before" and
+    # "decoder_after"). If the vocabulary was trimmed, "total_trimmed" is the number after trimming.
     parameters: dict[str, int] = field(default_factory=dict)
     # number of tokens in the vocabulary before and after trimming; "covered" is the share of the
     # tokens in the counted text that the trimmed vocabulary still contains
@@ -80,7 +82,7 @@ class Record:
     averages: dict[str, list[str]] = field(default_factory=dict)
     # standard errors of the differences between the pruned and the dense model, paired by document
     difference_stderr: Numbers = field(default_factory=dict)
-    # p-values of the differences between the pruned and the dense model, from 0 to 1
+    # p-values of the same differences as in `difference_stderr`, from 0 to 1
     difference_p_value: Numbers = field(default_factory=dict)
     seconds: Numbers = field(default_factory=dict)  # wall-clock seconds spent in each stage
     # peak bytes in the memory of the host and of the device; the keys are "host" and "device", and
@@ -90,11 +92,11 @@ class Record:
     # "off": the cache is off, or the run has not collected statistics before pruning
     statistics_cache: str = ""
     checkpoint: str | None = None  # the folder of the checkpoint; None if none was saved
-    loads_with: str = ""  # what is needed to load the checkpoint, and why
+    loads_with: str = ""  # says which software loads the checkpoint, and why
     schema: int = SCHEMA  # version of the format of report.json
     # the versions of flap, Python and libraries
     versions: Texts = field(default_factory=dict)
     # the git commit of flap's checkout, and whether the checkout has uncommitted changes ("dirty")
     git: Facts = field(default_factory=dict)
-    # the kept units; null in report.json, because plan.json has them
+    # the heads, neurons or experts that stay; null in report.json, because plan.json has them
     plan: PruningPlan | None = field(default=None, repr=False)

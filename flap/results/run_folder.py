@@ -94,7 +94,7 @@ def read_run(folder: Path) -> RunRecord:
     config = report.config or read_yaml(settings / "config.yaml")
     texts = flatten(config, choices)
 
-    # The config of a run without a result still has interpolations, whose values are unknown.
+    # The config of a run without a result still has interpolations ("${…}") with unknown values.
     resolved = {key: value for key, value in flat(config).items() if "${" not in str(value)}
     name = resolved.get("model.name")
     if resolved.get("plan"):

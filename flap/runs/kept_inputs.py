@@ -51,7 +51,7 @@ def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Yield the absolute path. If this is a symbolic link, also yield each path that it leads to."""
+    """Yield the absolute path. If it is a link, also yield each path to which the link leads."""
     place = path.parent.resolve() / path.name
     yield place
     while place.is_symlink():

@@ -19,7 +19,7 @@ from flap.runtime import ranks
 from flap.storage import VERSION, digest
 
 Key = dict[str, Any]
-DECIDING = (  # the sections of the config that determine which units are kept
+DECIDING = (  # the sections and keys of the config that determine the compressed model
     "metric",
     "structure",
     "compensation",

@@ -86,7 +86,7 @@ def _without_weights(source: ModelSource) -> ModelAdapter:
 
 
 def _shapes(adapter: ModelAdapter) -> dict[int, int]:
-    """Return how many layers have each shape, by the index of the first layer of this shape."""
+    """Count the layers of each shape. A key is the index of the first layer with this shape."""
     first: dict[tuple[tuple[str, torch.Size], ...], int] = {}
     counts: dict[int, int] = {}
     for index, layer in enumerate(adapter.layers):

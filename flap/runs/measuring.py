@@ -140,7 +140,10 @@ def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed
 
 
 def _title(task: Task, model: str) -> str:
-    """Return the name of a task in progress lines. model: for example "dense model"."""
+    """Return the name by which progress lines show a task.
+
+    model: the measured model, such as "dense model".
+    """
     return f"{task.evaluator}: {task.name}, {model}"
 
 
@@ -167,7 +170,7 @@ def _remember(
 ) -> None:
     """Run a task with `work` and store its numbers, unless they are stored already.
 
-    key: the cache key of the model.
+    key: the cache key of the measured model.
     shared: stores in addition to the run's results, such as the cache.
     """
     stores = [run.results.of(_about(run, task)), *shared]
@@ -177,7 +180,7 @@ def _remember(
 def _folder_of(run: Run, task: Task, key: Key) -> WorkFolder:
     """Return the folder from which a task resumes after an interruption.
 
-    key: the cache key of the model.
+    key: the cache key of the measured model.
     """
     return run.work / "evaluate" / digest(task_key(task, key))
 
@@ -216,7 +219,7 @@ def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
 def _is_known(run: Run, task: Task, key: Key) -> bool:
     """Return whether the numbers of a task are in the run's results.
 
-    key: the cache key of the model.
+    key: the cache key of the measured model.
     """
     store = run.results.of({})
     return ranks.on_first(partial(store.find, task_key(task, key))) is not None

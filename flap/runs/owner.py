@@ -294,5 +294,5 @@ def quieten_libraries() -> None:
 
     set_verbosity_error()
     disable_progress_bar()
-    # remove the handlers of huggingface_hub, because flap's handlers show its messages, too
+    # remove the handlers of huggingface_hub, because flap's handlers also show these messages
     logging.getLogger("huggingface_hub").handlers.clear()

@@ -53,7 +53,7 @@ def pruning_work(
         return PruningWork(tokens)
     scored = choices.selection is not None and choices.selection.metric.needs_covariance
     fitted = choices.compensation.needs_covariance
-    tried = choices.search is not None and fitted  # the weights of trials are fitted, too
+    tried = choices.search is not None and fitted  # trial prunings are fitted, too
 
     # 1. forward passes over all windows
     if choices.in_sequence:
@@ -80,7 +80,7 @@ def pruning_work(
 
 
 class _Trials(NamedTuple):
-    streams: int  # the number of trials plus one for the dense model; 0 without trials
+    streams: int  # the number of trials plus one for the dense model; 0 without a search
     # number of forward passes of the dense model and of all trials; the pass of a trial counts less
     # than 1, because it begins at the layer that the trial prunes
     passes: float
@@ -107,7 +107,7 @@ def _trials(
 def _layer_macs(adapter: ModelAdapter) -> list[int]:
     """Return the multiply-accumulates per token of each layer.
 
-    Their number equals the number of parameters in the layer that a token uses. A token does not
+    This equals the number of the layer's parameters that a token uses. A token does not
     use the parameters of experts to which it is not routed.
     """
     macs = []

@@ -88,7 +88,7 @@ def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
     With a target or a given plan, there is no requested ratio, and rounding is not reported.
 
     kept: the number of decoder parameters that stay.
-    of_all: the realised ratio of all parameters, including embeddings.
+    of_all: the share of all parameters, including embeddings, that was removed.
     """
     budget = run.budget
     decoder = 1 - kept / budget.total
@@ -185,7 +185,7 @@ def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
 
 
 def _with_numbers(report: Report, measured: _Measured) -> Report:
-    """Add the numbers of all models and their differences to a report.
+    """Return a report with the numbers of all models, and the errors of differences between them.
 
     If the vocabulary was trimmed, numbers that depend on the tokenizer, such as perplexities, are
     left out for the compressed and the pruned model.
@@ -220,7 +220,8 @@ def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> li
     Earlier starts of the run may have measured numbers with the same names, but with other options.
     The measurements of this run's tasks come last, so that they replace these numbers.
 
-    key: the cache key of the model. The key of a measurement consists of this key and the task.
+    key: the cache key of the measured model. The key of a measurement consists of this key and the
+        task.
     """
     found = []
     for entry in entries:

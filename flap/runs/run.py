@@ -61,7 +61,7 @@ class Run:
     def timed(self, stage: str) -> Iterator[WorkFolder]:
         """Time a stage whose result is not stored.
 
-        Yields the directory from which an interrupted stage resumes.
+        Yield the directory from which an interrupted stage resumes.
         """
         with self.memory.timed(stage):
             yield self.work / stage

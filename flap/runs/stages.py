@@ -61,7 +61,7 @@ class Compressed(NamedTuple):
     plan: PruningPlan
     # how well linear compensation fits the outputs of each block; the keys are names of blocks
     fits: Mapping[str, FitReport]
-    loads_with: str  # what is needed to load the checkpoint, and why; empty if nothing was removed
+    loads_with: str  # which software loads the checkpoint, and why; empty if nothing was removed
 
 
 @contextmanager
@@ -365,7 +365,7 @@ def _answered_by(
         answered = windows.written(part, answers.text_of(written, windows, part))
         try:
             _ = answered.drawn
-        except ValueError as error:  # most answers of the compressed model repeat themselves
+        except ValueError as error:  # the answers are too short for the windows
             log.warning(
                 "recover.writer=%s: training uses the dense model's answers instead (%s)",
                 recovery.writer,

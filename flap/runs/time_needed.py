@@ -1,4 +1,4 @@
-"""Estimate the time of a run on this machine from the speed of its layers."""
+"""Estimate the time of a run on this machine from the speed of the model's layers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 class Trimming:
     """The size of the vocabulary before and after trimming, and the size of the trimmed model."""
 
-    before: int  # number of tokens of the dense model
+    before: int  # number of tokens in the vocabulary of the dense model
     after: int  # number of tokens that stay
     parameters: int  # number of parameters of the model after trimming
     # "" if `after` and `parameters` are exact; "about " or "at most " if the model has still to

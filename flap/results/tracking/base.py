@@ -170,7 +170,7 @@ class Tracking(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Check all options before the weights are loaded.
+        """Check all options of this tracker, before the run loads any weights.
 
         Raises:
             ValueError: an option is not allowed.

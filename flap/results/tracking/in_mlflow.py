@@ -77,7 +77,7 @@ class MLflow(Tracking):
 
         for key, value in flat(config | {"folder": run.run_dir.resolve()}).items():
             name = legal_name(key)
-            if name not in begun.data.params:  # MLflow does not allow changing a parameter
+            if name not in begun.data.params:  # MLflow refuses to change a parameter
                 client.log_param(opened.id, name, value)
         log.info("MLflow: run %s of the experiment %s", opened.id, self.experiment)
         return opened

@@ -148,7 +148,7 @@ class WandbRun(RunInTracker):
         self.run.log_artifact(artifact)
 
     def log_lineage(self, report: Report) -> None:
-        """Send artifacts that refer to the dense model and to the checkpoint."""
+        """Send two W&B artifacts, with references to the dense model and to the checkpoint."""
         import wandb
 
         path = str(report.config["model"]["path"])
