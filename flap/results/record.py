@@ -53,7 +53,8 @@ class Record:
     layers: list[Widths] = field(default_factory=list)
     # widths of each layer of the dense model
     layers_before: list[Widths] = field(default_factory=list)
-    # how well linear compensation fits each block (`FitReport`); the keys are names of blocks
+    # how well linear compensation fits each attention, MLP or expert (`FitReport`); the keys are
+    # the names of these blocks and experts
     repairs: Facts = field(default_factory=dict)
     # Facts about training after compression: divergences from the dense model, numbers of tokens,
     # and the standard errors of the differences that training made. Empty if the run does not

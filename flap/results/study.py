@@ -113,8 +113,8 @@ class Study:
 
         Runs with the same model and the same evaluations share the numbers of a dense model, and
         the row of the first of these runs is taken. A dense model has several rows if it was
-        measured in several ways, such as with different windows. If another run has all evaluations
-        of a run and more, only the row of the other run is taken.
+        measured in several ways, such as with different windows. If the evaluations of one run are
+        a part of the evaluations of another run, only the row of the other run is taken.
         """
         first: dict[frozenset[str], int] = {}
         for i in self.results.index:

@@ -100,7 +100,7 @@ def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
 
 
 def _marks(study: Study) -> Marks:
-    """Return the marks of all numbers, for which runs of the same model and size are compared."""
+    """Return the marks of all numbers. A run is compared with runs of the same model and size."""
     marks: Marks = {}
     for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False):
         for name in study.measured:

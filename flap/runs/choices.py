@@ -152,7 +152,7 @@ class Choices:
 
     @property
     def _readers(self) -> list[Metric | Compensation]:
-        """The choices that may need calibration statistics: the compensation and any metric."""
+        """The compensation and, unless a plan is given, the metric. Both may need statistics."""
         if self.selection is None:
             return [self.compensation]
         return [self.selection.metric, self.compensation]

@@ -150,8 +150,9 @@ class DryRun:
     def _statistics(self, layer: int) -> float:
         """Return the bytes of the calibration statistics of a layer, and of their factorisations.
 
-        The statistics of a block are two co-moment matrices, which are factorised. If no choice
-        needs covariances, the statistics are means and variances, which are not factorised.
+        The statistics of a block (attention or MLP) are two co-moment matrices, which are
+        factorised. If no choice needs covariances, the statistics are means and variances, which
+        are not factorised.
         """
         sets = 0.0
         factors = []

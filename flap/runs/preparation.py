@@ -99,7 +99,7 @@ def _check_model(
     source: ModelSource,
     adapter: ModelAdapter,
 ) -> None:
-    """Check that the run can use this `model.placement`, and a model that the caller has loaded.
+    """Check that the run's options suit its `model.placement`, or a model loaded by the caller.
 
     saved: whether the run saves a checkpoint.
     """

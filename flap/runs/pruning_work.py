@@ -1,7 +1,8 @@
 """Estimate the amount of computation that pruning takes from the shapes of the model.
 
 The unit of the estimate is a forward pass of the dense model over the calibration tokens, without
-the embeddings and the LM head.
+the embeddings and the LM head. A block is the attention or the MLP of a layer. A search measures
+trials, each of which prunes one block.
 """
 
 from itertools import accumulate

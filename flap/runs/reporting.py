@@ -185,7 +185,7 @@ def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
 
 
 def _with_numbers(report: Report, measured: _Measured) -> Report:
-    """Return a report with the numbers of all models, and the errors of differences between them.
+    """Return a report with the numbers of all models, and the standard errors of differences.
 
     If the vocabulary was trimmed, numbers that depend on the tokenizer, such as perplexities, are
     left out for the compressed and the pruned model.

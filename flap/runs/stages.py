@@ -1,8 +1,8 @@
 """The stages that make the pruned model, in their order from opening the model to the checkpoint.
 
-A unit is a KV head with its query heads, an MLP neuron or an expert. A plan lists the units that
-stay. `flap.runs.measuring` has the stages that measure models, and `flap.runs.trimming` the stage
-that trims the vocabulary.
+A block is the attention or the MLP of a layer. A unit of a block is a KV head with its query heads,
+an MLP neuron or an expert. A plan lists the units that stay. `flap.runs.measuring` has the stages
+that measure models, and `flap.runs.trimming` the stage that trims the vocabulary.
 
 A run that is started again, for example after an interruption, uses results of its earlier start.
 """
@@ -59,7 +59,8 @@ class Compressed(NamedTuple):
     """The result of compression, which changes the model in place."""
 
     plan: PruningPlan
-    # how well linear compensation fits the outputs of each block; the keys are names of blocks
+    # how well linear compensation fits the outputs of each block or expert; the keys are their
+    # names
     fits: Mapping[str, FitReport]
     loads_with: str  # which software loads the checkpoint, and why; empty if nothing was removed
 
