@@ -1,4 +1,4 @@
-"""A user's own tracker works on the command line, and gets the report of each job of a sweep."""
+"""A tracker class of a user works on the command line, and gets the report of each job."""
 
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""A sliced model gives the same logits as a masked model, for all architectures and structures."""
+"""A sliced model gives the same logits as a masked model, for all architectures and structures.
+
+Slicing removes the weights of heads and neurons. Masking sets the same weights to zero.
+"""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The search measures the divergence that follows from the logits of dense and pruned model.
+"""structure=search measures the KL divergence of the pruned model from the dense model.
 
 A plan says which heads and neurons each layer keeps. Its divergence does not depend on other plans
 that are measured in the same pass through the layers.
