@@ -134,6 +134,7 @@ def test_train(
     assert flap.load(tmp_path).num_parameters() == flap.load(checkpoint).num_parameters()
 
 
+@pytest.mark.long
 def test_optuna_optimises_what_runs_return(
     quick_flap: Callable[..., "CompletedProcess[str]"], base: list[str], tmp_path: Path
 ) -> None:

@@ -42,8 +42,7 @@ def file_lock(
     wait_seconds: the maximum wait; with `FOR_EVER`, there is no limit.
     waiting: a line that is logged before the wait if another process holds the lock.
     """
-    # if the file system has no locks, filelock's fallback would use a file that means "held", and
-    # that stays if the process is killed
+    # without this option, filelock would use a file that a killed process leaves behind
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:
@@ -59,8 +58,7 @@ def file_lock(
         state = "busy"
     except OSError as error:
         state = "none"
-        # if the folder cannot be written, no warning is needed, because the code that writes into
-        # the folder raises an error later
+        # a folder that cannot be written needs no warning: writing into it raises an error later
         if field and os.access(path.parent, os.W_OK):
             _warn_once(
                 "%s: no file lock in %s (%s); processes that use it do not wait for each other",

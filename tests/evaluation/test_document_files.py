@@ -81,6 +81,7 @@ def asked(
     return prompts, found.numbers
 
 
+@pytest.mark.long
 def test_gsm8k_asks_the_documents_of_a_file(
     sums: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ EXACT = ("sciq_answers/exact_match", "basic_arithmetic/exact_match")
 OPTIONS = {"limit": 2, "num_fewshot": 0, "source": "packaged"}
 
 
+@pytest.mark.long
 def test_an_average_is_of_all_tasks() -> None:
     names = {
         f"generation/{one}": [f"{task}/{one}" for task in TASKS] for one in ("exact_match", "f1")

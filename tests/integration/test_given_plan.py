@@ -65,6 +65,7 @@ def test_without_compensation_nothing_is_calibrated(
     assert read_run(tmp_path).requested == str(round(report.ratio["realised_decoder"], 6))
 
 
+@pytest.mark.long
 def test_neurons_and_whole_experts(
     base: list[str], text_file: Path, tokenizer, tmp_path: Path
 ) -> None:

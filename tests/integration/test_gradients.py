@@ -31,6 +31,7 @@ def pruned(base: list[str], tmp_path: Path) -> Pruned:
     return pruned_in
 
 
+@pytest.mark.long
 def test_gradients_serve_every_ratio_and_structure(pruned: Pruned, tmp_path: Path) -> None:
     first = pruned("first", *ENDS)
     assert first.statistics_cache == "miss"

@@ -243,7 +243,9 @@ def test_a_second_run_in_a_folder_is_refused_meanwhile(
     assert contents(run_dir) == before
 
 
-@pytest.mark.parametrize("choice", ["", "model.placement=stream"])
+@pytest.mark.parametrize(
+    "choice", ["", pytest.param("model.placement=stream", marks=pytest.mark.long)]
+)
 def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
     choice: str, quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
@@ -310,6 +312,7 @@ def test_numbers_stay_if_the_checkpoint_is_lost(
     assert "done already" in quick_flap(*finished, "eval.perplexity.seq_len=8").stderr
 
 
+@pytest.mark.long
 def test_numbers_stay_if_the_checkpoint_goes_elsewhere(
     quick_flap: Cli, finished: list[str], tmp_path: Path
 ) -> None:
@@ -323,6 +326,7 @@ def test_numbers_stay_if_the_checkpoint_goes_elsewhere(
     assert "done already" in quick_flap(*finished, *more).stderr
 
 
+@pytest.mark.long
 def test_a_plan_is_written_once(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
     """If a finished run measures more or writes another checkpoint, plan.json is unchanged."""
     plan = tmp_path / "run" / "plan.json"
@@ -357,6 +361,7 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
     )
 
 
+@pytest.mark.long
 def test_a_kill_while_measuring_in_another_way_mixes_no_numbers(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
@@ -413,6 +418,7 @@ def test_a_folder_of_another_version_is_named(
     assert (tmp_path / "run" / "report.json").read_text() == '{"schema": 0}'
 
 
+@pytest.mark.long
 def test_more_is_measured_of_a_cell_under_its_old_number(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:

@@ -107,17 +107,18 @@ class Kill(NamedTuple):
 KILLS = [
     # This run is killed after it has calibrated layer 2, but before it has recorded this step.
     Kill("method=flap", WHOLE, "calibrate 2", WHOLE[2:]),
-    # This run is killed after it has written layer 2, but before it has recorded this step.
-    Kill("method=flap", WHOLE, "write 2", WHOLE[6:]),
     # This run is killed after it has pruned layer 1 in memory, but before it has written the layer.
     Kill("method=wanda_sp", IN_SEQUENCE, "prune 1", IN_SEQUENCE[2:]),
-    Kill("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
-    # In the next two cases, the resumed run reads what it has recorded about the fits of earlier
-    # layers from its working directory.
-    Kill("compensation=linear", CALIBRATED_FITTED, "compare", FITTED[12:]),
+    # The resumed run reads what it has recorded about the fits of earlier layers from its working
+    # directory.
     Kill("metric=OBS compensation=linear", CLOSED_FORM, "write 1", CLOSED_FORM[7:]),
 ]
 LONG_KILLS = [
+    # This run is killed after it has written layer 2, but before it has recorded this step.
+    Kill("method=flap", WHOLE, "write 2", WHOLE[6:]),
+    Kill("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
+    # The resumed run reads what it has recorded about the fits, as in the last case of KILLS.
+    Kill("compensation=linear", CALIBRATED_FITTED, "compare", FITTED[12:]),
     Kill("method=wanda_sp", IN_SEQUENCE, "write 2", IN_SEQUENCE[4:]),
     Kill("compensation=linear", CALIBRATED_FITTED, "write 2", FITTED[6:]),
     Kill("metric=OBS compensation=linear", CLOSED_FORM, "score 2", CLOSED_FORM[2:]),
@@ -190,10 +191,10 @@ class DamagedNote(NamedTuple):
 
 DAMAGED_NOTES = [
     DamagedNote("method=flap", "calibrate 2", "statistics-0", WHOLE),
-    DamagedNote("method=wanda_sp", "write 2", "decided-1", IN_SEQUENCE),
-    DamagedNote("compensation=linear", "compare", "fits-3", FITTED),
 ]
 LONG_DAMAGED_NOTES = [
+    DamagedNote("method=wanda_sp", "write 2", "decided-1", IN_SEQUENCE),
+    DamagedNote("compensation=linear", "compare", "fits-3", FITTED),
     DamagedNote("metric=OBS compensation=linear", "score 2", "scores-1", CLOSED_FORM),
 ]
 
@@ -217,6 +218,7 @@ def test_a_damaged_note_of_a_killed_run_is_made_again(
     assert written(tmp_path) == expected.files
 
 
+@pytest.mark.long
 def test_a_killed_mixture(
     arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -240,6 +242,7 @@ def test_a_killed_mixture(
     assert written(tmp_path / "killed") == written(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_nothing_to_another_one(
     arguments: list[str], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:

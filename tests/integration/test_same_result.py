@@ -82,33 +82,33 @@ FITS = "metric=OBS compensation=linear"
 # the remaining setups, every third has the marker `long`, and all others have the marker
 # `thorough`.
 CASES: list[tuple[str, str, list[Place]]] = [
-    ("Llama", SEARCH, [AUTO, SECOND_STREAM, TWO_STREAM]),
+    ("Llama", SEARCH, [TWO_STREAM]),
     ("GPT2", SEARCH, [STREAM]),
-    ("Mixtral", SEARCH, [AUTO, STREAM, SECOND]),
-    ("Qwen3Next", SEARCH, [STREAM]),
-    ("Llama", FITS, [AUTO, STREAM, SECOND]),
+    ("Mixtral", SEARCH, [AUTO, SECOND]),
+    ("Qwen3Next", SEARCH, []),
+    ("Llama", FITS, [AUTO, STREAM]),
     ("Qwen3Moe", FITS, [TWO]),
     ("Gemma4", FITS, []),
     ("Mixtral", "structure.experts=true metric=REAP", [STREAM]),
-    ("Llama", "method=wanda_sp", [STREAM, SECOND]),
+    ("Llama", "method=wanda_sp", [SECOND]),
     ("Llama", f"method=wanda_sp {FITS} calibration.num_samples=3", []),
-    ("Llama", "method=mag_sp", [STREAM, SECOND]),
+    ("Llama", "method=mag_sp", [STREAM]),
     ("Llama", "structure=UL-UM round_to=8 structure.min_heads=2", [STREAM]),
     ("Llama", "metric=random structure=UL-MM", []),
     ("Llama", "structure.scale=relative metric.square_attention=false", []),
-    ("Llama", "mask_only=true", [AUTO, SECOND]),
+    ("Llama", "mask_only=true", [AUTO]),
     ("Llama", "ratio=0", [AUTO]),
     ("Llama", "ratio=null target.bytes=60e3", [STREAM]),
     ("Qwen2-bfloat16", "", [STREAM]),
-    ("Qwen3Next", "", [TWO_STREAM]),
+    ("Qwen3Next", "", [STREAM]),
     # These families differ from LLaMA in the form of their weights, or in how their layers are
     # called.
     ("Olmo2", "", [AUTO]),
     ("Falcon", "", [STREAM]),
     ("GptOss", "", [AUTO]),
     ("FalconH1", "", [STREAM]),
-    ("Phi3", "", [AUTO, SECOND]),
-    ("OPT", "", [STREAM, SECOND]),
+    ("Phi3", "", [SECOND]),
+    ("OPT", "", [STREAM]),
 ]
 # In runs with these options, the model writes text. This needs a key-value cache, which the second
 # device does not support.

@@ -118,7 +118,7 @@ def in_order(steps: list[str]) -> list[str]:
             "score 2",
             5,
         ),
-        ("stream", "score 2", 5),
+        pytest.param("stream", "score 2", 5, marks=pytest.mark.long),
         # Killed while the run compresses the layers. The resumed run reads the scores and the
         # measurements of the search from the disk.
         ("stream", "compress 2", 1),

@@ -72,8 +72,8 @@ def sweep_of(base: list[str], *others: str) -> list[str]:
 @pytest.mark.parametrize(
     ("password", "written"),
     [
-        (RESERVED, RESERVED),
-        (RESERVED, quote(RESERVED, safe="")),
+        pytest.param(RESERVED, RESERVED, marks=pytest.mark.long),
+        pytest.param(RESERVED, quote(RESERVED, safe=""), marks=pytest.mark.long),
         (QUOTES, QUOTES),
     ],
     ids=["as it is", "percent-encoded", "with quotes"],
@@ -122,7 +122,11 @@ def test_the_page_shows_the_command_without_them(
 
 
 @pytest.mark.parametrize(
-    "launcher", ["submitit_local", pytest.param("joblib", marks=pytest.mark.long)]
+    "launcher",
+    [
+        pytest.param("submitit_local", marks=pytest.mark.long),
+        pytest.param("joblib", marks=pytest.mark.long),
+    ],
 )
 def test_the_job_has_its_environment_and_nobody_else(
     flap: Cli, base: list[str], tmp_path: Path, launcher: str
@@ -142,7 +146,7 @@ def test_the_job_has_its_environment_and_nobody_else(
         assert stat.S_IMODE(mode) == 0o700
 
 
-@pytest.mark.parametrize("place", ["config", "environment"])
+@pytest.mark.parametrize("place", ["config", pytest.param("environment", marks=pytest.mark.long)])
 def test_a_server_that_is_away_is_named_without_the_password(
     quick_flap: Cli, base: list[str], tmp_path: Path, place: str
 ) -> None:
@@ -173,6 +177,7 @@ def test_errors_tell_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path)
     assert leaks(tmp_path, done) == []
 
 
+@pytest.mark.long
 def test_hydras_own_messages_tell_no_secret(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
     """Start a sweep in a folder.
@@ -55,6 +57,7 @@ def test_two_sweeps_calibrate_once_and_measure_the_dense_model_once(
     assert one["evaluation"] == other["evaluation"]
 
 
+@pytest.mark.long
 def test_a_killed_cell_comes_back_under_another_job_number(base: list[str], tmp_path: Path) -> None:
     """A sweep with more values numbers its runs differently, but still finds a killed run.
 

@@ -77,6 +77,7 @@ def assert_of_one_run(checkpoint: Path) -> float:
     return ratio
 
 
+@pytest.mark.long
 def test_the_card_is_of_the_run_that_wrote_the_weights(base: list[str], tmp_path: Path) -> None:
     stop = partial(stop_at, "flap.runs.reporting", "write_card", tmp_path)
     for done in both(tmp_path, base, stop):
@@ -84,7 +85,7 @@ def test_the_card_is_of_the_run_that_wrote_the_weights(base: list[str], tmp_path
     assert assert_of_one_run(tmp_path / "ck") == 0.4  # the ratio of the run that began last
 
 
-@pytest.mark.parametrize("placement", ["device", "stream"])
+@pytest.mark.parametrize("placement", ["device", pytest.param("stream", marks=pytest.mark.long)])
 def test_each_run_measures_its_own_weights(placement: str, base: list[str], tmp_path: Path) -> None:
     """A run measures the weights that it pruned, although another run uses its checkpoint.dir."""
     arguments = [*base, f"model.placement={placement}"]

@@ -44,7 +44,7 @@ def test_a_run_copies_the_processor_and_its_card_says_so(
     assert "import AutoModelForImageTextToText, AutoProcessor" in card and "vllm" not in card
 
 
-@pytest.mark.parametrize("how", ["lora", "full"])
+@pytest.mark.parametrize("how", [pytest.param("lora", marks=pytest.mark.long), "full"])
 def test_training_is_of_the_language_model_alone(
     how: str, vision_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:

@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from flap.modeling.modeling_flap import pruned_class
 from flap.modeling.register import register_configs
 
 
+@pytest.mark.long
 def test_registration_and_a_dense_config_import_no_more_than_they_need(model_dir: Path) -> None:
     """`register` and `read_config` do not import the code of models.
 

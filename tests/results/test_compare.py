@@ -62,6 +62,7 @@ def test_differences_have_errors_that_are_paired_by_document(runs: list[Path]) -
     )
 
 
+@pytest.mark.long
 def test_the_command_is_study_and_the_old_one_says_so(
     runs: list[Path], quick_flap: Callable[..., "subprocess.CompletedProcess[str]"]
 ) -> None:

@@ -101,5 +101,6 @@ def wait_for_a_silent_process() -> None:
     os._exit(0)
 
 
+@pytest.mark.long
 def test_a_process_that_does_not_answer_is_waited_for_no_longer_than_the_timeout() -> None:
     assert in_ranks(2, wait_for_a_silent_process, timeout=timedelta(seconds=10)) == [0, 0]

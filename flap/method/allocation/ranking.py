@@ -114,16 +114,14 @@ def within(
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layers_of(scores)[order_U]
 
-    # 2. for each bound, compute the cost that each unit adds, and the highest allowed sum of these
-    # costs
+    # 2. for each bound, compute the cost that each unit adds, and the highest sum of these costs
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):
         cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
         rooms.append(limit - cost_of_none)
 
-    # 3. until all bounds are met, find the first unit that exceeds a bound, and remove it together
-    # with the lower-scored units of its layer
+    # 3. until all bounds are met, remove the first unit that exceeds a bound, and those below it
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
     while True:
         exceeds_U = torch.zeros_like(kept_U)

@@ -117,9 +117,8 @@ def continued(
 ) -> list[list[int]]:
     """Return the tokens that the model writes after each prompt, up to an end-of-sequence token.
 
-    Options in the model's generation_config are ignored, except its end-of-sequence tokens. The
-    end-of-sequence token of the tokenizer ends the text after a prompt, too. End tokens are not
-    returned.
+    The end-of-sequence tokens in the model's generation_config and in the tokenizer end a text, and
+    are not returned. All other options in generation_config are ignored.
 
     stops: texts at which decoding may end. The caller must ignore the tokens after such a text.
     """

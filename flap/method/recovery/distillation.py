@@ -115,8 +115,7 @@ def distil(
 ) -> dict[str, Any]:
     """Train the compressed model in place, and return a summary of the training for the report.
 
-    If training does not lower the held-out divergence, measured in the original dtype of the model,
-    the model gets its old weights back.
+    The model gets its old weights back if training does not lower the held-out divergence.
 
     teacher: the dense model.
     windows: the training windows; the held-out windows come first.
@@ -139,8 +138,7 @@ def distil(
         train(student, recovery, windows, folder, seed, bf16)
         student.load_state_dict(load_file(folder / BEST))
 
-    # an improvement of the float32 weights may get lost when they are rounded to the dtype of the
-    # model
+    # rounding the trained float32 weights to the model's dtype may undo an improvement
     after = mean_divergence(model, teacher, held_out, recovery.windows_a_step)
     better = after < before
     if not better:

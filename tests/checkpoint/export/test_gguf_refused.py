@@ -158,6 +158,7 @@ def test_not_in_llama_cpp(
     )
 
 
+@pytest.mark.long
 def test_the_command(
     exported: Exported,
     tmp_path: Path,

@@ -52,9 +52,13 @@ CASES = {
     "lora, bfloat16": (replace(LORA, gradient_checkpointing=True), "llama-mha", torch.bfloat16),
     "lora, float16": (LORA, "llama-gqa", torch.float16),
 }
+QUICK = ("full, biases", "lora, bfloat16")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=() if case in QUICK else pytest.mark.long) for case in CASES],
+)
 def test_the_divergence_falls_and_the_model_reloads(
     case: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -151,6 +155,7 @@ def test_the_merged_model_computes_what_the_adapters_did() -> None:
     torch.testing.assert_close(logits(model), adapted, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_gradient_checkpointing_computes_layers_twice_and_trains_the_same(tmp_path: Path) -> None:
     def trained(checkpointing: bool) -> tuple[PreTrainedModel, int]:
         """Return the trained model, and how often its first layer ran with gradients enabled."""

@@ -10,20 +10,40 @@ from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, prune, save_pruned
 from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_stock
 
-FRESH = (
-    "TestLlama",
+# The families that `make test` tests. They differ most from one another: in how attention and MLP are
+# wired, in their normalisation and biases, and in whether they have experts, recurrent layers or a
+# vision tower. `make checks` tests every family.
+QUICK = {
+    "TestFalconH1",
+    "TestGPT2",
+    "TestGPTNeoX",
     "TestGemma3",
-)  # families that `make test` loads in a new process; both are in one test file
+    "TestGemma4",
+    "TestGptOss",
+    "TestLlama",
+    "TestLlama4",
+    "TestLlava",
+    "TestMixtral",
+    "TestOPT",
+    "TestOlmo2",
+    "TestPhi3",
+    "TestQwen3",
+    "TestQwen3Moe",
+    "TestQwen3Next",
+}
+FRESH = {"TestLlama"}  # the families that `make test` loads in a new process
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize the tests of a family by its variants.
 
-    `make test` runs only the last variant, which has most of the options. Of the tests that load
-    checkpoints in a new process, `make test` runs only those of the families in FRESH.
+    `make test` runs only the last variant of the families in QUICK, which has most of the options.
+    Of the tests that load checkpoints in a new process, `make test` runs only those of the families
+    in FRESH.
     """
     if "variant" in metafunc.fixturenames:
-        quick = "found" not in metafunc.fixturenames or metafunc.cls.__name__ in FRESH
+        loads = "found" in metafunc.fixturenames
+        quick = metafunc.cls.__name__ in (FRESH if loads else QUICK)
         *_, last = configs = metafunc.cls.configs
         marks = {one: () if quick and one == last else pytest.mark.long for one in configs}
         metafunc.parametrize("variant", [pytest.param(one, marks=marks[one]) for one in configs])

@@ -93,7 +93,10 @@ def find_modules_here() -> None:
 
 @pytest.mark.parametrize(
     ("objective", "count"),
-    [(f"pruned/{NAME}", 1), (f"[pruned/{NAME},parameters/total_after]", 2)],
+    [
+        pytest.param(f"pruned/{NAME}", 1, marks=pytest.mark.long),
+        (f"[pruned/{NAME},parameters/total_after]", 2),
+    ],
 )
 def test_a_run_returns_its_objective_to_the_sweeper(
     objective: str, count: int, quick_flap: Cli, base: list[str], tmp_path: Path

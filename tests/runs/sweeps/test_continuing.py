@@ -69,6 +69,7 @@ def interrupt_when(pattern: str) -> None:
     Thread(target=interrupt, daemon=True).start()
 
 
+@pytest.mark.long
 def test_a_sweep_continues_with_the_command_that_ctrl_c_prints(
     base: list[str], quick_flap: Cli, tmp_path: Path
 ) -> None:
