@@ -1,4 +1,4 @@
-"""A tracker class of a user works on the command line, and gets the report of each job."""
+"""On the command line, a user's own tracker class gets the report of each job of a sweep."""
 
 import json
 import shutil
