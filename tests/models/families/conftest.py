@@ -10,9 +10,9 @@ from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, prune, save_pruned
 from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_stock
 
-# The families that `make test` tests. They differ most from one another: in how attention and MLP are
-# wired, in their normalisation and biases, and in whether they have experts, recurrent layers or a
-# vision tower. `make checks` tests every family.
+# The families that `make test` tests. They differ most from one another: in how attention and MLP
+# are wired, in their normalisation and biases, and in whether they have experts, recurrent layers
+# or a vision tower. `make checks` tests every family.
 QUICK = {
     "TestFalconH1",
     "TestGPT2",
