@@ -1,13 +1,12 @@
 """Measure the time and the memory of calibration: `python benchmarks/calibration.py`.
 
 For the time, the script divides the seconds of the stage `calibrate` of `flap.prune` by the seconds
-of a bare forward pass, which runs the same decoder on the same number of tokens without flap. Stage
-and bare pass alternate in one process. The result is the median of the ratios (target: at most
-1.05).
+of a bare forward pass, which runs the same decoder on the same number of tokens without flap. One
+process repeats both in turn. The result is the median of the quotients (target: at most 1.05).
 
-For the memory, the script measures by how much the peak of pruning exceeds the memory of the loaded
-model. It measures this in a new process with 64 windows, and in another with 1,024 windows (target:
-the two results differ by at most 5 %).
+For the memory, the script measures by how much the peak memory of pruning exceeds the memory of the
+loaded model. One new process measures this with 64 calibration windows, and another one with 1,024
+windows (target: the two results differ by at most 5 %).
 """
 
 import argparse
@@ -32,7 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import flap
 
-MEMORY_BATCH_SIZE = 64  # large, so that the usual variation of a few MiB does not matter
+MEMORY_BATCH_SIZE = 64  # large, so that a variation of a few MiB does not matter
 
 
 def calibrate_seconds(
@@ -72,7 +71,7 @@ def time_ratio(num_samples: int, repeats: int) -> float:
 def memory_over_model(num_samples: int) -> None:
     """Print the bytes by which the peak memory of pruning exceeds the memory of the loaded model.
 
-    This function runs in a separate process.
+    Call this function in a new process, because the peak is that of the whole process.
     """
     source = packaged()
     model = loaded(source)

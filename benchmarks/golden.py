@@ -3,8 +3,9 @@
     python benchmarks/golden.py write FOLDER       # once before the refactoring, and once after it
     python benchmarks/golden.py compare OLD NEW    # plans bit for bit, weights and numbers to 1e-6
 
-All runs start from the command line and use one thread, so that any two commits can be compared on
-the same machine.
+A plan says which heads and neurons of a model stay. The numbers are the perplexities of the dense
+and the pruned model. All runs start from the command line and use one thread, so that any two
+commits can be compared on the same machine.
 """
 
 import argparse
@@ -33,7 +34,10 @@ TOLERANCE = 1e-6
 
 
 def cells(mixture: Path) -> dict[str, list[str]]:
-    """Return the command-line options of every run, by the name of the run."""
+    """Return the command-line options of every run, by the name of the run.
+
+    mixture: the folder of the model that `make_mixture` writes.
+    """
     grid = {
         f"{structure} {metric} {compensation}": [
             f"structure={structure}",
@@ -90,7 +94,7 @@ def make_mixture(folder: Path) -> Path:
 
 
 def write(folder: Path) -> None:
-    """Make all runs that the folder does not contain yet, and print a `row` for each run."""
+    """Start each run that the folder does not contain yet, and print the `row` of every run."""
     os.environ |= {"FLAP_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     mixture = folder / "mixture"
     if not (mixture / "config.json").is_file():
@@ -113,7 +117,7 @@ def write(folder: Path) -> None:
 
 
 def row(run_dir: Path) -> str:
-    """Return a line with digests of a run's plan and weights, and the pruned model's numbers."""
+    """Return a line with digests of the plan and of the weights, and the pruned model's numbers."""
     numbers = json.loads((run_dir / "report.json").read_text())["evaluation"]["pruned"]
     return f"plan {plan_digest(run_dir)} weights {weights_digest(run_dir)} {numbers}"
 
@@ -139,7 +143,11 @@ def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def compare(old: Path, new: Path) -> bool:
-    """Print how much each run has changed, and return whether all runs agree."""
+    """Print by how much each run differs between two folders, and return whether all runs agree.
+
+    Two runs agree if their plans are equal, and their weights and numbers differ by at most
+    TOLERANCE.
+    """
     same = True
     for name in cells(old / "mixture"):
         a, b = (folder / name.replace(" ", "_") for folder in (old, new))
@@ -155,9 +163,9 @@ def compare(old: Path, new: Path) -> bool:
 
 
 def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Return the largest change of a weight, relative to the largest absolute value of its tensor.
+    """Return the largest change of a weight, relative to the largest absolute value in its tensor.
 
-    The result is infinite if names or shapes of tensors differ.
+    The result is infinite if `a` and `b` have tensors with different names or shapes.
     """
     if {name: one.shape for name, one in a.items()} != {name: one.shape for name, one in b.items()}:
         return float("inf")

@@ -5,18 +5,21 @@ in bfloat16, and created on the GPU. There are five steps:
 
 1. A bare forward pass of a model with the shape of Llama-2-7B, over as many windows as FLAP
    calibrates on. The vocabulary has 49,152 tokens, as in the packaged tokenizer.
-2. FLAP on this model, with a ratio of 0.2.
+2. `method=flap` (FLAP) on the model of step 1, at a ratio of 0.2.
 3. FLAP on a smaller model with model.placement=auto. accelerate may use only a part of the GPU's
-   memory, so that half of the layers are on the host. For comparison, FLAP also prunes the same
-   model with all layers on the GPU.
-4. flap_plus on a model with the shape of step 1, but only two layers. The time of step 5 is
-   estimated from this step. In steps 4 and 5, the search measures few tokens.
+   memory, so that it puts half of the layers on the host. For comparison, FLAP also prunes this
+   smaller model with all layers on the GPU.
+4. `method=flap_plus` on a model with the shape of step 1, but only two layers. From its time, the
+   script estimates the time of step 5. In steps 4 and 5, the search of flap_plus measures fewer
+   tokens than by default.
 5. flap_plus on a model with the shape of step 1 and all of its layers.
 
-The script does not begin a step that would not end in time, and stops a step that takes too long.
-If a step fails, the remaining steps still run. The table and the JSON file say what happened. The
-seconds of a stage come from the report of the run. The peak memory on the GPU is measured for each
-step. The peak memory on the host is measured from the start of the process. GB are 10^9 bytes.
+All steps together may take `--minutes`. The script does not begin a step that would not end in this
+time, and stops a step that has not ended when the time is over. If a step fails, the steps after it
+still run. The table and the JSON file then say which steps did not begin, were stopped or failed.
+
+The seconds of a stage come from the report of the run. The peak memory on the GPU is measured for
+each step, and the peak memory on the host from the start of the process. GB are 10^9 bytes.
 `--device cpu --tiny` only tests this script.
 """
 
@@ -74,8 +77,8 @@ TINY = COMMON | {
     "num_hidden_layers": 4,
 }
 PROBE_LAYERS = 2
-# Per token, a forward pass in a search may take this many times as long as a bare forward pass. The
-# search has few windows, so the GPU waits for the host.
+# Per token, a forward pass in the search of flap_plus may take this many times as long as a bare
+# forward pass: the search has few windows, so the GPU waits for the host.
 SLOWER = 4
 MISSING = ("not_begun", "stopped", "failed")  # reasons why a step has no numbers
 COLUMNS = ("step", "seconds", "of them", "peak GPU, GB", "peak host, GB", "")
@@ -116,9 +119,11 @@ class StepTable:
         print("|" + "---|" * len(COLUMNS), flush=True)
 
     def step(self, name: str, work: Callable[[], Figures], needs: float = 0.0) -> Figures:
-        """Run a step, unless the time that is left before the deadline is too short.
+        """Run a step, unless less time than it needs is left before the deadline.
 
-        needs: the expected time of the step in seconds. If it is infinite, the step does not run.
+        work: a function that does the step and returns its numbers.
+        needs: the expected time of the step in seconds. If the time could not be estimated, it is
+            infinite, and the step does not run.
         """
         left = max(0.0, self.deadline - time.time())
         self.steps[name] = figures = (
@@ -142,7 +147,7 @@ def _attempt(work: Callable[[], Figures], left: float) -> Figures:
             return work()
     except OutOfTimeError:
         return {"stopped": f"after {left:.0f} s, when the minutes were over"}
-    except Exception as error:  # the other steps still run, because GPU time is scarce
+    except Exception as error:  # the steps after it still run, because GPU time is scarce
         traceback.print_exc()
         return {"failed": " ".join(str(error).split())[:300]}
 
@@ -227,7 +232,10 @@ def bare(model: PreTrainedModel, num_windows: int, device: str) -> Figures:
 
 
 def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None) -> Figures:
-    """Measure the stages of a run after loading the dense model and before the evaluation."""
+    """Prune the model of `source`, and measure the stages of the run.
+
+    The stages that load the dense model and evaluate the pruned model do not count.
+    """
     report = run(config, run_dir, source=source)
     stages = {
         stage: took
@@ -248,13 +256,13 @@ def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None)
 def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | None) -> Figures:
     """Measure FLAP with model.placement=auto and half of the layers outside the device's memory.
 
-    The remark of the result compares this run with a run on the device alone.
+    The entry `remark` of the result compares this run with a run that has all layers on the device.
     """
     with TemporaryDirectory(dir=scratch) as name:
         folder = Path(name)
         source.model.save_pretrained(folder / "dense")
         memory = half_the_layers(source.model, config.model.device)
-        source.model.to("meta")  # free the GPU, because both runs read the weights from files
+        source.model.to("meta")  # free the GPU; both runs read the weights from files
         whole = LoadedSource(flap.load(folder / "dense").to(config.model.device), source.tokenizer)
         alone = prune(config, whole, folder / "device")
         del whole
@@ -288,8 +296,9 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
 def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]:
     """Return the bytes that accelerate may use on the device and on the host.
 
-    On the device, this is enough for an embedding, half of the layers, and the largest module, for
-    which accelerate always keeps memory free. On the host, it is 90 % of the available memory.
+    The bytes on the device are enough for the embedding and half of the layers. They include space
+    for the largest module, which accelerate always keeps free. The bytes on the host are 90 % of
+    the available memory.
     """
     ends = model.get_output_embeddings().weight.nbytes
     layers = [
@@ -297,17 +306,18 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
     ]
     of_device = ends + max(ends, *layers) + sum(layers) // 2
     if device == "cpu":
-        return {"cpu": of_device}  # accelerate puts the layers that do not fit on the disk
+        return {"cpu": of_device}  # accelerate puts all other layers on the disk
     return {0: of_device, "cpu": virtual_memory().available * 9 // 10}
 
 
 def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfig) -> float:
     """Estimate the seconds of flap_plus on a model with `num_layers` layers.
 
-    The time of the least-squares fits is proportional to the number of layers, so it is estimated
-    from `probe`, which is flap_plus on PROBE_LAYERS layers. The windows of each trial of the search
-    also pass through all layers behind the pruned layer. The time of these passes is estimated from
-    `passed`, which is a bare forward pass.
+    The estimate is a sum of two times. The first is the time of `probe` (flap_plus on PROBE_LAYERS
+    layers) multiplied by the quotient of the numbers of layers; it is the time of the least-squares
+    fits. The second is the time of the search's trials. In a trial, the windows also pass through
+    all layers behind the pruned layer. The time of these passes is estimated from `passed`, the
+    numbers of a bare forward pass. If one of the two steps has no numbers, the result is infinite.
     """
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf

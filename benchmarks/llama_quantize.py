@@ -8,7 +8,10 @@ FTYPES = {"Q8_0": 7, "Q5_1": 9, "Q4_K_M": 15, "Q6_K": 18}
 
 
 class QuantizeParams(ctypes.Structure):
-    """The struct llama_model_quantize_params of llama.h, with space for fields that follow."""
+    """The struct llama_model_quantize_params of llama.h, for the quantiser's options.
+
+    The fields after `flags` are not used here, so `rest` only reserves space for them.
+    """
 
     _fields_ = (
         ("nthread", ctypes.c_int32),
@@ -21,9 +24,9 @@ class QuantizeParams(ctypes.Structure):
 
 
 def quantise(libraries: Path, source: Path, target: Path, kind: str) -> None:
-    """Quantise a GGUF file in f16 with llama.cpp's quantiser, as `llama-quantize` does.
+    """Quantise a GGUF file in f16 with llama.cpp's quantiser, as the program `llama-quantize` does.
 
-    libraries: the folder of llama.cpp's libraries.
+    libraries: the folder of llama.cpp's shared libraries (libllama, libggml).
     kind: a key of FTYPES.
     """
     for name in ("libggml-base*", "libggml.*"):

@@ -1,4 +1,7 @@
-"""Code that the benchmarks share: the packaged model, windows, a bare forward pass, and memory."""
+"""Code that the benchmarks share: the packaged model, windows, a bare forward pass, and memory.
+
+A window is a row of SEQ_LEN tokens. A bare forward pass runs the decoder without flap.
+"""
 
 from pathlib import Path
 
@@ -23,8 +26,8 @@ def packaged(device: str = "auto") -> CheckpointSource:
 def loaded(source: CheckpointSource) -> PreTrainedModel:
     """Return a model with all of its weights in memory.
 
-    The weights file is memory-mapped, so a weight is only read when it is first used. Therefore,
-    this function uses each weight once.
+    The weights file is memory-mapped, so a weight is read from disk only when it is first used.
+    Therefore, this function uses each weight once.
     """
     model: PreTrainedModel = source.open().model
     for parameter in model.parameters():
@@ -48,9 +51,10 @@ def bare_forward(model: PreTrainedModel, tokens_NT: Tensor) -> None:
 
 
 def status_bytes(field: str) -> int:
-    """Return a size from /proc/self/status, in bytes (Linux).
+    """Return a memory size of this process from /proc/self/status, in bytes (Linux).
 
-    VmRSS is the present memory of the process, and VmHWM is the peak since the last reset.
+    field: `VmRSS` for the present resident memory, or `VmHWM` for its peak since the last call of
+    `reset_peak`.
     """
     line = next(
         line
@@ -61,6 +65,6 @@ def status_bytes(field: str) -> int:
 
 
 def reset_peak() -> int:
-    """Reset the peak memory (VmHWM), and return the present memory in bytes."""
+    """Reset the peak memory of this process (VmHWM), and return its present memory in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return status_bytes("VmRSS")

@@ -1,16 +1,16 @@
 """Measure the cost of each method on SmolLM2: `python benchmarks/quality_cost.py`.
 
 For the time, the script divides the seconds of `flap.prune` by the seconds of a bare forward pass,
-which runs the same decoder on the same number of tokens without flap. Pruning and the bare pass
-alternate in one process, without a cache. The result is the median of the ratios. The table shows
-the target of each method.
+which runs the same decoder on the same number of tokens without flap. One process repeats both in
+turn, without a cache. The result is the median of the quotients. The table shows this result
+next to its target, which is an upper limit for each method.
 
 With `--clock cpu`, the script counts processor seconds of its process instead of wall-clock
-seconds. Use this clock on a machine that other people use at the same time. This clock does not
-count the time of waiting for the disk.
+seconds. Use `--clock cpu` on a machine that other people use at the same time. Processor seconds do
+not include the time in which the process waits for the disk.
 
-For the memory, the script measures in a new process by how much the peak of pruning exceeds the
-memory of the loaded model.
+For the memory, the script measures in a new process by how much the peak memory of pruning exceeds
+the memory of the loaded model.
 """
 
 import argparse
@@ -42,7 +42,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Variant(NamedTuple):
-    """A combination of options to measure."""
+    """A method whose cost is measured: options of `flap.prune`, and a target for the time."""
 
     target: float  # the time of pruning should be at most this multiple of a bare forward pass
     choices: dict[str, Any]  # keyword arguments of `flap.prune`
@@ -90,9 +90,9 @@ def prune(
 
 
 def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, float]:
-    """Return for each variant the median of time of pruning / time of a bare forward pass.
+    """Return for each variant the median of (time of pruning / time of a bare forward pass).
 
-    Every repeat prunes a new copy of the model.
+    names: keys of VARIANTS. Every repeat prunes a new copy of the dense model.
     """
     dense, tokenizer = load(options)
     tokens_NT = random_windows(dense, options.samples)
@@ -119,7 +119,7 @@ def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, floa
 def memory_over_model(name: str, options: argparse.Namespace) -> None:
     """Print the bytes by which the peak memory of pruning exceeds that of the loaded model (Linux).
 
-    This function runs in a separate process.
+    Call this function in a new process, because the peak is that of the whole process.
     """
     model, tokenizer = load(options)
     held = reset_peak()

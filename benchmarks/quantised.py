@@ -2,23 +2,26 @@
 
     python benchmarks/quantised.py --folder DIR
 
-The model is SmolLM2-135M-Instruct, dense and pruned by 20 % (AL-AM, and round_to=32, so that rows
-can be divided into blocks of 32). The table has one row for each quantised form of each of these
-two models. A row shows the size of the weights, and the perplexity on the same held-out BoolQ
-passages in windows of 128 tokens. llama.cpp measures GGUF files, one token after the other.
-transformers measures all other forms on the CPU.
+The models are SmolLM2-135M-Instruct without pruning ("dense"), and the same model pruned at a ratio
+of 0.2 with the structure AL-AM. With `round_to=32`, the rows of the pruned matrices can be divided
+into blocks of 32 weights. The table has one row for each quantised form of each of these two
+models. A row shows the size of the weights, and the perplexity on held-out BoolQ passages in
+windows of 128 tokens. llama.cpp measures the GGUF files, one token after the other. transformers
+measures all other forms on the CPU.
 
 The forms are
 
+- float32, which is not quantised, and counts as 16 bits per weight;
 - GGUF f16 and q8_0, as `python -m flap export` writes them;
 - Q8_0, Q5_1 (6.0 bits per weight), Q6_K and Q4_K_M, which llama.cpp's own quantiser makes from the
   f16 file. The wheel xllamacpp has no quantiser, so `--llama` must name the folder of llama.cpp's
-  libraries (libllama, libggml);
+  libraries (libllama, libggml); without `--llama`, these forms are left out;
 - int8, int6 and int4 weights by torchao;
-- W8A8 by llm-compressor, which needs another version of transformers. Run the same command again in
-  a separate environment, where it measures the checkpoints that are already in the folder.
+- W8A8 (8-bit weights and activations) by llm-compressor, which needs another version of
+  transformers than flap does. Run the same command again in a separate environment with
+  llm-compressor. There, it measures the checkpoints that the first command has left in the folder.
 
-If the package that a form needs is missing, the rows of this form say so.
+If a package that a form needs is missing, the rows of this form say so.
 """
 
 import argparse
@@ -45,7 +48,8 @@ Measured = tuple[int, float]  # the bytes of a model's weights, and its perplexi
 def checkpoint(folder: Path, name: str) -> Path:
     """Return the folder of a checkpoint with its GGUF files in f16 and q8_0.
 
-    If the folder does not exist, `python -m flap` writes the checkpoint and the files.
+    name: `dense` or `pruned`. If the checkpoint does not exist in `folder`, run flap to write it
+        with the two GGUF files.
     """
     target = folder / name
     if not target.is_dir():
@@ -81,7 +85,8 @@ def read_windows(directory: Path, num_windows: int) -> Tensor:
 def in_transformers(directory: Path, tokens_NT: Tensor, bits: int = 16, **options: Any) -> Measured:
     """Measure the bytes and the perplexity of a model in transformers, in float32.
 
-    bits: the number of bits of an integer weight, which may be stored in a larger type.
+    bits: the number of bits that count for an integer weight, even if torch stores this weight in a
+        larger type.
     """
     model = AutoModelForCausalLM.from_pretrained(
         directory, trust_remote_code=True, dtype=torch.float32, **options
@@ -114,9 +119,10 @@ def stored(tensor: Tensor, bits: int) -> int:
 
 
 def torchao(bits: int) -> Callable[[Path, Tensor], Measured]:
-    """Return a function that measures a model with integer weights by torchao.
+    """Return a function that quantises weights to integers with torchao, and measures the model.
 
-    With 8 bits, each row has a scale. With fewer bits, each group of 32 columns has a scale.
+    With 8 bits, each row of a matrix has a scale. With fewer bits, each group of 32 columns in a
+    row has a scale.
     """
 
     def measure(directory: Path, tokens_NT: Tensor) -> Measured:
@@ -160,10 +166,10 @@ def w8a8(directory: Path, tokens_NT: Tensor) -> Measured:
 
 
 def in_llama_cpp(kind: str, libraries: Path | None = None) -> Callable[[Path, Tensor], Measured]:
-    """Return a function that measures a GGUF file in llama.cpp.
+    """Return a function that measures a GGUF file of the type `kind` in llama.cpp.
 
-    libraries: the folder of the quantiser's libraries. If the GGUF file does not exist, the
-        quantiser makes it from the f16 file.
+    libraries: the folder of llama.cpp's libraries. If it is given and the GGUF file does not exist,
+        llama.cpp's quantiser makes the file from the f16 file.
     """
 
     def measure(directory: Path, tokens_NT: Tensor) -> Measured:
@@ -178,8 +184,9 @@ def in_llama_cpp(kind: str, libraries: Path | None = None) -> Callable[[Path, Te
 def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
     """Return the perplexity of a GGUF file.
 
-    The function forces llama.cpp's server to generate the next token of the text. The server
-    reports the log-probability that this token would have without being forced.
+    For each token of the text, the function sends the tokens before it to llama.cpp's server as a
+    prompt, and forces the server to generate this token. The server reports the log-probability
+    that the token would have had without being forced.
     """
     import xllamacpp
 
@@ -211,8 +218,8 @@ def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
 def _forced(address: str, prompt: list[int], token: int) -> float | None:
     """Return the log-probability of a token after a prompt.
 
-    Return None if the token is only a part of a character, because llama.cpp does not report such
-    tokens.
+    The result is None if the token is only a part of a character, because llama.cpp does not report
+    such a token.
     """
     asked = {
         "prompt": prompt,

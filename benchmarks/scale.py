@@ -1,17 +1,19 @@
 """Measure the memory and time to prune a model from disk: `python benchmarks/scale.py`.
 
-The script needs Linux, 10 GB of disk and half an hour. The script writes random LLaMA models with
-grouped-query attention, which differ only in their number of layers. The script then prunes each
-model by 30 % with model.placement=stream, in a new process, calibrated on 16 windows of 128 tokens.
+The script needs Linux, 10 GB of disk and half an hour. It writes LLaMA models with random weights
+and grouped-query attention, which differ only in their number of layers. It then prunes each model
+by 30 % with model.placement=stream, in a new process. The calibration text is 16 windows of 128
+tokens.
 
-The table shows the peak of the resident memory, minus the peak of an interpreter that has imported
-torch. The peak (the kernel's VmHWM) includes memory-mapped files. The column `anonymous` (RssAnon,
-polled) leaves out these files. The target is a peak of at most 1.2 GB for the largest model, and
-about the same peak for all numbers of layers. GB are 10^9 bytes.
+The table shows the peak of the process's resident memory, minus the peak of an interpreter that has
+only imported torch. The peak (the kernel's VmHWM) includes memory-mapped files. The column
+`anonymous` shows the memory without these files (the kernel's RssAnon, read every 20 ms). The
+target is a peak of at most 1.2 GB for the largest model, and about the same peak for all models. GB
+are 10^9 bytes.
 
 `--shape mixtral` and `--shape qwen3_moe` prune a mixture of experts. `--shape qwen3-30b-a3b` prunes
-a model with four layers of the shape of Qwen3-30B-A3B. Other arguments are passed on to the run, as
-in `--gb 1 --shape mixtral method=flap_plus`.
+a model with four layers of the shape of Qwen3-30B-A3B. The script passes all other arguments on to
+flap, as in `--gb 1 --shape mixtral method=flap_plus`.
 """
 
 import argparse
@@ -28,8 +30,8 @@ from runpy import run_module
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-# Config values that all models share. The models use the tokenizer of SmolLM2, and their LM head is
-# not tied to the embedding.
+# Config values that all models share, unless their shape has another value. The vocabulary has the
+# size of SmolLM2's, because the models use SmolLM2's tokenizer.
 ENDS = {
     "vocab_size": 49152,
     "tie_word_embeddings": False,
@@ -74,8 +76,8 @@ QWEN3_30B = {
 }
 LAYERS = {1: 5, 2: 13, 4: 30}
 LAYERS_OF_EXPERTS = {1: 8, 2: 17, 4: 36}
-# Each shape has a model type, config values in addition to `ENDS`, and the number of decoder layers
-# for each size in GB.
+# For each shape: the model type, the config values in addition to `ENDS`, and for each size of the
+# weights in GB, the number of decoder layers that gives about this size.
 SHAPES: dict[str, tuple[str, dict[str, Any], dict[int, int]]] = {
     "llama": ("llama", LLAMA, LAYERS),
     "mixtral": ("mixtral", MIXTRAL, LAYERS_OF_EXPERTS),
@@ -100,10 +102,10 @@ WINDOWS = ["calibration=boolq-passages", "calibration.num_samples=16", "calibrat
 
 
 def write_model(directory: Path, shape: str, num_layers: int) -> int:
-    """Write a random model, and return the number of bytes of its weights.
+    """Write a model with random weights, and return the number of bytes of its weights.
 
-    Each layer has a shard of its own, and another shard has all other weights. Only one shard is in
-    memory at a time.
+    The weights of each layer are in a separate file, and all other weights are in one further file.
+    Only the weights of one file are in memory at a time.
     """
     import torch
     from measuring import packaged
@@ -113,8 +115,8 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
     from transformers.core_model_loading import revert_weight_conversion
 
     tokenizer = packaged("cpu").tokenizer
-    # These are the pre-tokenizer steps of SmolLM, by which the export to GGUF recognises SmolLM's
-    # tokenizer. transformers does not read the first step from the packaged GGUF file.
+    # The export to GGUF recognises SmolLM's tokenizer by these two pre-tokenizer steps. The first
+    # step is set here, because transformers does not read it from the packaged GGUF file.
     steps = [
         pre_tokenizers.Digits(individual_digits=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -159,7 +161,7 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
 def prune(directory: Path, arguments: list[str]) -> None:
     """Run flap in this process, and then print the processor time and the peak memory.
 
-    arguments: words of the command line, which replace the defaults in RUN and WINDOWS.
+    arguments: options of flap. They replace the options with the same names in RUN and WINDOWS.
     """
     chosen = {argument.split("=")[0] for argument in arguments}
     usual = [argument for argument in (*RUN, *WINDOWS) if argument.split("=")[0] not in chosen]
@@ -170,7 +172,7 @@ def prune(directory: Path, arguments: list[str]) -> None:
 
 
 def peak_bytes() -> int:
-    """Return the largest resident memory that this process has had until now, in bytes."""
+    """Return the peak of this process's resident memory until now, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
@@ -181,7 +183,8 @@ def disk_bytes(*folders: Path) -> int:
     A file with several hard links counts once.
     """
     sizes: dict[tuple[int, int], int] = {}
-    # The run may delete a folder during os.walk, which ignores this error.
+    # The run may delete a folder while os.walk visits it. os.walk ignores the error that this
+    # causes.
     for folder, _, names in chain.from_iterable(map(os.walk, folders)):
         for name in names:
             with suppress(OSError):  # the run may have deleted the file in the meantime
@@ -191,16 +194,20 @@ def disk_bytes(*folders: Path) -> int:
 
 
 class Watched(NamedTuple):
-    """The largest memory and disk use of a process, and its output."""
+    """The largest memory and disk use of a process, and what it has printed."""
 
     peak: int  # largest resident memory in bytes
-    anonymous: int  # largest memory that is not mapped from a file, in bytes
+    anonymous: int  # largest resident memory that is not mapped from a file, in bytes
     disk: int  # largest size of the watched folders in bytes
     output: str  # standard output of the process
 
 
 def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
-    """Run this script in a new process, and record the process's memory and the folders' size."""
+    """Run this script in a new process, and return how much memory and disk it uses.
+
+    arguments: the command line of the new process.
+    folders: the folders in which the process writes files.
+    """
     process = subprocess.Popen(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True
     )
@@ -226,7 +233,12 @@ def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
 
 
 def measure(directory: Path, shape: str, size: int, bare: Watched, options: list[str]) -> None:
-    """Write, prune and reload a model, and print its row of the table."""
+    """Write, prune and reload a model, and print its row of the table.
+
+    size: the size of the weights in GB.
+    bare: the memory of an interpreter that has only imported torch.
+    options: options of flap.
+    """
     layers = SHAPES[shape][2][size]
     num_bytes = int(
         watched("--write", str(directory), shape, str(layers)).output.split("bytes ")[1].split()[0]
@@ -284,7 +296,7 @@ def main() -> None:
         import torch  # noqa: F401
 
         print(f"peak {peak_bytes()}")
-        time.sleep(0.5)  # wait, so that the parent process can read the memory of this process
+        time.sleep(0.5)  # so that the parent process has time to read the memory of this process
     else:
         bare = watched("--bare")
         print(

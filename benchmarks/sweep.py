@@ -1,13 +1,16 @@
 """Measure the time of a sweep: `python benchmarks/sweep.py`.
 
 The script runs one sweep, `python -m flap -m`, with a cache that contains no statistics. The sweep
-prunes the packaged model in 24 cells: 3 metrics x 4 structures x 2 ratios. The cells evaluate and
-save nothing. The script prints three results:
+prunes the packaged model in 24 cells: a cell is the run (the Hydra job) of one combination of 3
+metrics, 4 structures and 2 ratios. The cells evaluate and save nothing. The script prints three
+results:
 
-- the wall-clock time of the sweep, divided by the time that `flap.prune` takes in this process for
-  one calibration, and for scoring, allocating and slicing 24 times (target: at most 2.0);
-- the average seconds of a cell's job, without calibration and loading (target: under 1.5);
-- the number of cells that calibrated (target: one).
+- the wall-clock time of the sweep, divided by the bare time. The bare time is what `flap.prune`
+  takes, in the process of this script, to calibrate once and to score, allocate and slice 24 times
+  (target: at most 2.0);
+- the average wall-clock seconds of a cell, without calibration and loading (target: under 1.5);
+- the number of cells that have calibrated, instead of reading the statistics from the cache
+  (target: one).
 """
 
 import argparse
@@ -39,7 +42,7 @@ CELLS = len(METRICS) * len(STRUCTURES) * len(RATIOS)
 
 
 def bare_seconds() -> float:
-    """Return the seconds of one calibration, and of scoring, allocating and slicing 24 times."""
+    """Return the bare time in seconds: one calibration, and 24 times scoring to slicing."""
     source = packaged()
     shared = ["calibration=boolq-passages"]
     total = 0.0
@@ -52,9 +55,9 @@ def bare_seconds() -> float:
 
 
 def sweep_seconds(folder: Path) -> float:
-    """Return the wall-clock seconds of the sweep, which runs in a new process.
+    """Run the sweep in a new process, and return its wall-clock seconds.
 
-    The cache contains the packaged model, but no statistics.
+    The sweep's cache contains the packaged model, but no statistics.
     """
     cache = folder / "cache"
     cache.mkdir(parents=True)
@@ -74,10 +77,10 @@ def sweep_seconds(folder: Path) -> float:
 
 
 def inside(sweep: Path) -> tuple[list[float], int]:
-    """Return the wall-clock seconds of each cell's job, and the number of cells that calibrated.
+    """Return the wall-clock seconds of each cell, and the number of cells that have calibrated.
 
-    The time of a job is the time between its first and its last file, without calibration and
-    loading.
+    sweep: the folder of the sweep. The time of a cell is the time between its first and its last
+        file, minus the time of loading and of calibration.
     """
     seconds = []
     misses = 0

@@ -2,13 +2,13 @@
 
     python examples/answers.py PROMPTS FOLDER [key=value ...]
 
-PROMPTS is a .jsonl file. The lines of this file are {"prompt": "…", "answer": "…"}, or {"messages":
-[…]} where the last message is the answer. Two of every three rows become calibration prompts, which
-the model answers itself. The script asks every third row before and after pruning, and compares the
-model's answers with the right answers.
+PROMPTS is a .jsonl file. Each line of this file is {"prompt": "…", "answer": "…"}, or {"messages":
+[…]}, where the last message is the answer. Two of every three lines become calibration prompts,
+which the model answers itself. The script asks the prompts of the other lines before and after
+pruning, and compares the model's answers with the right answers. It writes the results to FOLDER.
 
-The calibration prompts and their answers must fill all calibration windows. If you pass
-calibration.num_samples=16 (the default is 128 windows), a few hundred rows are enough for this.
+The calibration prompts and their answers must fill all calibration windows. A few hundred lines are
+enough if you pass calibration.num_samples=16 (the default is 128 windows).
 """
 
 import subprocess
@@ -18,7 +18,8 @@ from pathlib import Path
 import pandas
 
 SWEEP = ["ratio=0.05,0.1,0.15,0.2", "eval=[generation]", "checkpoint.save=false"]
-# Evaluation asks the prompts without few-shot examples, in the same form as calibration.
+# The evaluation uses no few-shot examples, so that its prompts have the form of calibration
+# prompts.
 FORM = ["calibration.answers=self", "eval.generation.num_fewshot=0"]
 SHOWN = [
     "ratio",

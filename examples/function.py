@@ -1,8 +1,10 @@
-"""Prune with your own function as the metric and a list of texts, without writing a config file.
+"""Prune with a function of your own as the metric, and calibrate on a list of texts.
+
+You need no config file for this.
 
     python examples/function.py MODEL FOLDER
 
-MODEL is a directory or a hub id.
+MODEL is a directory or a hub id. The script writes the pruned model to FOLDER.
 """
 
 import sys
@@ -13,7 +15,11 @@ import flap
 
 
 def largest_output(weight_OI, statistics):
-    """score_j = std_j · max_o |W_oj|, for input channel j and output channel o; higher = keep."""
+    """Return score_j = std_j · max_o |W_oj| for each input channel j; higher = keep.
+
+    std_j is the standard deviation of input channel j. W_oj is the weight from input channel j to
+    output channel o.
+    """
     return statistics.var_I.sqrt() * weight_OI.abs().amax(dim=0)
 
 

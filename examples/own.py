@@ -1,4 +1,7 @@
-"""Example of your own metric, structure and evaluator (docs/own.md)."""
+"""Example of a metric, a structure and an evaluator of your own.
+
+docs/own.md shows how to use them.
+"""
 
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,7 +13,11 @@ from flap.method.importance import Metric
 
 @dataclass(frozen=True)
 class Range(Metric):
-    """score_j = std_j · max_o |W_oj|, for input channel j and output channel o; higher = keep."""
+    """A metric with score_j = std_j · max_o |W_oj| for each input channel j; higher = keep.
+
+    std_j is the standard deviation of input channel j. W_oj is the weight from input channel j to
+    output channel o.
+    """
 
     def score(self, weight_OI, statistics):
         return statistics.var_I.sqrt() * weight_OI.abs().amax(dim=0)
@@ -18,7 +25,7 @@ class Range(Metric):
 
 @dataclass(frozen=True)
 class Neurons(UniformLayers):
-    """A structure that removes only neurons, the same share from each layer."""
+    """A structure that removes the same share of the weights from each layer, but only neurons."""
 
     def removed_kv_heads(self, budget):
         return [0] * len(budget.layers)
@@ -26,7 +33,10 @@ class Neurons(UniformLayers):
 
 @dataclass(frozen=True)
 class Sentence(Evaluator):
-    """An evaluator of a sentence's loss, `sentence/loss`, in nats per token; lower is better."""
+    """An evaluator that measures the loss of a sentence in nats per token; lower is better.
+
+    The number is called `sentence/loss` in reports.
+    """
 
     text: str = "Paris is the capital of France."
 

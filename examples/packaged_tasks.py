@@ -1,9 +1,10 @@
-"""Write tasks with packaged documents as files, which lm-eval's own command can read.
+"""Write lm-eval tasks, with the documents that are packaged for flap, for lm-eval's own command.
 
     python examples/packaged_tasks.py FOLDER TASK ...
 
-For each TASK, the script writes a task `packaged_TASK` to FOLDER, as a YAML and a Parquet file. If
-you pass this folder to lm-eval as --include_path, lm-eval needs no network.
+TASK is the name of an lm-eval task. For each TASK, the script writes a task `packaged_TASK` to
+FOLDER, as a YAML file and a Parquet file. If you pass `--include_path FOLDER` to lm-eval, it can
+measure these tasks without a network.
 """
 
 import sys

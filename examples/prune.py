@@ -2,7 +2,8 @@
 
     python examples/prune.py MODEL TEXT FOLDER
 
-MODEL is a directory or a hub id. TEXT is a .txt, .jsonl or .parquet file to calibrate on.
+MODEL is a directory or a hub id. TEXT is a .txt, .jsonl or .parquet file to calibrate on. FOLDER is
+where the pruned model is saved.
 """
 
 import sys

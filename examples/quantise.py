@@ -3,12 +3,12 @@
     python -m venv llmc; llmc/bin/pip install llmcompressor
     llmc/bin/python examples/quantise.py CHECKPOINT TARGET [SCHEME]
 
-llm-compressor needs other package versions than flap, so install it into a separate environment.
-You do not need to install flap there.
+llm-compressor needs other versions of some packages than flap does, so install it into a separate
+environment. You do not need flap in that environment.
 
-The schemes FP8_DYNAMIC, W8A8 and W4A16 only round weights, so they need no calibration data. Use
-this script for models without experts. W4A16 needs weight matrices whose row length is a multiple
-of 128 (`round_to=128`).
+SCHEME is FP8_DYNAMIC (default), W8A8 or W4A16. This script only rounds the weights, so it needs no
+calibration data. It is for models without experts. W4A16 needs weight matrices whose row length is
+a multiple of 128; prune with `round_to=128` to get such matrices.
 """
 
 import sys
@@ -17,7 +17,7 @@ from llmcompressor import model_free_ptq
 
 
 def main(checkpoint: str, target: str, scheme: str = "FP8_DYNAMIC") -> None:
-    """Write a copy of the checkpoint in which the matrices of the decoder layers are quantised."""
+    """Write to `target` a copy of the checkpoint with quantised matrices in the decoder layers."""
     model_free_ptq(checkpoint, target, scheme, ignore=["lm_head", r"re:.*\.embed_tokens$"])
 
 

@@ -1,6 +1,7 @@
 """Serve a checkpoint: `python examples/serve.py FOLDER`.
 
-Send a prompt to the server with `curl -d "The old tree" http://127.0.0.1:8000`.
+FOLDER is a pruned or dense checkpoint. Send a prompt to the server with `curl -d "The old tree"
+http://127.0.0.1:8000`. The server answers with the prompt and its continuation.
 """
 
 import sys

@@ -2,8 +2,9 @@
 
     python examples/study.py FOLDER [key=value ...]
 
+The metrics are IFV and WIFV, and the best metric at a ratio is the one with the lowest perplexity.
 The script writes a subfolder for each run, study.csv, plots and index.html to FOLDER. If you start
-the script again, it computes only missing results.
+the script again with the same FOLDER, it computes only the results that are missing there.
 """
 
 import subprocess

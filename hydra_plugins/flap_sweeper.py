@@ -1,6 +1,6 @@
-"""A sweeper for Hydra that writes `multirun.yaml` without secrets.
+"""A sweeper for Hydra that writes no secrets, such as API keys, to `multirun.yaml`.
 
-The file is in this folder because Hydra finds plugins only in the namespace `hydra_plugins`.
+This module is in the namespace package `hydra_plugins`, because Hydra finds plugins only there.
 """
 
 import io
@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 
 class RecordingSweeper(BasicSweeper):
-    """Hydra's basic sweeper, which writes the config of the sweep without secrets.
+    """Hydra's basic sweeper, but `multirun.yaml` gets the config of the sweep without secrets.
 
     The jobs of the sweep still get the composed config with its secrets.
     """
@@ -23,8 +23,8 @@ class RecordingSweeper(BasicSweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Set up the launcher with the composed config, but keep a config without secrets."""
-        # imported here because Hydra imports its plugins in every program
+        """Set up the launcher with the composed config, and keep a config without secrets."""
+        # imported here, because every program that uses Hydra imports this module
         from flap.config import recorded
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -44,10 +44,10 @@ class RecordingSweeper(BasicSweeper):
 
 
 class QuietLauncher(Launcher):
-    """A launcher that raises the error of the first failed job.
+    """A launcher that runs the jobs with another launcher, and raises the error of a failed job.
 
-    Without this class, the sweeper would raise the same error, but Hydra would first print the
-    whole command line of the job.
+    Hydra's basic sweeper would raise the same error, but would first print all overrides of the job
+    to stderr.
     """
 
     def __init__(self, launcher: Launcher) -> None:
@@ -61,7 +61,7 @@ class QuietLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the jobs and return their results."""
+        """Run the jobs, and return their results or raise the error of the first failed job."""
         results = self.launcher.launch(job_overrides, initial_job_idx)
         for result in results:
             with redirect_stderr(io.StringIO()):

@@ -1,9 +1,10 @@
 """Add a packaged plan to flap: `python tools/add_plan.py method=flap_plus ratio=0.2`.
 
+A plan says which heads and neurons of a model stay; flap is distributed with the plans in plans/.
 The script runs flap with the options of the command line, and measures the perplexity of passages
-that are not in the calibration text. It then copies the plan to plans/MODEL/METHOD-RATIO.json, and
-the report to plans/MODEL/reports/. The checkout must have no uncommitted changes, because the
-report names the commit of the checkout.
+that are not in the calibration text. It then copies the plan of this run to
+plans/MODEL/METHOD-RATIO.json, and the report of this run to plans/MODEL/reports/. The checkout of
+flap must have no uncommitted changes, because the report names the commit of the checkout.
 """
 
 import shutil
@@ -35,12 +36,14 @@ def main() -> None:
 def add(run: Path, plans: Path) -> str:
     """Copy the plan and the report of a finished run to `plans`, and return the plan's name.
 
+    run: the folder of the run.
+
     Raises:
-        ValueError: the checkout of the run had changes, or the report contains a path of this
-            machine.
+        ValueError: the checkout had uncommitted changes when flap ran, or the report contains an
+            absolute path, which exists only on this machine.
     """
     report = Report.load(run / "report.json")
-    report.checkpoint = None  # the checkpoint's path exists only on this machine
+    report.checkpoint = None  # the path of the checkpoint, which exists only on this machine
     if report.git.get("dirty") is not False:
         raise ValueError(
             "the checkout has changes; commit them first, so that the report names them"

@@ -1,8 +1,8 @@
 """Make a release: `make release VERSION=0.2.0`.
 
-The script writes the version and the date into the files of the checkout that contain them, and
-puts a checked sdist and a checked wheel into dist/. The script works on a copy of the last commit.
-It changes the checkout only after all checks, and uploads nothing.
+The script writes the version and today's date into the files that contain them, builds an sdist and
+a wheel, and checks both. It does all this in a copy of the last commit. Only after all checks does
+it change the files of the checkout, and put the sdist and the wheel into dist/. It uploads nothing.
 """
 
 import argparse
@@ -21,7 +21,7 @@ OPEN = r"(?m)^## \[.*Unreleased\]?\n"  # matches "## [Unreleased]" and "## [0.1.
 
 
 def main() -> None:
-    """Make a release of this checkout. On an error, print it and exit with code 1."""
+    """Make a release of this checkout, or print an error and exit with code 1."""
     parser = argparse.ArgumentParser(
         description="The changelog's section, and a checked sdist and wheel in dist/."
     )
@@ -41,11 +41,11 @@ def main() -> None:
 
 
 def release(root: Path, version: str, today: date) -> list[str]:
-    """Write the version into the checkout `root`, and return the paths of the new files in dist/.
+    """Make the release `version` of the checkout `root`, and return its files in dist/.
 
     Raises:
-        ValueError: the version exists already or has another form than 0.2.0, the checkout has
-            changes, or there is nothing to release.
+        ValueError: the version exists already, or does not have the form of 0.2.0. Or the checkout
+            has uncommitted changes, or the changelog has no unreleased changes.
         CalledProcessError: a check has failed. Its output says why.
     """
     refuse(root, version)
@@ -61,10 +61,10 @@ def release(root: Path, version: str, today: date) -> list[str]:
 
 
 def refuse(root: Path, version: str) -> None:
-    """Check that this version can be released.
+    """Check that this version of the checkout `root` can be released.
 
     Raises:
-        ValueError: the version cannot be released, for one of the reasons in `release`.
+        ValueError: the version cannot be released, for one of the reasons that `release` lists.
     """
     try:
         usual = str(Version(version))
@@ -75,7 +75,7 @@ def refuse(root: Path, version: str) -> None:
             f"VERSION={version}: expected one as 0.2.0{f'; write it {usual}' if usual else ''}"
         )
     changelog = (root / "CHANGELOG.md").read_text()
-    # the heading of a released section has a date, such as 2026-03-01, instead of "Unreleased"
+    # the heading of a released version ends with a date, such as 2026-03-01
     dated = f"\n## [{version}] - 2" in changelog
     if dated or output("git", "tag", "--list", f"v{version}", cwd=root):
         raise ValueError(
@@ -91,7 +91,7 @@ def refuse(root: Path, version: str) -> None:
 
 
 def versioned(root: Path, version: str, today: date) -> dict[str, str]:
-    """Return the new contents of the files that contain the version, by file name."""
+    """Return the new contents of the files of `root` that contain the version, by file name."""
     patterns = {
         "flap/__init__.py": (r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"'),
         "CITATION.cff": (
@@ -107,7 +107,7 @@ def versioned(root: Path, version: str, today: date) -> dict[str, str]:
 
 
 def write(root: Path, texts: dict[str, str]) -> None:
-    """Write texts to files in the folder `root`. texts: a dict from file names to contents."""
+    """Write files into the folder `root`. texts: the content of each file, by file name."""
     for name, text in texts.items():
         (root / name).write_text(text)
 
@@ -123,7 +123,7 @@ def exported(root: Path, folder: Path) -> Path:
 
 
 def build(source: Path, folder: Path) -> list[Path]:
-    """Build the sdist, then build the wheel from the sdist, and return the two files."""
+    """Build an sdist of `source` into `folder`, then a wheel from the sdist; return both files."""
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source], check=True
     )
@@ -132,6 +132,9 @@ def build(source: Path, folder: Path) -> list[Path]:
 
 def check(files: list[Path], environment: Path) -> None:
     """Check the metadata of the files, and that flap runs from the wheel in a new environment.
+
+    files: the sdist and the wheel.
+    environment: the folder of the new environment.
 
     Raises:
         CalledProcessError: a check has failed. Its output says why.

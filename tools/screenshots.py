@@ -1,8 +1,9 @@
 """Take the pictures of the documentation: `make screenshots`.
 
-docs/study.png shows the page of a sweep over methods and ratios, with failed cells. docs/layers.png
-shows how much of each layer stays when method=flap prunes the model at ratio=0.2, and the error of
-each layer. The model is SmolLM2-135M-Instruct. The script takes about three minutes on two cores.
+The script runs a sweep over methods and ratios with SmolLM2-135M-Instruct. docs/study.png shows the
+page of this sweep, on which some cells (runs of the sweep) have failed. docs/layers.png comes from
+the cell with method=flap and ratio=0.2. It shows how much of each layer stays, and the error of
+each layer. The script takes about three minutes on two cores.
 """
 
 import shutil
@@ -20,7 +21,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 SWEEP = [
     "hydra.sweep.dir=multirun_outputs/methods",
     "method=flap,wanda_sp",
-    "ratio=0.2,0.4,1.5",  # flap refuses 1.5, so the page shows failed cells
+    "ratio=0.2,0.4,1.5",  # flap refuses a ratio of 1.5, so the page shows failed cells
     "eval=[perplexity,divergence]",
     "calibration.num_samples=32",
     "eval.perplexity.max_tokens=1024",
@@ -31,7 +32,7 @@ SHOWN = "*_WIFV_AL-AM_r0.2_*/layers.png"
 WIDTH = 1280
 HEIGHT = 1000
 SCALE = 1.5
-COLOURS = 128  # number of colours in a picture; with so few, its file is a third as large
+COLOURS = 128  # number of colours in a picture; with all colours, its file is three times as large
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     with TemporaryDirectory() as folder, chromium() as page:
         sweep = Path(folder) / "multirun_outputs" / "methods"
         sweep.mkdir(parents=True)
-        # `check` is false, because the two cells with ratio=1.5 fail on purpose.
+        # `check` is false, because the sweep fails: its two cells with ratio=1.5 are meant to fail.
         subprocess.run([sys.executable, "-m", "flap", "-m", *SWEEP], cwd=folder, check=False)
         page.goto((sweep / "index.html").as_uri())
         photograph(page, DOCS / "study.png")
@@ -52,7 +53,7 @@ def main() -> None:
 
 @contextmanager
 def chromium() -> Iterator[Page]:
-    """Start the system's Chromium, and yield a page of WIDTH by HEIGHT CSS pixels."""
+    """Start the Chromium on the PATH, and yield a page of WIDTH by HEIGHT CSS pixels."""
     path = shutil.which("chromium")
     if path is None:
         raise SystemExit("error: no chromium on the PATH; apt-get install chromium")
@@ -66,7 +67,7 @@ def chromium() -> Iterator[Page]:
 
 
 def photograph(page: Page, target: Path) -> None:
-    """Save a picture of a page to the file `target`, with COLOURS colours."""
+    """Save a picture of a page to the file `target`, with only COLOURS colours."""
     page.screenshot(path=target)
     Image.open(target).convert("RGB").quantize(COLOURS).save(target, optimize=True)
 

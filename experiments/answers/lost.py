@@ -2,12 +2,14 @@
 
     python experiments/answers/lost.py DENSE PRUNED 50    # two checkpoints of a LLaMA
 
-The dense model answers 50 questions of SciQ after five examples, and both models read these
-answers. The script prints KL(dense || pruned) in nats per token, by the position of the token in
-the answer, and by whether the passage contains the token.
+DENSE is the model before pruning, and 50 the number of questions. The dense model answers these
+questions of SciQ, each with its passage and after five examples. Then both models read the dense
+model's answers. The script prints KL(dense || pruned), the divergence of their predictions, in nats
+per token: for each of the first five tokens of an answer, for the tokens that also occur in the
+passage, and for the other tokens.
 
-Then the script replaces the attentions or the MLPs in one third of the layers by those of the dense
-model, and prints by which share this reduces KL.
+Then the script replaces the attentions, or the MLPs, in one third of the pruned model's layers by
+those of the dense model. It prints the share by which this reduces KL.
 """
 
 import sys
@@ -25,7 +27,11 @@ COLUMNS = ["support", "question", "correct_answer"]
 
 
 def prompts(count: int) -> list[tuple[str, str]]:
-    """Return prompts. Each prompt has five examples and a question, each with its passage."""
+    """Return `count` prompts, each with the passage of its question.
+
+    A prompt has five examples with answers, and then a question. The examples and the question come
+    with their passages.
+    """
     documents = [
         row for row in rows("sciq-passages", "sciq", "allenai/sciq", COLUMNS)[0] if row["support"]
     ]
@@ -44,6 +50,7 @@ def prompts(count: int) -> list[tuple[str, str]]:
 def predictions(model: PreTrainedModel, ids_S: Tensor, start: int) -> Tensor:
     """Return the log-probabilities of all tokens at each position that predicts an answer token.
 
+    ids_S: a prompt with its answer.
     start: the position of the first token of the answer.
     """
     logits_SV: Tensor = model(ids_S[None]).logits[0, start - 1 : -1]
@@ -52,7 +59,10 @@ def predictions(model: PreTrainedModel, ids_S: Tensor, start: int) -> Tensor:
 
 @torch.no_grad()
 def answered(model: PreTrainedModel, prompt_S: Tensor, newline: int) -> Tensor:
-    """Return the prompt with the model's greedy answer, up to the end of its line."""
+    """Return the prompt followed by the model's greedy answer, which ends at the first line end.
+
+    newline: the id of the token for a line end.
+    """
     written_S: Tensor = model.generate(
         prompt_S[None], max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=newline
     )[0]
@@ -62,13 +72,17 @@ def answered(model: PreTrainedModel, prompt_S: Tensor, newline: int) -> Tensor:
 def divergence(
     dense: list[Tensor], model: PreTrainedModel, texts: list[tuple[Tensor, int]]
 ) -> list[Tensor]:
-    """Return KL(dense || model) of each token of each answer, in nats; lower is better."""
+    """Return KL(dense || model) of each token of each answer, in nats; lower is better.
+
+    dense: the dense model's `predictions` for each text.
+    texts: prompts with answers, each with the position at which its answer begins.
+    """
     log_q = [predictions(model, *text) for text in texts]
     return [(p.exp() * (p - q)).sum(-1) for p, q in zip(dense, log_q, strict=True)]
 
 
 def main(dense_path: str, pruned_path: str, count: str = "50") -> None:
-    """Print the divergence for each kind of token, and how much dense blocks reduce it."""
+    """Print KL for each kind of token, and the share of it that dense attentions or MLPs remove."""
     tokenizer = AutoTokenizer.from_pretrained(dense_path)
     dense, pruned = (flap.load(path).bfloat16().eval() for path in (dense_path, pruned_path))
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]

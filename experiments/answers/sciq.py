@@ -6,9 +6,10 @@ sciq.jsonl: prompts for calibration. Each prompt has five questions with their r
 sixth question without an answer.
 `calibration.dataset={sciq.jsonl: {weight: 1, chat_template: false}}` reads these prompts.
 
-held_out.jsonl: documents that share no passage and no question with any prompt of sciq.jsonl.
-`eval.generation.tasks=[held_out.jsonl] eval.generation.chat_template=false` asks these questions in
-the format of the task `sciq_answers`, after five examples from other documents of this file.
+held_out.jsonl: documents whose passage and question share no 13 consecutive words with any prompt
+of sciq.jsonl. `eval.generation.tasks=[held_out.jsonl] eval.generation.chat_template=false` asks
+these questions in the format of the task `sciq_answers`, after five examples from other documents
+of this file.
 
 contaminated.jsonl: the documents that sciq.jsonl contains, in the format of held_out.jsonl. A model
 that was calibrated on sciq.jsonl has read these documents. Measure on these documents only to see
@@ -45,12 +46,12 @@ class Document(NamedTuple):
 
     @property
     def runs(self) -> set[tuple[str, ...]]:
-        """The runs of words by which this document can overlap with another document."""
+        """The sequences of words by which a document that overlaps with this one is recognised."""
         return word_runs(self.passage) | word_runs(self.question) | word_runs(self.asked)
 
     @property
     def can_be_answered(self) -> bool:
-        """Whether the right answer has no character that ends an answer of `sciq_answers`."""
+        """Whether the right answer has no full stop and no comma, at which an answer would end."""
         return not any(stop in self.answer for stop in STOPS)
 
 
@@ -66,7 +67,7 @@ def documents() -> list[Document]:
 
 
 def calibration_prompt(turns: list[Document]) -> dict[str, Any]:
-    """Return documents as the messages of a conversation, without the last answer."""
+    """Return a prompt: documents as messages of a conversation, without the last answer."""
     messages = []
     for document in turns:
         messages.append({"role": "user", "content": document.asked})
@@ -75,7 +76,7 @@ def calibration_prompt(turns: list[Document]) -> dict[str, Any]:
 
 
 def evaluation_prompts(chosen: Iterable[Document]) -> list[dict[str, Any]]:
-    """Return the documents that can be answered, each as a prompt with its answer."""
+    """Return each document whose answer has no full stop or comma as a prompt with its answer."""
     return [
         {"prompt": document.asked, "answer": document.answer}
         for document in chosen
@@ -93,7 +94,8 @@ def main(calibration: str, held_out: str, contaminated: str) -> None:
     """Write sciq.jsonl, held_out.jsonl and contaminated.jsonl."""
     known = documents()
     for_calibration = [one for one in known if not for_evaluation(one.passage)]
-    # The prompts need TURNS documents each, so documents that do not fill a prompt are left out.
+    # Each prompt needs TURNS documents, so the last documents are left out if they do not fill a
+    # prompt.
     read = for_calibration[: len(for_calibration) // TURNS * TURNS]
     starts = range(0, len(read), TURNS)
     write(calibration, [calibration_prompt(read[start : start + TURNS]) for start in starts])

@@ -3,14 +3,16 @@ r"""Measure bits per byte and the file size of checkpoints in several types of G
     python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT \
         --texts wikitext-2-raw-test.txt hellaswag-passages --forms trimmed=CHECKPOINT ...
 
-The script does not repeat measurements that are already in results.jsonl. Each checkpoint needs a
-file `model-f16.gguf`. If layers differ in width, write it with `python -m flap export`, and
-otherwise with llama.cpp's `convert_hf_to_gguf.py`.
+The script does not repeat measurements that are already in results.jsonl. Each checkpoint folder
+needs the checkpoint as a GGUF file in f16, `model-f16.gguf`. If the layers of a model differ in
+width, write this file with `python -m flap export`, and otherwise with llama.cpp's
+`convert_hf_to_gguf.py`.
 
-To measure a type, the script rounds every matrix, also the embedding, to the values that the GGUF
-file would contain. The package `gguf` does the rounding. For K-quants, llama.cpp's own quantiser
-does it (`--llama`: the folder of its libraries), which chooses a type for each matrix. The dense
-model's tokenizer cuts the windows, so that all models read the same text.
+To measure a type, the script rounds every matrix, also the embedding, to the values that a GGUF
+file of this type would contain. For most types, the package `gguf` does the rounding. For K-quants,
+llama.cpp's own quantiser does it, which chooses a type for each matrix; `--llama` names the folder
+of its libraries. The dense model's tokenizer cuts the windows, so that all models read the same
+text.
 """
 
 import argparse
@@ -34,7 +36,8 @@ from llama_quantize import quantise
 
 TYPES = {"f16": None, "q8_0": "Q8_0", "q5_1": "Q5_1", "q4_0": "Q4_0"}
 K_QUANTS = {"q6_k": "Q6_K", "q4_k_m": "Q4_K_M"}
-# Number of tokens in a window, and in all windows of a text, with the dense model's tokenizer.
+# Number of tokens in a window, and in all windows of a text, counted with the dense model's
+# tokenizer.
 SEQ_LEN, TOKENS = 256, 16_384
 
 
@@ -42,8 +45,8 @@ SEQ_LEN, TOKENS = 256, 16_384
 def quantised(model: nn.Module, kind: str) -> int:
     """Round the matrices to a type in place, and return how many bytes fewer than in f16 they take.
 
-    If the length of a row is not a multiple of 32, zeros are added at the end of the row. The bytes
-    of these zeros are counted, too.
+    kind: a key of TYPES. If the length of a row is not a multiple of 32, zeros are added to the row
+        before it is rounded. The bytes of these zeros are counted, too.
     """
     if TYPES[kind] is None:
         return 0
@@ -59,12 +62,11 @@ def quantised(model: nn.Module, kind: str) -> int:
 
 @torch.no_grad()
 def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) -> int:
-    """Round the matrices in place as llama.cpp's quantiser does, and return the size of its file.
+    """Round the matrices in place as llama.cpp's quantiser does, and return the bytes of its file.
 
-    The size is in bytes.
-
-    In these models, only the rows of `ffn_down` are long enough for a K-quant. For all other
-    matrices, llama.cpp uses types with blocks of 32.
+    kind: a key of K_QUANTS. llama.cpp uses a K-quant only for matrices whose row length is a
+        multiple of 256. In the models of this study, only `ffn_down` is such a matrix. For all
+        other matrices, llama.cpp uses types with blocks of 32 weights.
     """
     file = checkpoint / f"model-{kind}.gguf"
     if not file.is_file():
@@ -77,7 +79,8 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
         tensor = found[f"{names.get_name(name.removesuffix('.weight'))}.weight"]
         packed = tensor.data
         quant = tensor.tensor_type
-        # Quantise the matrix again, because the GGUF file has the attention heads in another order.
+        # The rows of attention matrices have another order in the GGUF file. Therefore, quantise
+        # the weight again to the type of the tensor, instead of reading the tensor's values.
         if quant.name.startswith("Q") and not quant.name.endswith("_K"):
             rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
             packed = gguf.quants.quantize(rows, quant)
@@ -88,7 +91,12 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
 def windows(
     name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase
 ) -> tuple[Batch, Tensor]:
-    """Return the windows of a text, and the number of scored bytes in each window."""
+    """Return the windows of a text, and the number of scored bytes in each window.
+
+    dense: the dense model's tokenizer, which cuts the windows.
+    own: the tokenizer of the measured model. If the vocabularies of the two tokenizers differ, the
+        same text is tokenised again with `own`.
+    """
     bos = uses_bos(dense, "auto", "bos")
     text = read_text(name, "evaluation", "text")
     tokens_NT = evaluation_windows(text, dense, SEQ_LEN, TOKENS, bos, "text")

@@ -2,7 +2,7 @@
 
     python experiments/bytes/table.py results.jsonl ...
 
-The plot is written to frontier.png, in the folder of the first file.
+The script saves the plot as frontier.png in the folder of the first results.jsonl.
 """
 
 import json
@@ -16,14 +16,14 @@ from torch import tensor
 from flap.evaluation.errors import standard_error
 from flap.evaluation.perplexity import ratio_values
 
-Cell = dict  # one result, which is a line of results.jsonl
+Cell = dict  # a line of results.jsonl: one model and type, measured on one text
 DENSE = ("dense", "f16")
 
 
 def against(one: Cell, other: Cell) -> str:
-    """Return by how many per cent the first cell needs more bits than the second cell.
+    """Return by how many per cent the cell `one` needs more bits per byte than the cell `other`.
 
-    The error of this difference is paired by windows.
+    The number after ± is the standard error, computed from the difference in each window.
     """
     values = [
         ratio_values(tensor(cell["bits_N"]), tensor(cell["bytes_N"])) for cell in (one, other)
@@ -37,7 +37,7 @@ def against(one: Cell, other: Cell) -> str:
 
 
 def front(cells: list[Cell]) -> list[Cell]:
-    """Return the cells that need fewer bits than all cells with a smaller file."""
+    """Return the cells that need fewer bits per byte than all cells with a smaller file."""
     found = []
     best = float("inf")
     for cell in sorted(cells, key=lambda one: one["bytes"]):

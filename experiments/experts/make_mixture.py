@@ -3,12 +3,13 @@
 The script makes the mixture from SmolLM2-135M-Instruct in three steps, and writes a stock Mixtral
 checkpoint to TARGET:
 
-1. Each MLP is cut into 16 experts of 96 neurons that are active together (MoEfication,
-   arXiv 2110.01786; LLaMA-MoE, arXiv 2406.16554).
-2. A router is fitted. The router sends each token to 8 experts.
-3. `distil` trains all layers to predict what the dense model predicts.
+1. Each MLP is cut into 16 experts. The 96 neurons of an expert are active for the same tokens
+   (MoEfication, arXiv 2110.01786; LLaMA-MoE, arXiv 2406.16554).
+2. A router is fitted for each layer. It sends each token to 8 experts.
+3. `distil` trains all layers, so that the mixture predicts what SmolLM2 ("dense") predicts.
 
-The mixture is evaluated on boolq-passages and sciq-passages, and on `--text FILE`.
+The script measures the perplexity of SmolLM2 and of the mixture before and after training, on
+boolq-passages, on sciq-passages and on the text of `--text FILE`.
 
 Legend: N windows · T tokens (of all windows or of one window) · D hidden size · I neurons · E
     experts · K experts for each token.
@@ -46,17 +47,17 @@ SEQ_LEN = 256
 CLUSTER_TOKENS = 16_384
 ROUTER_TOKENS = 65_536
 HELD_OUT_TOKENS = 8_192
-# For each token, this share of the neurons counts as active: the neurons with the largest
+# For each token, this share of the neurons of an MLP counts as active: the neurons with the largest
 # |activation| · ‖column of the down projection‖.
 ACTIVE = 0.25
-RIDGE = 1e-2  # ridge parameter, relative to the mean eigenvalue
-# Factors for the router's logits. For each layer, the script tries all factors, and uses the factor
-# with the smallest `layer_error`.
+RIDGE = 1e-2  # ridge parameter, relative to the mean eigenvalue of `square_DD`
+# Factors by which the fitted router is multiplied. For each layer, the script tries all of them,
+# and uses the factor with the smallest `layer_error`.
 SHARPNESS = (0.05, 0.2, 0.5, 1.0)
 
 
 class Cut(NamedTuple):
-    """The mixture of one layer."""
+    """What replaces the MLP of one layer: its neurons, divided into experts, and a router."""
 
     order_I: Tensor  # the indices of the neurons, expert after expert
     error: float  # value of `layer_error` on held-out tokens
@@ -73,7 +74,8 @@ def main() -> None:
     options = parser.parse_args()
     dense = source_of(SMOLLM2)
     cut = options.target / "cut"
-    # An earlier run that was killed during the training may already have written this checkpoint.
+    # If an earlier run of this script was killed during the training, this checkpoint already
+    # exists.
     if not (cut / "config.json").exists():
         write(assembled(dense.open().model, cuts(dense)), dense, cut)
     report = {
@@ -88,7 +90,7 @@ def main() -> None:
 
 
 def source_of(path: str) -> CheckpointSource:
-    """Return the source of a model, without loading its weights."""
+    """Return the source of the model `path` (a folder or a hub id), without loading its weights."""
     return find_model(
         ModelConfig(path, path, dtype="bfloat16"), cache_root(None), trust_remote_code=False
     )
@@ -104,7 +106,7 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
 
 @torch.no_grad()
 def cuts(dense: CheckpointSource) -> list[Cut]:
-    """Return the mixture of each layer, made from the inputs of its MLP in the dense model."""
+    """Return the experts and the router of each layer, fitted to its MLP's inputs in `dense`."""
     wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, SEQ_LEN, 0, "auto")
     windows = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length)
     tokens_NT = windows.batch.tokens_NT
@@ -117,7 +119,7 @@ def cuts(dense: CheckpointSource) -> list[Cut]:
 
 
 def mlp_inputs(model: PreTrainedModel, tokens_NT: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Yield the MLP of each layer and its inputs.
+    """Yield the MLP of each layer with the inputs that it gets when the model reads the tokens.
 
     Only the inputs of one layer are in memory at a time.
     """
@@ -139,7 +141,10 @@ def mlp_inputs(model: PreTrainedModel, tokens_NT: Tensor) -> Iterator[tuple[nn.M
 
 
 def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
-    """Cluster the neurons of an MLP, and fit the router to the clusters."""
+    """Divide the neurons of an MLP into experts, and fit the router to the experts.
+
+    draw: the source of random numbers.
+    """
     some_T = torch.randperm(ROUTER_TOKENS, generator=draw)[:CLUSTER_TOKENS]
     order_I = clusters(activations(mlp, input_TD[some_T]), mlp.down_proj.weight, draw).argsort(
         stable=True
@@ -163,7 +168,7 @@ def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
 
 
 def activations(mlp: nn.Module, input_TD: Tensor) -> Tensor:
-    """Return the inputs of the down projection (activation_TI) of an MLP."""
+    """Return activation_TI, the inputs of the MLP's down projection."""
     return mlp.act_fn(mlp.gate_proj(input_TD)) * mlp.up_proj(input_TD)
 
 
@@ -172,7 +177,7 @@ def clusters(
 ) -> Tensor:
     """Return the expert of each neuron, by k-means with clusters of equal size.
 
-    The distance of two neurons is small if they are active for the same tokens.
+    Two neurons are close to each other if they are active for the same tokens.
     """
     size_TI = activation_TI.float().abs() * down_DI.float().norm(dim=0)
     least_T1 = size_TI.topk(int(ACTIVE * size_TI.shape[1]), dim=1).values[:, -1:]
@@ -189,8 +194,9 @@ def clusters(
 def filled(cosine_IE: Tensor) -> Tensor:
     """Return an expert for each neuron, so that all experts have the same number of neurons.
 
-    Pairs of a neuron and an expert are visited from the highest cosine to the lowest. A neuron is
-    assigned to the expert of its first pair whose expert is not yet full.
+    cosine_IE: the similarity of each neuron to the centre of each expert. The pairs of a neuron and
+    an expert are visited from the highest cosine to the lowest. A neuron gets the expert of the
+    first pair in which the expert is not yet full.
     """
     neurons, experts = cosine_IE.shape
     expert_I = [-1] * neurons
@@ -214,10 +220,11 @@ def grams(mlp: nn.Module, input_TD: Tensor, order_I: Tensor) -> Tensor:
 
 
 def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
-    """Return the router that predicts the norm of each expert's output, by ridge regression.
+    """Return the router, which predicts the norm of each expert's output, by ridge regression.
 
-    The targets are standardised: for each token, the mean of the norms over the experts is
-    subtracted, and the difference is divided by the standard deviation of all norms.
+    gram_TEE: the result of `grams`. The targets are standardised: for each token, the mean of the
+    norms over the experts is subtracted, and the difference is divided by the standard deviation of
+    all norms.
     """
     norm_TE = gram_TEE.diagonal(dim1=1, dim2=2).sqrt()
     target_TE = (norm_TE - norm_TE.mean(dim=1, keepdim=True)) / norm_TE.std()
@@ -229,8 +236,8 @@ def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
 def weights(router_ED: Tensor, input_TD: Tensor) -> Tensor:
     """Return weight_TE, by which the mixture multiplies the outputs of the experts.
 
-    The weights of a token are a softmax over the K experts with the highest logits of the router.
-    All other weights are 0.
+    The weights of a token are a softmax over the router's logits of the K experts with the highest
+    logits. The weights of all other experts are 0.
     """
     logit_TE = input_TD @ router_ED.T
     least_T1 = logit_TE.topk(CHOSEN, dim=-1).values[:, -1:]
@@ -238,7 +245,7 @@ def weights(router_ED: Tensor, input_TD: Tensor) -> Tensor:
 
 
 def scales(router_ED: Tensor, input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
-    """Return scale_E, the factors of the experts' outputs with the smallest `layer_error`.
+    """Return scale_E: the factors of the experts' outputs that give the smallest `layer_error`.
 
     The factors are the solution of a linear system.
     """
@@ -304,9 +311,10 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
 
 
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:
-    """Train the mixture to predict what the dense model predicts, save it, and return a summary.
+    """Train the mixture to predict what `dense` predicts, save it, and return a summary.
 
-    The summary is the summary of `distil`, with the number of held-out windows.
+    cut: the folder of the mixture before training. The summary is that of `distil`, and the number
+        of held-out windows.
     """
     recovery = Recovery(TEXTS, options.tokens, options.rate, seq_len=SEQ_LEN, batch_size=4)
     wanted = Wanted(recovery.windows + recovery.held_out, SEQ_LEN, 0, "auto")
@@ -324,11 +332,11 @@ def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -
 def all_at_once(
     experts: nn.Module, input_TD: Tensor, chosen_TK: Tensor, weight_TK: Tensor
 ) -> Tensor:
-    """Return the outputs of a layer's experts, computed as one MLP.
+    """Return the weighted sum of the experts' outputs in a layer, computed as one MLP.
 
-    If a token is not sent to an expert, the expert's weight for this token is 0. The computation
-    needs twice as many operations as computing only the chosen experts. But it uses large matrix
-    products, which a processor computes much faster.
+    If a token is not sent to an expert, the expert's weight for this token is 0. This computation
+    needs twice as many operations as computing only the chosen experts of each token. But it uses
+    large matrix products, which a processor computes much faster than many small ones.
     """
     weight_TE = weight_TK.new_zeros(len(input_TD), experts.num_experts).scatter(
         1, chosen_TK, weight_TK

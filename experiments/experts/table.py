@@ -2,11 +2,13 @@
 
     python experiments/experts/table.py SWEEP ...
 
-The numbers are means over seeds, and differences are paired by window and seed. The error of
-a difference is computed from two standard errors. For the first, the differences are averaged over
-the seeds, and the standard error over the windows is taken. For the second, they are averaged over
-the windows, and the standard error over the seeds is taken. Both are squared and added, and the
-error is the square root of this sum.
+The numbers are means over the seeds. A difference is the number of a metric minus the number of the
+metric EAN. It is computed for each window and each seed, and averaged.
+
+The number after ± is a standard error, computed from two standard errors. For the first one, the
+differences of each window are averaged over the seeds; it is the standard error of these averages.
+For the second one, the differences of each seed are averaged over the windows; it is the standard
+error of these averages. The result is the square root of the sum of their squares.
 """
 
 import sys
@@ -65,7 +67,8 @@ def main(sweeps: list[Path]) -> None:
 def in_nats(name: str, value_N: Tensor) -> Tensor:
     """Return the values of windows in nats per token.
 
-    The values of a perplexity p are stored as p · (1 + loss - mean loss).
+    name: the name of the number. flap stores a perplexity p for each window as p · (1 + loss - mean
+        loss). From this value, the function computes the loss of the window.
     """
     if "perplexity" not in name:
         return value_N
@@ -73,7 +76,7 @@ def in_nats(name: str, value_N: Tensor) -> Tensor:
 
 
 def stacked(seeds: Seeds, name: str) -> Tensor:
-    """Return the values of a number by seed and window, value_SN."""
+    """Return the values of a number as value_SN, for S seeds and N windows."""
     return torch.stack([seeds[seed][name] for seed in sorted(seeds)])
 
 
@@ -83,7 +86,7 @@ def value(name: str, nats_SN: Tensor) -> str:
 
 
 def difference(of_cell: Seeds, of_baseline: Seeds, name: str) -> str:
-    """Return the mean and the error of cell - baseline, over the seeds that both have."""
+    """Return the mean and the error of (cell - baseline), over the seeds that both have."""
     seeds = sorted(of_cell.keys() & of_baseline.keys())
     difference_SN = torch.stack([of_cell[seed][name] - of_baseline[seed][name] for seed in seeds])
     of_windows, of_seeds = (standard_error(difference_SN.mean(dim=axis)) for axis in (0, 1))

@@ -1,4 +1,4 @@
-"""Print the scores of pruned models' answers, and their agreement with the dense model.
+"""Print how well the pruned models of sweeps answer, and how well they agree with the dense model.
 
 Command: python experiments/served/table.py SWEEP ...
 """
@@ -17,12 +17,12 @@ NAMES = (
 
 
 def cell(numbers: dict[str, float], name: str) -> str:
-    """Return a number with its error as text, or an empty text if the number was not measured."""
+    """Return a number with its standard error as text, or an empty text if it was not measured."""
     return f"{numbers[name]:.3f} ± {numbers[f'{name}_stderr']:.3f}" if name in numbers else ""
 
 
 def described(report: dict[str, Any]) -> str:
-    """Return the method and the ratio of a run, which distinguish the runs of these sweeps."""
+    """Return the method and the ratio of a run as the name of its row."""
     config = report["config"]
     return f"{config['method']} {config['ratio']}"
 

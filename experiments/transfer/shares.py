@@ -2,14 +2,15 @@
 
     python experiments/transfer/shares.py SWEEP ...
 
-The share is
+The loss of a pruned model is ln(its perplexity / the dense model's perplexity). The *share* is the
+loss of a run of `method=flap_plus`, divided by the loss of the run of `method=flap` (FLAP) with the
+same ratio and seed. In the rows *trained*, it is the loss of flap_plus after training (`recover`),
+divided by the loss of FLAP. In the rows *left*, it is the loss after training, divided by the loss
+before training.
 
-    share = ln(perplexity / dense) / ln(perplexity of flap / dense)
-
-The share is computed for each run of `method=flap_plus`, with the run of `method=flap` with the
-same ratio and seed. *left* is the loss of a trained model (`recover`), divided by its loss before
-training. The error of a single run is paired over the windows of the text. The error of a mean is
-over seeds. The output is Markdown.
+The number after ± is a standard error. For a single run, it is computed over the windows of the
+text, from the losses of both models in each window. For a mean, it is computed over the seeds. The
+output is Markdown.
 """
 
 import gzip
@@ -21,12 +22,13 @@ from collections import defaultdict
 from itertools import product
 from pathlib import Path
 
-Losses = list[float]  # loss of each window in nats
+Losses = list[float]  # negative log-likelihood per token of each window, in nats
 
 
 def losses(run: Path, which: str) -> dict[str, Losses]:
-    """Return the losses of all windows, by the name of the perplexity.
+    """Return the negative log-likelihoods per token of all windows, by the name of the perplexity.
 
+    run: the folder of a run.
     which: the model: "dense", "pruned", or "trained" (after pruning and training).
     """
     entries = json.loads((run / "evaluation.json").read_text())
@@ -45,7 +47,10 @@ def losses(run: Path, which: str) -> dict[str, Losses]:
 
 
 def share(dense: Losses, baseline: Losses, method: Losses) -> tuple[float, float]:
-    """Return the share and its standard error over windows, by the delta method."""
+    """Return the loss of `method` divided by the loss of `baseline`, and the standard error.
+
+    The standard error is over windows, by the delta method.
+    """
     lost = [b - d for d, b in zip(dense, baseline, strict=True)]
     left = [m - d for d, m in zip(dense, method, strict=True)]
     ratio = sum(left) / sum(lost)
