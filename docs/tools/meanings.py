@@ -9,8 +9,8 @@ from typing import Any
 def comments(source: str, key: str) -> dict[str, str]:
     """Return the comments at the keys of a source text, in a dict from the names of the keys.
 
-    The comment of a key is in the lines above the key or at the end of a line: the key's own line
-    or, if the value spans several lines, one of the next lines.
+    The comment of a key is in the lines above the key, or at the end of the key's line. If the
+    value spans several lines, the comment may also be at the end of one of the next lines.
 
     key: a regular expression that matches a line with a key; its first group is the name.
     """

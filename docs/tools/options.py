@@ -69,7 +69,7 @@ def _rows(section: type, chosen: Iterable[Field[Any]], prefix: str) -> Iterator[
 
 
 def _presets() -> Iterator[str]:
-    """Yield a list of the choices of each config group that only sets keys of other sections."""
+    """For each config group that only sets keys of other sections, yield a list of its choices."""
     for group in ("model", "calibration", "method"):
         names = [f"`{path.stem}`" for path in sorted((CONF / group).glob("*.yaml"))]
         yield f"## `{group}=`\n\n{', '.join(names)}"

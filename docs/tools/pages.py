@@ -1,8 +1,8 @@
 """Hook for MkDocs: add pages from outside docs/, and pages that are made from the code.
 
 The repository has no copies of these pages: the hook makes README.md the first page of the site,
-and adds the pages of experiments/. It changes links between files of the repository so that they
-lead to pages of the site.
+and adds the pages of experiments/. The hook changes links between files of the repository, so
+that these links lead to pages of the site.
 """
 
 import posixpath
@@ -83,7 +83,7 @@ def _uri(path: str) -> str:
 
 
 def _rooms() -> dict[str, list[str]]:
-    """Return the modules of each room, which is a subpackage of flap, by the name of the room.
+    """Return a dict from the name of each room (a subpackage of flap) to the modules of the room.
 
     The entry `flap` has the modules directly in the package. In the subpackage `method`, each
     subpackage is a room.
