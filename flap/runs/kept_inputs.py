@@ -18,7 +18,7 @@ def check_inputs_stay(config: FlapConfig, target: Path) -> None:
 
     Raises:
         ValueError: a file or folder would be deleted. The message names the config field that
-        contains its path.
+            contains the path of this file or folder.
     """
     # os.path.realpath accepts a link that leads to itself, for which Path.resolve fails
     folder = Path(os.path.realpath(target))
