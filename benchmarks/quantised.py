@@ -19,7 +19,8 @@ The forms are
 - int8, int6 and int4 weights by torchao;
 - W8A8 (8-bit weights and activations) by llm-compressor, which needs another version of
   transformers than flap does. Run the same command again in a separate environment with
-  llm-compressor. There, it measures the checkpoints that the first command has left in the folder.
+  llm-compressor. There, the command measures the checkpoints that the first command has left in the
+  folder.
 
 If a package that a form needs is missing, the rows of this form say so.
 """

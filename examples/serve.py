@@ -1,4 +1,4 @@
-"""Serve a checkpoint: `python examples/serve.py FOLDER`.
+"""Serve a checkpoint over HTTP: `python examples/serve.py FOLDER`.
 
 FOLDER is a pruned or dense checkpoint. Send a prompt to the server with `curl -d "The old tree"
 http://127.0.0.1:8000`. The server answers with the prompt and its continuation.

@@ -34,7 +34,10 @@ class RecordingSweeper(BasicSweeper):
         self.config = recorded(config)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Check that the configs of all jobs can be composed, and print the number of jobs."""
+        """Check that the configs of all jobs can be composed.
+
+        Also print the number of jobs and the folder of the sweep.
+        """
         from flap.runs.sweeps.callbacks import begin_cells
 
         assert self.hydra_context is not None and self.overrides is not None

@@ -91,7 +91,9 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
 def windows(
     name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase
 ) -> tuple[Batch, Tensor]:
-    """Return the windows of a text, and the number of scored bytes in each window.
+    """Return the windows of a text, and for each window, the bytes of its scored tokens.
+
+    The first token of a window is not scored.
 
     dense: the dense model's tokenizer, which cuts the windows.
     own: the tokenizer of the measured model. If the vocabularies of the two tokenizers differ, the

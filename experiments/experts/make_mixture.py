@@ -40,7 +40,7 @@ from flap.models import CheckpointSource, find_model
 from flap.storage import cache_root
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-TEXTS = ["boolq-passages", "hellaswag-passages"]  # both texts have equal shares of the windows
+TEXTS = ["boolq-passages", "hellaswag-passages"]  # half of the windows are from each text
 EXPERTS = 16
 CHOSEN = 8
 SEQ_LEN = 256
@@ -59,7 +59,7 @@ SHARPNESS = (0.05, 0.2, 0.5, 1.0)
 class Cut(NamedTuple):
     """What replaces the MLP of one layer: its neurons, divided into experts, and a router."""
 
-    order_I: Tensor  # the indices of the neurons, expert after expert
+    order_I: Tensor  # the indices of the MLP's neurons, sorted by expert
     error: float  # value of `layer_error` on held-out tokens
     router_ED: Tensor
     scale_E: Tensor  # factors of the down projections, because the router's weights add up to 1
@@ -211,7 +211,7 @@ def filled(cosine_IE: Tensor) -> Tensor:
 def grams(mlp: nn.Module, input_TD: Tensor, order_I: Tensor) -> Tensor:
     """Return gram_TEE: for each token, the scalar products of the outputs of all pairs of experts.
 
-    order_I: the indices of the neurons, expert after expert.
+    order_I: the indices of the MLP's neurons, sorted by expert.
     """
     activation_TEn = activations(mlp, input_TD)[:, order_I].unflatten(1, (EXPERTS, -1))
     down_EnD = mlp.down_proj.weight[:, order_I].T.unflatten(0, (EXPERTS, -1))
@@ -222,9 +222,9 @@ def grams(mlp: nn.Module, input_TD: Tensor, order_I: Tensor) -> Tensor:
 def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
     """Return the router, which predicts the norm of each expert's output, by ridge regression.
 
-    gram_TEE: the result of `grams`. The targets are standardised: for each token, the mean of the
-    norms over the experts is subtracted, and the difference is divided by the standard deviation of
-    all norms.
+    gram_TEE: the result of `grams`, divided by its trace for each token. The targets are
+    standardised: for each token, the mean of the norms over the experts is subtracted, and the
+    difference is divided by the standard deviation of all norms.
     """
     norm_TE = gram_TEE.diagonal(dim1=1, dim2=2).sqrt()
     target_TE = (norm_TE - norm_TE.mean(dim=1, keepdim=True)) / norm_TE.std()
