@@ -119,7 +119,7 @@ class StepTable:
         print("|" + "---|" * len(COLUMNS), flush=True)
 
     def step(self, name: str, work: Callable[[], Figures], needs: float = 0.0) -> Figures:
-        """Run a step, unless less time than it needs is left before the deadline.
+        """Run a step if enough time is left before the deadline, and return its numbers.
 
         work: a function that does the step and returns its numbers.
         needs: the expected time of the step in seconds. If the time could not be estimated, it is
@@ -313,11 +313,11 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
 def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfig) -> float:
     """Estimate the seconds of flap_plus on a model with `num_layers` layers.
 
-    The estimate is a sum of two times. The first is the time of `probe` (flap_plus on PROBE_LAYERS
-    layers) multiplied by the quotient of the numbers of layers; it is the time of the least-squares
-    fits. The second is the time of the search's trials. In a trial, the windows also pass through
-    all layers behind the pruned layer. The time of these passes is estimated from `passed`, the
-    numbers of a bare forward pass. If one of the two steps has no numbers, the result is infinite.
+    The estimate is a sum of two times. The first is the time of the least-squares fits: the time of
+    `probe` (flap_plus on PROBE_LAYERS layers), multiplied by `num_layers` / PROBE_LAYERS. The
+    second is the time of the search's trials. In a trial, the windows also pass through all layers
+    behind the pruned layer. The time of these passes is estimated from `passed`, the numbers of a
+    bare forward pass. If one of the two steps has no numbers, the result is infinite.
     """
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf

@@ -5,9 +5,9 @@ prunes the packaged model in 24 cells: a cell is the run (the Hydra job) of one 
 metrics, 4 structures and 2 ratios. The cells evaluate and save nothing. The script prints three
 results:
 
-- the wall-clock time of the sweep, divided by the bare time. The bare time is what `flap.prune`
-  takes, in the process of this script, to calibrate once and to score, allocate and slice 24 times
-  (target: at most 2.0);
+- the wall-clock time of the sweep, divided by the bare time. The bare time is the time that
+  `flap.prune` takes, in the process of this script, to calibrate once and to score, allocate and
+  slice 24 times (target: at most 2.0);
 - the average wall-clock seconds of a cell, without calibration and loading (target: under 1.5);
 - the number of cells that have calibrated, instead of reading the statistics from the cache
   (target: one).

@@ -47,7 +47,7 @@ class RecordingSweeper(BasicSweeper):
 
 
 class QuietLauncher(Launcher):
-    """A launcher that runs the jobs with another launcher, and raises the error of a failed job.
+    """A launcher that wraps another launcher, and raises the error of the first failed job.
 
     Hydra's basic sweeper would raise the same error, but would first print all overrides of the job
     to stderr.
