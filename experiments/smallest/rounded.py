@@ -1,0 +1,36 @@
+r"""Round the matrices of a checkpoint to the values that a type of GGUF can store.
+
+    python experiments/smallest/rounded.py CHECKPOINT q4_0 FOLDER
+
+Writes the rounded model to FOLDER, with the dtype and the shapes of CHECKPOINT, so that flap can
+measure its answers. Prints how many bytes its weights would take in a GGUF file of this type.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+sys.path.append(str(Path(__file__).parents[1] / "bytes"))
+from frontier import quantised
+
+
+def main(checkpoint: Path, kind: str, folder: Path) -> None:
+    shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("*.gguf"))
+    num_bytes = 0
+    for file in folder.glob("*.safetensors"):
+        # `quantised` rounds the matrices of a module in place
+        tensors = load_file(file)
+        module = nn.Module()
+        for name, tensor in tensors.items():
+            module.register_parameter(name.replace(".", "/"), nn.Parameter(tensor, False))
+        saved = quantised(module, kind)
+        num_bytes += sum(2 * tensor.numel() for tensor in tensors.values()) - saved
+        save_file(tensors, file, metadata={"format": "pt"})
+    print(f"{num_bytes:,} bytes in {kind}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
