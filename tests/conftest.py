@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 import tests.helpers.pixel  # noqa: F401 - this import replaces the function that draws layers.png
 from flap.models import CheckpointSource, hidden_files
+from flap.models.gguf_file import PACKAGED, dequantised, find_gguf
 from flap.pipeline import run
 from flap.results import Report
 from flap.storage.atomic_files import cache_root
@@ -111,12 +112,15 @@ def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Let flap use a new cache folder, so that the tests reuse no results of earlier code.
 
-    Only models come from the usual cache folder, for example the dequantised SmolLM2.
+    Only the packaged models come from the usual cache folder. Nothing else is written there.
     """
-    models = cache_root(None) / "models"
-    models.mkdir(parents=True, exist_ok=True)
     folder = tmp_path_factory.mktemp("cache")
-    (folder / "models").symlink_to(models)
+    (folder / "models").mkdir()
+    for name in PACKAGED:
+        gguf = find_gguf(name)
+        if gguf:
+            converted, _ = dequantised(name, gguf, cache_root(None))
+            (folder / "models" / converted.name).symlink_to(converted)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLAP_CACHE_DIR", str(folder))
         yield folder
