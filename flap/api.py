@@ -84,8 +84,8 @@ def prune(
         metric: the metric that scores the importance of each channel: a name such as "WIFV", an
             object such as `WIFV()`, or a function `score(weight_OI, statistics) -> score_I`. This
             function gets the weight of an output projection with O outputs and I input channels,
-            and the statistics of its inputs. It returns a score for each input channel; channels
-            with higher scores are kept first
+            and the statistics of its inputs. It returns a score for each input channel; a higher
+            score means that the channel is more important
         structure: the structure, which selects the units to remove: a name such as "AL-AM", or an
             object such as `ALAM()`
         compensation: the compensation, which replaces the contribution of the removed units: a name
@@ -106,9 +106,9 @@ def prune(
     `method`.
 
     Raises:
-        ValueError: an argument is invalid. The message is one line that names the argument. The
-            model has not changed then, with one exception: if the activations of a layer are not
-            finite, this is found only after earlier layers have been pruned.
+        ValueError: an argument is invalid. The message is one line that names the argument. In this
+            case, the model has not changed, with one exception: if the activations of a layer are
+            not finite, this is found only after earlier layers have been pruned.
     """
     source = LoadedSource(model, tokenizer)
     planned = {"ratio": ratio, "target": target, "metric": metric, "structure": structure}
@@ -248,7 +248,7 @@ def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
 def _modes_restored(model: PreTrainedModel) -> Iterator[None]:
     """Restore the training or evaluation mode of each module after a `with` block.
 
-    A module that is created inside the block gets the mode that the whole model had before it.
+    A module that is created inside the block gets the mode that the model had before the block.
     """
     modes = {module: module.training for module in model.modules()}
     mode_of_model = model.training

@@ -80,7 +80,7 @@ def task(config: DictConfig) -> "Objective":
     launcher = hydra_config.launcher._target_
     if config.stop_on_failure and "BasicLauncher" in launcher:
         raise SystemExit(again_line("stopped at the first failed cell (stop_on_failure=true)"))
-    # jobs of submitit have no console, so their errors have not been printed yet
+    # jobs of submitit have no console, so no job has printed its error yet
     told = "submitit" not in launcher
     raise RunFailedError(hydra_config.sweep.dir, outcome.error, told)
 
@@ -147,7 +147,7 @@ def main() -> None:
     """
     arguments = sys.argv[1:]
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for characters that the terminal lacks
+        sys.stdout.reconfigure(errors="replace")  # for characters that the terminal cannot show
     protect_output()
     if arguments and arguments[0] in SUBCOMMANDS:
         try:
@@ -183,8 +183,7 @@ def main() -> None:
 def _run_with_short_errors() -> None:
     """Run the command line, and print each error in one line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them
-    # runs that failed before this time belong to an earlier command, which used the same sweep
-    # folder
+    # failed runs in the sweep's folder that ended before this time belong to an earlier command
     begin = time.time()
     try:
         task()

@@ -1,4 +1,4 @@
-"""Check the words of a command line before Hydra reads them, and explain mistakes."""
+"""Check the arguments of a command line before Hydra reads them, and explain mistakes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -41,10 +41,10 @@ CLOSING = "]})"
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Check that each word of a command line is an option of Hydra, `key=value` or `~key`.
+    """Check that each argument of a command line is an option of Hydra, `key=value` or `~key`.
 
     Raises:
-        ValueError: a word has another form. The message says what to type instead.
+        ValueError: an argument has none of these forms. The message says what to type instead.
     """
     if COMPLETION & {*arguments}:
         return
@@ -61,10 +61,10 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
-    """Return the words of a command line, with Hydra's options, such as `-m`, moved to the front.
+    """Return a command line's arguments with Hydra's options, such as `-m`, moved to the front.
 
-    Hydra cannot parse overrides on both sides of an option. An example is the command line
-    `seed=1 -m ratio=0.2,0.3`.
+    Hydra cannot parse a command line with overrides on both sides of an option, such as `seed=1 -m
+    ratio=0.2,0.3`.
     """
     options = list[str]()
     others = list[str]()
@@ -79,7 +79,7 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def with_values(arguments: Sequence[str]) -> list[str]:
-    """Add `--resolve` to a command line with `--cfg job`."""
+    """Add `--resolve` to a command line that contains `--cfg job`; change no other command line."""
     pairs = [*pairwise(arguments)]
     asks = "--cfg=job" in arguments or ("--cfg", "job") in pairs or ("-c", "job") in pairs
     return ["--resolve", *arguments] if asks else list(arguments)
@@ -113,7 +113,7 @@ def _check_option(word: str, following: Sequence[str]) -> None:
 
 
 def _refuse_word(word: str, following: Sequence[str]) -> None:
-    """Refuse a word that has no value, such as `ratio` in `ratio 0.2`."""
+    """Refuse an argument that has no value, such as `ratio` in `ratio 0.2`."""
     key = word.partition(".")[0]
     keys = {*FlapConfig.__dataclass_fields__, *ADDED, "hydra"}
     if key in keys and following and "=" not in following[0]:
@@ -147,9 +147,9 @@ def _check_override(word: str, following: Sequence[str]) -> None:
 
 
 def _closed(value: str, following: Sequence[str]) -> str:
-    """Join a value with the words after it, up to the word that closes the value's brackets.
+    """Join a value with the arguments after it, up to the one that closes the value's brackets.
 
-    Return the value alone if it has no open brackets, or if no word closes them.
+    Return only the value if it has no open brackets, or if no argument closes them.
     """
     whole = value
     for word in following:

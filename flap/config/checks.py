@@ -113,7 +113,7 @@ def timeout(minutes: float) -> timedelta:
 
 
 def _check_paths(config: FlapConfig) -> None:
-    """Check that all paths, and all names of texts and tasks in a config, are valid paths."""
+    """Check the paths in a config, and the names of texts and tasks, which may be paths, too."""
     named: dict[str, Any] = {
         "model.path": config.model.path,
         "checkpoint.dir": config.checkpoint.dir,
@@ -170,8 +170,8 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
         is refused. The reason becomes part of the error message.
 
     Raises:
-        ValueError: an override sets a group or a key in `settled`. The message names the first
-            override that does so.
+        ValueError: an override sets a group or a key in `settled`. The message names the first such
+            override.
     """
     for override, (name, reason) in product(overrides, settled.items()):
         key = override.lstrip("+~").partition("=")[0]
@@ -186,11 +186,11 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
     `eval` on the command line chooses other measurements.
 
     chosen: the section `eval` of a composed config.
-    overrides: the words of the command line.
+    overrides: the command-line arguments that set options.
 
     Raises:
-        ValueError: some options would have no effect. The message names their keys, and says how to
-            change the command.
+        ValueError: some options would have no effect. The message names the keys of these options,
+            and says how to change the command.
     """
     measured = []
     unmeasured = []
@@ -215,7 +215,7 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return the groups and keys that a plan decides, for `refuse`; empty if `plan` is None."""
+    """Return the argument `settled` of `refuse` for the groups and keys that a plan decides."""
     if plan is None:
         return {}
     return dict.fromkeys(PLANNED, f"plan={shown(plan)} says which units stay")

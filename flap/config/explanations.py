@@ -20,7 +20,7 @@ from omegaconf.errors import (
 from flap.config.messages import MEASUREMENTS, names_in, one_line, reason_of, shown
 from flap.config.schema import config_dir
 
-# OmegaConf puts these words in front of the message of an error from flap/config/resolvers.py.
+# OmegaConf puts this text in front of the message of an error from flap/config/resolvers.py.
 RESOLVING = "ValueError raised while resolving interpolation: "
 TAKES_LIST = re.compile(
     r"eval|(calibration|recover|vocabulary)\.dataset|eval\.\w+\.(datasets|tasks|seq_len)"
@@ -80,7 +80,7 @@ def _unknown_choice(file: str, options: list[str]) -> str:
 
 
 def _elsewhere(group: str, name: str) -> str:
-    """Return the end of an error message: another key for a name that is no choice of a group.
+    """Return the end of an error message, which suggests another key for an unknown choice.
 
     For example, a model on the hub must be given as `model.path`, and not as a choice of `model`.
     If there is no other key to suggest, return an empty text.
@@ -123,7 +123,7 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
 
 
 def _sections_with(key: str, node: Any, prefix: str = "") -> list[str]:
-    """Return the full names of a key in all sections of a config, as in ["target.context"]."""
+    """Return the full names under which a key occurs in a config's sections: ["target.context"]."""
     places = []
     for name in node:
         section = node._get_node(name)
@@ -136,13 +136,13 @@ def _sections_with(key: str, node: Any, prefix: str = "") -> list[str]:
 
 
 def _have_key(group: str, key: str) -> bool:
-    """Return whether any choice of a group has a key."""
+    """Return whether at least one choice of a group has the given key."""
     files = (Path(config_dir()) / group).glob("*.yaml")
     return any(f"\n{key}:" in path.read_text() for path in files)
 
 
 def _unreadable(error: Exception) -> str:
-    """Return a message that says what to write instead of a word that Hydra cannot parse.
+    """Return a message that says what to write instead of an argument that Hydra cannot parse.
 
     For errors of other kinds, return an empty text; `explain` then shows Hydra's own message.
     """
@@ -176,7 +176,7 @@ def _unreadable(error: Exception) -> str:
 
 
 def _several_values(key: str, values: str) -> str:
-    """Return a message that says what to write instead of several values for a key without -m."""
+    """Return a message that says what to write if a key has several values, but -m is missing."""
     word = f"{key}={shown(values)}"
     line = f"{word}: several values; for a run of each, write -m {word}"
     if TAKES_LIST.fullmatch(key):

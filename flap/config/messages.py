@@ -60,7 +60,7 @@ def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def groups() -> dict[str, str]:
-    """Return the groups in the list `defaults` of config.yaml, each with its comment there."""
+    """Return the groups in config.yaml's list `defaults`, each with the comment on its line."""
     contents = (Path(config_dir()) / "config.yaml").read_text()
     return dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE))
 
@@ -126,7 +126,7 @@ def reason_of(error: OmegaConfBaseException) -> str:
 def one_line(error: Exception | str, max_length: int | None = None) -> str:
     """Return the text of an error on one line, without secrets.
 
-    The middle of a word that is too long is cut out.
+    The middle of each word with more than LONGEST_SHOWN characters is cut out.
 
     max_length: the maximum number of characters of the line. None means no limit.
     """

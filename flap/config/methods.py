@@ -18,7 +18,7 @@ from flap.config.schema import FlapConfig, config_dir
 
 GROUPS = ("metric", "structure", "compensation")
 # A run keeps the name of its method if its choices differ from the method's preset only in these
-# options. They limit what may be pruned, or set the seed, or the number of tokens that
+# options. These options limit what may be pruned, or set the seed, or set the number of tokens that
 # structure=search measures.
 LIMITS = (
     "round_to",

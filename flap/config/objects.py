@@ -20,8 +20,8 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
     If the choice is already an object, the object is copied, so that each run begins with an object
     that has not yet drawn random numbers.
 
-    base, others: the class in `_target_` must derive from one of these classes; other classes are
-        refused.
+    base, others: the classes from which the class in `_target_` may derive; it must derive from one
+        of them.
 
     Raises:
         ValueError: no choice was made, the class does not derive from an allowed class, or an
@@ -37,8 +37,8 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
     schema = OmegaConf.structured(_choice_class(f"{group}._target_", node["_target_"], bases))
     options = {key: value for key, value in node.items() if key != "_target_"}
     try:
-        # Interpolations are resolved already, so "${" in an option is ordinary text and must stay
-        # as it is.
+        # All interpolations have been resolved before, so "${" in an option is ordinary text and
+        # must stay as it is.
         return OmegaConf.to_object(OmegaConf.merge(schema, literal(options)))
     except OmegaConfBaseException as error:
         value = options.get(error.full_key)

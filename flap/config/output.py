@@ -12,18 +12,18 @@ from flap.config.secrets import learn_from_config, learn_from_process, redact, r
 
 
 class RedactedStream:
-    """A text stream, such as the console, that removes secrets from texts written to it."""
+    """A text stream, such as the console, that removes secrets from each text before writing it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text, from which secrets are removed."""
+        """Remove the secrets from a text, and write the text."""
         self._stream.write(redact(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write lines, from which secrets are removed."""
+        """Remove the secrets from lines, and write the lines."""
         self._stream.writelines(redact(line) for line in lines)
 
     def __getattr__(self, name: str) -> Any:

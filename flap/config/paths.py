@@ -6,8 +6,9 @@ from typing import Any
 
 from flap.config.messages import shown
 
-# Maximum bytes of a folder's path. Linux allows 4,095 bytes for a path, but files in the folder
-# have longer paths. Without this limit, a run might fail hours later at such a file.
+# Maximum bytes of a folder's path. Linux allows 4,095 bytes, but the path of a file in the folder
+# is longer than the folder's path. Without this limit, a run might fail after hours, when it writes
+# such a file.
 LONGEST_PATH = 3_000
 LONGEST_NAME = 255  # maximum bytes of a file's name on all common file systems
 
@@ -49,7 +50,7 @@ def home_replaced(field: str, path: str) -> str:
 
 
 def paths_in(dataset: Any) -> Iterator[str]:
-    """Yield the names and files in a string, in a list, or in the keys of a mapping."""
+    """Yield the names and paths in a string, in a list, or in the keys of a mapping."""
     if isinstance(dataset, str):
         yield dataset
     elif isinstance(dataset, Mapping | list | tuple):

@@ -47,7 +47,7 @@ def amount(ratio: float | None, target: Any) -> str:
 
 
 def decided(plan: str | None, choices: str) -> str:
-    """Return the part of the run's name that says what decides the units: a plan, or `choices`."""
+    """Return the part of a run's name that says what selects the units: a plan, or `choices`."""
     if plan is None:
         return choices
     check_path("plan", plan)

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 TARGETS = ("parameters", "bytes", "kv_cache_bytes", "memory", "active_parameters")
-LONGEST_TIMEOUT = 525_600  # minutes in a year, a timeout that torch's process groups still accept
+LONGEST_TIMEOUT = 525_600  # a year in minutes; torch's process groups accept this timeout
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
     "model.device": ("auto", "cpu", "cuda", "mps"),
@@ -63,7 +63,7 @@ class CalibrationConfig:
     # write the answers.
     answers: str = "given"
     # Which tokens are used for statistics and losses: `all` uses all tokens, and `answers` uses
-    # only the answers in texts that have prompts. Of texts without prompts, all tokens are used.
+    # only the answers in texts that have prompts. In texts without prompts, all tokens are used.
     count: str = "all"
     # The maximum number of tokens in an answer that the model writes, at least 1.
     max_new_tokens: int = 64
@@ -138,7 +138,7 @@ class FlapConfig:
     # null with a target or a plan.
     ratio: float | None = 0.2
     target: TargetConfig = field(default_factory=TargetConfig)
-    # A plan to use again, which lists the units that stay: the folder of a finished run, its
+    # A plan (the list of the units that stay) to use again: the folder of a finished run, its
     # plan.json, or the name of a packaged plan, such as smollm2-135m/flap-0.2. Units are then not
     # scored.
     plan: str | None = None
@@ -150,7 +150,8 @@ class FlapConfig:
     seed: int = 0
     # If true, the weights of removed units become zeros, and the shapes of the matrices stay.
     mask_only: bool = False
-    # Values for other keys, as +debug=smoke sets them. Keys that the run does not have are skipped.
+    # Values that replace the values of other keys, as with +debug=smoke. Keys that are missing in
+    # the run's config are skipped.
     debug: Any = None
     # Which measured numbers a run returns to Hydra, whose sweepers can search for the options with
     # the best numbers: a name, such as pruned/sciq_answers/exact_match, or a list of names. With

@@ -98,7 +98,7 @@ def recorded(config: DictConfig) -> DictConfig:
     Interpolations are not resolved.
     """
     copy = OmegaConf.create(redacted(_plain(config)))
-    OmegaConf.copy_cache(from_config=config, to_config=copy)  # so `${now:...}` is the same time
+    OmegaConf.copy_cache(from_config=config, to_config=copy)  # `${now:...}` keeps its time
     assert isinstance(copy, DictConfig)
     return copy
 
@@ -110,7 +110,7 @@ def has_secrets(config: DictConfig) -> bool:
 
 
 def learn_from_process(words: Iterable[str]) -> None:
-    """Collect the secrets in the environment and in the words of a command line."""
+    """Collect the secrets in the environment and in the arguments of a command line."""
     for name, value in os.environ.items():
         _learn(_secrets_in(value, name))
     for word in words:
@@ -122,8 +122,9 @@ def learn_from_process(words: Iterable[str]) -> None:
 def learn_from_config(config: DictConfig, env_set: Any) -> None:
     """Collect the secrets in a composed config.
 
-    env_set: the environment variables of `hydra.job.env_set`. A value among them is not secret if
-        it is a path, or if it also occurs elsewhere in the config, as the name of a dtype does.
+    env_set: the environment variables of `hydra.job.env_set`. The value of such a variable is not
+        secret if it is a path, or if it also occurs elsewhere in the config, such as the name of a
+        dtype.
     """
     plain = _plain(config)
     plain.pop("hydra", None)
@@ -141,7 +142,7 @@ def learn_from_config(config: DictConfig, env_set: Any) -> None:
 def with_quoted_password(uri: str) -> str:
     """Return a URI with its password percent-encoded.
 
-    If the password contains / @ ? or #, it has not been encoded yet, and is encoded now. All other
+    A password that contains / @ ? or # has not been encoded yet, so it is encoded now. All other
     passwords stay as they are.
     """
     match = URI.match(uri)
@@ -178,7 +179,7 @@ def _hidden(value: Any) -> Any:
 
 
 def _without_user(match: re.Match[str]) -> str:
-    """Remove user and password from a URI's beginning, if the password is no interpolation."""
+    """Remove user and password from a URI's beginning, unless the password is an interpolation."""
     found = match[0]
     user_and_password = found[len(match[1]) : -1]
     password = user_and_password.partition(":")[2]
@@ -221,7 +222,7 @@ def _plain(config: DictConfig) -> Any:
 def _resolved(node: Any) -> Any:
     """Return a part of a config as dicts and lists.
 
-    Interpolations are resolved. If one of them cannot be resolved, all of them stay as they are.
+    Interpolations are resolved. If one interpolation cannot be resolved, all stay as they are.
     """
     if not OmegaConf.is_config(node):
         return node

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# If the windows of a text have fewer than FEW counted tokens, models are compared on all tokens of
-# these windows instead, because a measurement on so few tokens is too noisy.
+# If the windows of a text together have fewer than FEW counted tokens, models are compared on all
+# tokens of these windows instead, because a measurement on so few tokens is too noisy.
 FEW = 32
 
 
@@ -39,7 +39,7 @@ class Batch:
         return Batch(self.tokens_NT[index], self.mask_NT[index])
 
     def split(self, size: int) -> list["Batch"]:
-        """Split into batches of `size` windows each. The last batch may have fewer windows."""
+        """Split the windows into batches of `size` windows; the last batch may have fewer."""
         return [self[start : start + size] for start in range(0, len(self), size)]
 
     def numel(self) -> int:
@@ -66,8 +66,8 @@ class Batch:
 def judged(batch: Batch, text_N: Tensor) -> Batch:
     """Return the windows with a mask of the tokens on which models are compared.
 
-    By default, models are compared on the counted tokens. If the windows of a text contain fewer
-    than FEW counted tokens, models are compared on all tokens of these windows instead.
+    By default, models are compared on the counted tokens. If the windows of a text together contain
+    fewer than FEW counted tokens, models are compared on all tokens of these windows instead.
 
     text_N: for each window, the index of the text that the window was cut from.
     """

@@ -14,8 +14,8 @@ SECONDS = 5  # seconds to wait for an answer from the hub
 def hub_reachable() -> bool:
     """Return whether the hub answers a request. Each process asks only once, and keeps the result.
 
-    Without a network, the hub's libraries would retry for half a minute or more for each model and
-    data set. This check avoids such retries.
+    Without a network, the hub's libraries would repeat their requests for half a minute or more for
+    each model and data set. This check avoids these requests.
     """
     import huggingface_hub  # imported here, because most runs read nothing from the hub
 
@@ -33,7 +33,7 @@ def hub_reachable() -> bool:
 def offline_without_hub(*libraries: Any) -> Iterator[None]:
     """Make libraries read only the hub's local cache in a `with` block, if the hub does not answer.
 
-    The environment variable HF_HUB_OFFLINE=1 would have this effect on the whole process.
+    The environment variable HF_HUB_OFFLINE=1 would restrict the whole process to the local cache.
 
     libraries: modules with a flag HF_HUB_OFFLINE, such as `datasets.config`. The flags of these
         modules and of `huggingface_hub` are set to true.

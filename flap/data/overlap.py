@@ -109,7 +109,7 @@ def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
 
 
 def _runs_in(words: list[str], fewest: int) -> Runs:
-    """Return all runs of OVERLAP words, or a single run of fewer words.
+    """Return all runs of OVERLAP words, or all words as a single run if there are fewer.
 
     Return no run if there are fewer than `fewest` words.
     """

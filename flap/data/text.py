@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-# index of the first character of a passage, and of the first character after it
+# index of the first character of a span of text, and of the first character after the span
 Span = tuple[int, int]
 
 

@@ -66,8 +66,8 @@ def texts_in_memory(texts: Sequence[Any], field: str) -> TextsInMemory:
     field: the argument that error messages name.
 
     Raises:
-        ValueError: the list contains no text, or an item is not a string, or an item is the name of
-            a text or of a file instead of a text.
+        ValueError: the list contains no text, or an item is not a string, or an item is no text,
+            but the name of a text or of a file.
     """
     for i, text in enumerate(texts):
         if not isinstance(text, str):
@@ -134,8 +134,8 @@ def _of_lines(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the given columns of a .jsonl file. Also return the names of all its columns.
 
-    The file is not read as a table of Arrow, because such a table has one type for each column and
-    a value for each key in each row.
+    The file is not read as a table of Arrow: in such a table, all values of a column have the same
+    type, and a key that a row lacks gets a null in this row.
     """
     rows = list[dict[str, Any]]()
     names = dict[str, None]()

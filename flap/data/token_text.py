@@ -93,8 +93,8 @@ def continuation(
     whole = decoded([*prompt_ids, *answer_ids], tokenizer)
     if whole.startswith(before):
         return whole[len(before) :]
-    # If the answer begins with invalid UTF-8, the decoded text of both may not begin with the text
-    # of the prompt.
+    # If the answer begins with invalid UTF-8, the text of prompt and answer together may not begin
+    # with the text of the prompt.
     return decoded(answer_ids, tokenizer)
 
 
@@ -121,10 +121,10 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
     Some tokenizers add a space in front of a text, which would be wrong for a window that begins
     inside a word. With the returned character in front, these tokenizers add the space before this
     character, and `retokenised` removes the tokens of the space and of the character again. For
-    other tokenizers, return an empty string.
+    tokenizers that add no space, return an empty string.
     """
     # A character from Unicode's private use area: texts do not contain it, so no token joins it
-    # with other characters. A line feed would not do, because tokens may join it with other
+    # with other characters. A line feed is not suitable, because tokens may join it with other
     # characters.
     mark = "\ue000"
     ids = tokenizer(mark, add_special_tokens=False).input_ids

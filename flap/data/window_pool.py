@@ -89,8 +89,8 @@ class _State:
 def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> TextTokens:
     """Tokenise a text.
 
-    A text from a chat template may already begin with BOS. One BOS is then removed, so that the
-    first window does not begin with two BOS.
+    A text from a chat template may already begin with BOS. If a second BOS would be put in front of
+    this BOS, one of the two is left out.
     """
     # Slow tokenizers are Python code, whose state cannot be compared. Therefore the tokens of a
     # slow tokenizer are not cached: each call gets a different digest.

@@ -79,8 +79,8 @@ class Windows:
     def tokens_to_write(self, part: int) -> int:
         """Return the number of tokens that the model must write for a part.
 
-        The number includes one window more than the part has, because the written text may have
-        fewer tokens when it is tokenised again.
+        The number is enough for one window more than the part needs, because the written text may
+        have fewer tokens when it is tokenised again.
         """
         return (1 + self.counts[part]) * self.seq_len
 
@@ -186,7 +186,7 @@ def uses_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:
         windows of 128 tokens, Gemma 3 270M has a perplexity of 34 with BOS, and of 307 without it.
 
     Raises:
-        ValueError: `bos` has another value, or it is true and the tokenizer has no
+        ValueError: `bos` has none of these values, or `bos` is true and the tokenizer has no
             beginning-of-sequence token.
     """
     choice = bos.lower()
@@ -212,7 +212,7 @@ def evaluation_windows(
     bos: bool,
     field: str,
 ) -> Tensor:
-    """Cut a text into windows, and return the first of them in order, tokens_NT (int64).
+    """Cut a text into windows, and return the first windows in order, tokens_NT (int64).
 
     max_tokens: the maximum number of tokens in all returned windows together; at least one window
         is returned. None returns all windows.

@@ -28,7 +28,7 @@ TEMPLATED = "; through the chat template"
 
 @dataclass(frozen=True)
 class Measurement:
-    """Named numbers, such as {"wikitext2/perplexity@2048": 5.68}, and the values behind them."""
+    """Named numbers, as in {"wikitext2/perplexity@2048": 5.68}, and the values averaged in them."""
 
     numbers: Numbers = field(default_factory=dict)
     # for a number that is a mean over documents or windows: the value of each document or window.
@@ -49,7 +49,7 @@ class Measurement:
         return Measurement(**parts)
 
     def __or__(self, other: "Measurement") -> "Measurement":
-        """Return the numbers of this measurement and of another measurement together."""
+        """Return a measurement with the numbers of this measurement and of another measurement."""
         parts = {part: values | getattr(other, part) for part, values in vars(self).items()}
         return Measurement(**parts)
 
@@ -107,7 +107,7 @@ class Task:
     evaluator: str = ""  # the name of the task's evaluator in the config section `eval`
 
     def is_of_domain(self, calibration: Text) -> bool:
-        """Return whether this task and a calibration text come from the same data set or documents.
+        """Return whether this task and a calibration text have the same data set or documents.
 
         Different splits of a data set, such as train and test, count as the same data set.
         """
@@ -149,7 +149,7 @@ class Evaluator(ABC):
         return False
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return, for the name of each average over tasks, the names of the averaged numbers."""
+        """Return a dict from the name of each average over tasks to the names of its numbers."""
         return {}
 
     def summary(self, measured: Measurement) -> Measurement:

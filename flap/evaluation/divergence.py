@@ -1,7 +1,7 @@
 """Measure how much the predictions of the pruned model differ from those of the dense model.
 
-Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P positions · K number
-of likeliest tokens.
+Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P positions · K
+likeliest tokens at a position.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ COPIES = 4
 
 @dataclass(frozen=True)
 class Divergence(OnTexts):
-    """How far the pruned model's next-token probabilities q are from the dense model's p.
+    """How far the pruned model's next-token probabilities q are from those of the dense model, p.
 
     The predictions are compared at all positions of each window except the last one.
 

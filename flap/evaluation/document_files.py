@@ -24,7 +24,7 @@ class DocumentFiles:
     """A file of the user with the documents of one task, or a folder with a file for each task."""
 
     def __init__(self, source: str) -> None:
-        """Set the path, which is the value of the option `source`. Nothing is read yet."""
+        """Set the path from the option `source`, without reading a file."""
         self.source = source
         self.where = f"source={shown(source)}"
         self.rows: dict[str, Dataset] = {}  # the rows of each task that has been read
@@ -128,7 +128,7 @@ class DocumentFiles:
             raise ValueError(f"{self.where}: {path.name} holds no documents")
         try:
             return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
-        except (TypeError, ValueError) as error:  # Arrow has one type for each column
+        except (TypeError, ValueError) as error:  # in a table of Arrow, a column has one type
             reason = one_line(error, 120)
             raise ValueError(
                 f"{self.where}: {path.name} is no table with one type for each column ({reason})"

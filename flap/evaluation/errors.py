@@ -85,7 +85,7 @@ def paired(
 def with_averages(
     numbers: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]
 ) -> dict[str, Difference]:
-    """Return the given differences, together with the differences of averages.
+    """Return the given differences of numbers, and the differences of averages of these numbers.
 
     averages: for each average, the names of the numbers in it. These numbers were measured on
         different documents, so the squares of their standard errors add up.

@@ -34,8 +34,8 @@ class Generation(ZeroShot):
     tasks: list[str] = field(
         default_factory=lambda: ["triviaqa", "nq_open", "sciq_answers", "basic_arithmetic"]
     )
-    # The number of few-shot examples in the prompt, 0 or more. Examples show the model how long an
-    # answer should be. None stands for the task's default.
+    # The number of few-shot examples in the prompt, 0 or more. These examples show the model how
+    # long an answer should be. None stands for the task's default.
     num_fewshot: int | None = 5
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:
@@ -62,10 +62,10 @@ class Generation(ZeroShot):
                 )
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the names of the numbers behind `generation/exact_match` and `generation/f1`.
+        """Return the names of the numbers that each average over the tasks is computed from.
 
-        `generation/exact_match` and `generation/f1` are means over the tasks. A mean is left out if
-        one of the tasks lacks its number.
+        The averages are `generation/exact_match` and `generation/f1`. An average is left out if one
+        of the tasks has no such number.
         """
         averages = {}
         # Map the name of each number without its filter, such as "triviaqa/exact_match", to the

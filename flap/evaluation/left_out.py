@@ -19,7 +19,7 @@ def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
 
 
 def _overlaps(tasks: Sequence[Task], read: Sequence[ReadText]) -> dict[str, Overlap]:
-    """Return, for each task's name, which documents of the task the texts in `read` contain."""
+    """Return the documents of each task that are in the texts in `read`, by the task's name."""
     by_words = defaultdict[Words, dict[str, Leaving]](dict)
     for task in tasks:
         if task.leaving is not None and read:

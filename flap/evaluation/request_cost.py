@@ -55,9 +55,9 @@ def generate(
 def request_seconds(
     model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int
 ) -> tuple[float, float]:
-    """Return the seconds from the start of a request to the first new token, and to the last one.
+    """Return the seconds from the start of a request to its first, and to its last new token.
 
-    Both are wall-clock times, taken when the device has finished the work that it has been given.
+    Both are wall-clock times. The clock is read when the device has finished all work given to it.
     """
     times: list[float] = []
 
@@ -78,7 +78,7 @@ def measured_speed(model: PreTrainedModel) -> Speed:
     """Return the speed of a model, measured with one short request of eight sequences."""
     prompt_NT = torch.ones(8, 32, dtype=torch.long, device=running_device(model))
     new_tokens = 9
-    request_seconds(model, prompt_NT, 2)  # a warm-up: the first request is slower than later ones
+    request_seconds(model, prompt_NT, 2)  # a warm-up: the first request is the slowest
     prefill, total = request_seconds(model, prompt_NT, new_tokens)
     return Speed(
         read=prefill / prompt_NT.numel(),
@@ -114,12 +114,12 @@ def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
 
 
 def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
-    """Return the peak memory of a call of `work` in bytes; None if it cannot be measured.
+    """Return the peak memory in bytes while `work` runs; None if it cannot be measured.
 
     The peak memory is the size of the model's weights, plus the largest amount of memory that
     `work` allocates at one time. On GPUs, torch counts the allocated memory. On a CPU, the
     allocated memory is the growth of the process's resident set, which can be measured only under
-    Linux. What was in memory before the call, such as another model, is not counted.
+    Linux. Other data that was in memory before the call, such as another model, is not counted.
     """
     if running_device(model).type == "cuda":
         gpus = range(torch.cuda.device_count())
@@ -132,8 +132,8 @@ def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
     # weights from disk
     work()
     try:
-        # give freed memory back to the system: `work` could reuse this memory, and the growth of
-        # the resident set does not show reused memory
+        # give freed memory back to the system; otherwise, `work` could reuse this memory, and the
+        # growth of the resident set would not include it
         give_back_freed()
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current size
         before = _peak_resident()

@@ -5,8 +5,8 @@ again, the later start reads these numbers instead of measuring again.
 
 The file evaluation.json has an entry for each task and model. An entry consists of a key (all that
 the numbers depend on), the numbers, whether higher or lower values are better, facts about the task
-for the report, and a label, which says how long the measurement took. For each entry, the file
-documents.json.gz in the same folder has the values of single documents.
+for the report, and a label, which says, for example, how long the measurement took. For each entry,
+the file documents.json.gz in the same folder has the values of single documents.
 """
 
 import gzip
@@ -89,8 +89,8 @@ class Results:
             plain[name] = asdict(one.value) | {"key": one.key, "about": one.about}
             plain[name]["label"] = one.label.to_dict()
             documents[name] = plain[name].pop("documents")
-        # Write the values of documents before the entries. If the process is killed in between,
-        # values without an entry are dropped later, but the task of an entry without values would
+        # Write the values of documents before the entries. If the process is killed between the
+        # two, values without an entry do no harm, but the task of an entry without values would
         # have to be measured again.
         _write_compressed(documents, self._documents_path)
         write_text(self.path, to_json(plain, indent=1) + "\n")
@@ -104,8 +104,8 @@ class Results:
     def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
         """Return the stored values of documents for given numbers of the pruned model.
 
-        numbers: the names and values of the numbers. The values of a number's documents are
-            returned only if the stored number equals the given number.
+        numbers: the names and values of the numbers. A number's document values are returned only
+            if the stored number equals the given number.
         """
         values = {}
         for entry in self.entries().values():
@@ -113,8 +113,8 @@ class Results:
                 continue
             task = digest([entry.key["task"], entry.key["data"]])
             for name, of_documents in entry.value.documents.items():
-                # skip an entry of an earlier start of the run in which this number has another
-                # value
+                # skip entries in which this number has another value: an earlier start of the run
+                # has stored them
                 if name in numbers and entry.value.numbers.get(name) == numbers[name]:
                     values[name, task] = of_documents
         return values

@@ -12,9 +12,8 @@ from typing import Literal
 Verdict = Literal["passed", "failed", "timed out"]
 
 GUARD = Path(__file__).with_name("program_guard.py")
-PASSED = 77  # exit code of a program that has run to its end, so that all of its tests have passed
-# A program gets only these environment variables, so that it sees no API keys or tokens of the
-# user.
+PASSED = 77  # exit code of a program that has run to its end: all of its tests have passed
+# A program gets only these environment variables, so that it cannot read the user's API keys.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 

@@ -13,7 +13,7 @@ from flap.evaluation.zero_shot_tasks import LoadedTask, examples_are_documents
 from flap.runtime.agenda import Workload
 
 LONGEST = 256  # lm-eval's maximum number of tokens in an answer, if the task sets no maximum
-# The following numbers are used to estimate how many tokens a model reads and writes in a task.
+# These three numbers are used to estimate how many tokens a model reads and writes in a task.
 SAMPLE = 20  # maximum number of documents whose lengths are averaged
 CHARACTERS_PER_TOKEN = 4
 SHARE_WRITTEN = 0.5  # the estimated length of an answer, as a share of the maximum length
@@ -42,7 +42,7 @@ def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
     numbers: the indices of the documents to leave out, in the order of `documents_of`.
 
     Raises:
-        ValueError: no documents are left of the task, or of a task of the group.
+        ValueError: no documents of the task, or of one task of the group, are left.
     """
     tasks = task.subtasks
     first = 0
@@ -99,7 +99,7 @@ def _characters(task: Any, document: Any) -> int:
 
 
 def of_prompt(prompt: Prompt) -> Document:
-    """Return the runs of words in a prompt's turns, and in the lines of its question."""
+    """Return the runs of words in a prompt's turns, and in the lines of its last turn."""
     question, *others = turns(prompt)
     return document_of(question, [*others, *question.splitlines()], letters_and_digits)
 

@@ -127,9 +127,9 @@ class OnTexts(Evaluator):
         """Return one task for each text and window length.
 
         tokenizer: the tokenizer of the measured model. before: the tokenizer with which the texts
-            are cut into windows. The two tokenizers differ if the vocabulary was trimmed.
+            are cut into windows. The two tokenizers are different if the vocabulary was trimmed.
 
-        Each window has the same text for both tokenizers. If a window has more tokens of
+        With both tokenizers, each window has the same text. If a window has more tokens of
         `tokenizer` than fit into the model's context, the end of this window is cut off.
         """
         bos = uses_bos(before, self.bos, f"{self.section}.bos")
@@ -167,7 +167,7 @@ class OnTexts(Evaluator):
         )
 
     def _leaving(self, text: Text, seq_len: int, cutting: Cutting) -> Leaving | None:
-        """Return how documents of a text are left out, or None if the text always stays whole.
+        """Return how to leave out documents of a text, or None if the text must stay whole.
 
         A text with fewer than two documents stays whole. The texts in `HUB` stay whole, too,
         because measurements on them are compared with published numbers.

@@ -33,8 +33,8 @@ from flap.models import PlacedModel
 from flap.runtime.temporary_state import seeded
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
-# Which accuracy FLAP's paper reports for each task in its zero-shot table. The test
-# `test_the_paper_s_measures` checks this with lm-eval's numbers for LLaMA-7B.
+# The accuracy that FLAP's paper reports for each task in its zero-shot table: acc or acc_norm. The
+# test `test_the_paper_s_measures` checks this with lm-eval's numbers for LLaMA-7B.
 PAPER_MEASURES = {
     "boolq": "acc",
     "piqa": "acc",
@@ -47,7 +47,7 @@ PAPER_MEASURES = {
 SOURCE = (  # the values that the option `source` accepts
     f"{', '.join(SOURCES)}, or a folder or a .jsonl, .json, .parquet or .csv file that exists"
 )
-# a conversation of several turns, to check that a chat template accepts few-shot examples
+# a conversation of several turns, with which `_check_template` tests the chat template
 TURNS = Prompt(
     tuple({"role": role, "content": "a"} for role in ("user", "assistant", "user")), None
 )
@@ -79,12 +79,12 @@ class ZeroShot(Evaluator):
     section: ClassVar[str] = "eval.zero_shot"  # section of the config, for error messages
     # the tokenizer must have at least one of these tokens, because lm-eval needs one
     needs_token: ClassVar[tuple[str, ...]] = ("bos_token_id", "eos_token_id")
-    # whether chat_template=auto uses a tokenizer's chat template if there is one
+    # whether chat_template=auto uses the chat template of a tokenizer that has one
     asks_in_chat: ClassVar[bool] = False
 
     # names of lm-eval's tasks, groups or tags, or paths of files with prompts
     tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))
-    limit: int | None = None  # maximum documents of each task, 1 or more; None takes all
+    limit: int | None = None  # maximum documents of each task, 1 or more; None: all documents
     # The number of few-shot examples in the prompt, 0 or more. None stands for the task's default,
     # which is 0 for the seven default tasks.
     num_fewshot: int | None = None
@@ -118,8 +118,8 @@ class ZeroShot(Evaluator):
 
         Raises:
             ValueError: a task is unknown, its documents cannot be read, or it does not support
-                `num_fewshot`; or the tokenizer lacks a token that the tasks need at the beginning
-                or the end of a text, or a chat template that the config asks for.
+                `num_fewshot`; or the tokenizer has no token that the tasks need at the beginning or
+                the end of a text, or no chat template although the config asks for it.
         """
         in_chat = self._in_chat(tokenizer)
         has_token = any(getattr(tokenizer, name) is not None for name in self.needs_token)
@@ -137,7 +137,7 @@ class ZeroShot(Evaluator):
         if in_chat:
             self._check_template(tokenizer, tasks)
         template = tokenizer.chat_template if in_chat else None
-        # a copy, because lm-eval adds a padding token to a tokenizer without one
+        # a copy, because lm-eval adds a padding token to a tokenizer that has none
         asking = Asking(deepcopy(tokenizer), max_length, template)
         return [self._task(task, asking) for task in tasks]
 
@@ -203,7 +203,7 @@ class ZeroShot(Evaluator):
         )
 
     def _leaving(self, task: LoadedTask, asking: Asking) -> Leaving:
-        """Return how documents are left out that are in the run's calibration or training texts."""
+        """Return how to leave out documents that are in the run's calibration or training texts."""
 
         def without(numbers: frozenset[int]) -> Task:
             try:
@@ -250,11 +250,11 @@ class ZeroShot(Evaluator):
         return measured
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the names of the numbers in each average over the tasks; higher is better.
+        """Return the names of the numbers that each average over the tasks is computed from.
 
-        The averages are `zero_shot/average` and `zero_shot/average_margin`. An average is left out
-        if one of the tasks lacks its number, because averages over different tasks are not
-        comparable.
+        The averages are `zero_shot/average` and `zero_shot/average_margin`. Higher averages are
+        better. An average is left out if one of the tasks has no such number, because averages over
+        different tasks are not comparable.
         """
         tasks = expand(self.tasks)
         averages = {

@@ -3,9 +3,10 @@
 The model stores its answers on disk, so that an interrupted task can continue from them.
 
 Legend: a *request* of lm-eval asks for the log-likelihood of a continuation, or for a generated
-text. A *group* is a list of requests that need the same token sequence, which the model therefore
-reads only once. A *step* is a list of the requests in one or more batches, whose answers are stored
-in one file. Groups and steps are lists of the indices of requests.
+text. A *group* contains the requests that need the same token sequence; the model reads this
+sequence only once for all of them. A *step* contains the requests of one or more batches; their
+answers are stored in one file. In the code, a group or a step is a list of the indices of its
+requests.
 """
 
 import math
@@ -22,8 +23,8 @@ from flap.runtime.progress import showing
 from flap.storage import Kind, Notes, WorkFolder, as_json, digest, results_of_steps
 
 ANSWERS: Kind[Any] = as_json("answers")
-# The maximum number of files of log-likelihoods that a task stores. A batch takes only milliseconds
-# on a GPU, so several batches share a file.
+# The maximum number of files in which a task stores log-likelihoods. A batch takes only
+# milliseconds on a GPU, so the answers of several batches are stored in the same file.
 MOST_NOTES = 100
 
 Group = list[int]
@@ -33,13 +34,13 @@ Step = list[int]
 class ResumableLM(huggingface.HFLM):
     """A model of transformers for lm-eval, which stores its answers step by step.
 
-    A run can have several processes. Every process builds all requests, answers the requests of its
-    share of the steps, and gets the answers to all requests.
+    A run can have several processes (ranks). Every rank builds all requests, answers the requests
+    of its share of the steps, and gets the answers to all requests.
 
-    Without this class, lm-eval would divide the documents among its ranks, and the results would
-    differ from those of a single process. Each rank would draw the few-shot examples of its first
-    document with the same seed, and documents would come back in another order. A rank without
-    documents would raise an error.
+    Without this class, lm-eval would divide the documents among the ranks, and the results would
+    differ from those of a single process: each rank would draw the few-shot examples of its first
+    document with the same seed, and the documents' results would be in another order. A rank
+    without documents would raise an error.
 
     The batches are the same as lm-eval's batches in a single process, because other batches would
     give other rounding errors. So neither the number of processes nor an interruption changes the
@@ -50,7 +51,7 @@ class ResumableLM(huggingface.HFLM):
         """Create the model with the options of lm-eval's class HFLM.
 
         stage: the name that the progress bar shows.
-        work: the working directory of the task. Answers that an interrupted task has stored there
+        work: the working directory of the task. Answers that an interrupted task has stored in it
             are not computed again.
         """
         super().__init__(**options)
@@ -60,8 +61,8 @@ class ResumableLM(huggingface.HFLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Return the text that the model writes after each prompt.
 
-        The prompts of a batch have the same generation options and similar lengths. Here, each step
-        is a single batch.
+        The prompts of a batch have the same generation options and similar lengths. Each step is a
+        single batch.
         """
         arguments = [request.args for request in requests]
         with_options = defaultdict[str, list[Group]](list)

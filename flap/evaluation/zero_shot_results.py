@@ -51,7 +51,7 @@ def _flat_name(task: str, measure: str, filter_name: str) -> str:
 def directions(
     numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]
 ) -> dict[str, Better]:
-    """Return for each number whether higher or lower values are better, if lm-eval knows this.
+    """Return for each number whether higher or lower values are better, if lm-eval says so.
 
     higher_is_better: for the measures of each task or group, whether lm-eval says that higher
         values are better, as in {"piqa": {"acc": True}}.
@@ -61,7 +61,7 @@ def directions(
         task, _, measure = name.rpartition("/")
         measure, _, _ = measure.partition(",")
         higher = higher_is_better.get(task, {}).get(measure)
-        # for a group whose tasks disagree, lm-eval gives None
+        # lm-eval gives None for a group if higher values are better only in some of its tasks
         if higher is not None and not name.endswith("_stderr"):
             better[name] = "higher" if higher else "lower"
     return better
@@ -85,7 +85,7 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
             continue
         if not all(isinstance(value, Real) for value in of_documents):
             continue
-        # skip a number that is not the mean of these values
+        # a number that is not the mean of these values is left out
         mean = float(numpy.mean(of_documents))
         if math.isclose(mean, numbers[name], rel_tol=1e-9, abs_tol=1e-12):
             documents[name] = [float(value) for value in of_documents]
@@ -97,8 +97,8 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
 
     The margin of a document is the log-likelihood of the right choice minus the highest
     log-likelihood of a wrong choice, in nats; higher is better. The margin is above 0 if the model
-    prefers the right choice. Unlike an accuracy, the margin also changes if pruning changes the
-    log-likelihoods, but not which choice the model prefers.
+    prefers the right choice. If pruning changes the log-likelihoods, the margin changes, even if
+    the model prefers the same choice as before; the accuracy does not change in this case.
 
     normalised: whether each log-likelihood is divided by the number of characters of its choice, as
         for acc_norm. The margin is then in nats per character.
@@ -118,7 +118,7 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
 
 
 def _of_first_filter(entries: list[Entry]) -> list[Entry]:
-    """Return the entries of the first filter, which are one for each document."""
+    """Return the entries of the first filter: one entry for each document."""
     first_filter = entries[0]["filter"]
     return [entry for entry in entries if entry["filter"] == first_filter]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from lm_eval import evaluate  # not simple_evaluate, which also runs git and nvidia-smi
+from lm_eval import evaluate  # simple_evaluate would also run git and nvidia-smi
 from lm_eval.api import metrics, model
 from lm_eval.api import task as lm_eval_task
 from transformers import GenerationConfig
@@ -30,10 +30,10 @@ def run_task(
 ) -> Any:
     """Run a task, and return lm-eval's results.
 
-    lm-eval and the model are changed while the task runs, but not afterwards (`_changes`).
+    lm-eval and the model are changed while the task runs (`_changes`), and restored afterwards.
 
-    work: the working directory. Answers that an earlier, interrupted start of the task has stored
-        there are not computed again.
+    work: the working directory. Answers that an interrupted task has stored in it are not computed
+        again.
     """
     in_chat = asking.template is not None
     with ExitStack() as stack:
@@ -70,20 +70,20 @@ def _changes(placed: PlacedModel) -> list[AbstractContextManager[None]]:
     return [
         # lm-eval has no option that turns off all of its progress bars
         replaced("tqdm", _no_bar, lm_eval_task, model),
-        # compute no standard errors by bootstrap, whose 100,000 draws in forked processes take
-        # minutes
+        # compute no standard errors with the bootstrap method: its 100,000 draws in forked
+        # processes take minutes
         replaced("bootstrap_stderr", lambda *_, **__: math.nan, metrics),
         replaced("generation_config", likeliest, placed.model),
     ]
 
 
 def _no_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
-    """Return the items unchanged: replaces tqdm in loops that are too short for a progress bar."""
+    """Return the items. This function replaces tqdm in loops too short for a progress bar."""
     return items
 
 
 def _warn_cut(task: LoadedTask, lm: Any) -> None:
-    """Warn about prompts that do not fit into the model's context together with their answers."""
+    """Warn about prompts that are too long to fit into the model's context with their answers."""
     asked = 0
     cut = 0
     for subtask in task.subtasks.values():

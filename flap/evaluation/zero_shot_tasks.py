@@ -100,7 +100,7 @@ def expand(names: list[str]) -> list[str]:
         ValueError: a name is not the path of a file of prompts, and lm-eval has no task, group or
             tag with this name.
     """
-    if all(map(_is_file, names)):  # only files, so do not load lm-eval's index, which takes seconds
+    if all(map(_is_file, names)):  # no name needs lm-eval's index, which takes seconds to load
         return list(dict.fromkeys(names))
     manager = task_manager()
     tasks: list[str] = []
@@ -184,7 +184,7 @@ def _load(name: str, source: str) -> LoadedTask:
 def _lacks(error: ImportError) -> str:
     """Return a text that says how to install the package that a task needs.
 
-    If an extra of lm-eval contains the package, the text names this extra instead.
+    If the package belongs to an extra of lm-eval, the text names this extra instead of the package.
     """
     package = (error.name or "").partition(".")[0]
     what = package
@@ -254,7 +254,7 @@ def packaged(name: str) -> LoadedTask:
 
 
 def _from_hub(name: str) -> LoadedTask:
-    """Load a task or group of lm-eval with the hub's documents; offline, from the local cache."""
+    """Load a task or group of lm-eval with the hub's documents; offline, from the hub's cache."""
     with quiet(), offline_without_hub(datasets.config):
         loaded = task_manager().load(name)
     origins = set()
@@ -267,8 +267,8 @@ def _from_hub(name: str) -> LoadedTask:
 def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
     """Check that a task supports `num_fewshot` few-shot examples.
 
-    Without this check, lm-eval would ignore `num_fewshot`, or raise an error only after the model
-    is loaded.
+    Without this check, lm-eval would ignore `num_fewshot`, or would not raise an error until the
+    model is loaded.
 
     num_fewshot: the number of examples; None stands for the task's default.
 
@@ -282,7 +282,7 @@ def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
 
         own = subtask.get_config("num_fewshot")
         shots = (own or 0) if num_fewshot is None else num_fewshot
-        others = None  # for one document or prompt, the number of others that can be its examples
+        others = None  # how many other documents or prompts can be the examples of one of them
         if task.path and subtask.most_shots:
             others = subtask.most_shots
         elif not task.path and examples_are_documents(subtask):
