@@ -2,7 +2,8 @@
 
 For the time, the script divides the seconds of the stage `calibrate` of `flap.prune` by the seconds
 of a bare forward pass, which runs the same decoder on the same number of tokens without flap. One
-process repeats both in turn. The result is the median of the quotients (target: at most 1.05).
+process repeats the forward pass and the calibration in turn. The result is the median of the
+quotients (target: at most 1.05).
 
 For the memory, the script measures by how much the peak memory of pruning exceeds the memory of the
 loaded model. One new process measures this with 64 calibration windows, and another one with 1,024
@@ -31,7 +32,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import flap
 
-MEMORY_BATCH_SIZE = 64  # large, so that a variation of a few MiB does not matter
+MEMORY_BATCH_SIZE = 64  # needs much memory, so that a variation of a few MiB does not matter
 
 
 def calibrate_seconds(

@@ -1,11 +1,11 @@
 """Compare plans, weights and numbers of 25 runs before and after a refactoring.
 
     python benchmarks/golden.py write FOLDER       # once before the refactoring, and once after it
-    python benchmarks/golden.py compare OLD NEW    # plans bit for bit, weights and numbers to 1e-6
+    python benchmarks/golden.py compare OLD NEW    # equal plans; weights and numbers within 1e-6
 
 A plan says which heads and neurons of a model stay. The numbers are the perplexities of the dense
-and the pruned model. All runs start from the command line and use one thread, so that any two
-commits can be compared on the same machine.
+and the pruned model. The script calls only the command line of flap, so that it works at any two
+commits. All runs use one thread. Compare only runs of the same machine.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def plan_digest(run_dir: Path) -> str:
 
 
 def weights_digest(run_dir: Path) -> str:
-    """Return a digest of all tensors of a checkpoint, however they are divided into shards."""
+    """Return a digest of a checkpoint's tensors, which does not depend on the number of shards."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors(run_dir).items()):
         total.update(name.encode() + tensor.numpy().tobytes())

@@ -14,9 +14,10 @@ in bfloat16, and created on the GPU. There are five steps:
    tokens than by default.
 5. flap_plus on a model with the shape of step 1 and all of its layers.
 
-All steps together may take `--minutes`. The script does not begin a step that would not end in this
-time, and stops a step that has not ended when the time is over. If a step fails, the steps after it
-still run. The table and the JSON file then say which steps did not begin, were stopped or failed.
+All steps together may take at most `--minutes` minutes. The script does not begin a step that would
+not end in this time, and stops a step that has not ended when the time is over. If a step fails,
+the steps after it still run. The table and the JSON file then say which steps did not begin, were
+stopped or failed.
 
 The seconds of a stage come from the report of the run. The peak memory on the GPU is measured for
 each step, and the peak memory on the host from the start of the process. GB are 10^9 bytes.
@@ -147,7 +148,7 @@ def _attempt(work: Callable[[], Figures], left: float) -> Figures:
             return work()
     except OutOfTimeError:
         return {"stopped": f"after {left:.0f} s, when the minutes were over"}
-    except Exception as error:  # the steps after it still run, because GPU time is scarce
+    except Exception as error:  # the later steps still run, because GPU time is scarce
         traceback.print_exc()
         return {"failed": " ".join(str(error).split())[:300]}
 
@@ -234,7 +235,8 @@ def bare(model: PreTrainedModel, num_windows: int, device: str) -> Figures:
 def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None) -> Figures:
     """Prune the model of `source`, and measure the stages of the run.
 
-    The stages that load the dense model and evaluate the pruned model do not count.
+    The measured time does not include the stages that load the dense model and evaluate the pruned
+    model.
     """
     report = run(config, run_dir, source=source)
     stages = {
@@ -306,7 +308,7 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
     ]
     of_device = ends + max(ends, *layers) + sum(layers) // 2
     if device == "cpu":
-        return {"cpu": of_device}  # accelerate puts all other layers on the disk
+        return {"cpu": of_device}  # accelerate puts the layers that do not fit on the disk
     return {0: of_device, "cpu": virtual_memory().available * 9 // 10}
 
 
@@ -317,12 +319,13 @@ def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfi
     `probe` (flap_plus on PROBE_LAYERS layers), multiplied by `num_layers` / PROBE_LAYERS. The
     second is the time of the search's trials. In a trial, the windows also pass through all layers
     behind the pruned layer. The time of these passes is estimated from `passed`, the numbers of a
-    bare forward pass. If one of the two steps has no numbers, the result is infinite.
+    bare forward pass. If the step of `probe` or the step of `passed` has no numbers, the result is
+    infinite.
     """
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf
     search = config.structure
-    plans = 2 * len(search["levels"])  # number of trials in each layer, for attention and MLP
+    plans = 2 * len(search["levels"])  # number of trials in each layer: attention and MLP
     passes = plans * num_layers / 2 * search["tokens"] / passed["tokens"]
     return float(probe["seconds"] * num_layers / PROBE_LAYERS + SLOWER * passes * passed["seconds"])
 

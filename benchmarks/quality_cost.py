@@ -1,9 +1,9 @@
 """Measure the cost of each method on SmolLM2: `python benchmarks/quality_cost.py`.
 
 For the time, the script divides the seconds of `flap.prune` by the seconds of a bare forward pass,
-which runs the same decoder on the same number of tokens without flap. One process repeats both in
-turn, without a cache. The result is the median of the quotients. The table shows this result
-next to its target, which is an upper limit for each method.
+which runs the same decoder on the same number of tokens without flap. One process repeats the
+forward pass and the pruning in turn, without a cache. The result is the median of the quotients.
+The table shows this result next to its target, which is an upper limit for each method.
 
 With `--clock cpu`, the script counts processor seconds of its process instead of wall-clock
 seconds. Use `--clock cpu` on a machine that other people use at the same time. Processor seconds do

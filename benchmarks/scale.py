@@ -30,8 +30,8 @@ from runpy import run_module
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-# Config values that all models share, unless their shape has another value. The vocabulary has the
-# size of SmolLM2's, because the models use SmolLM2's tokenizer.
+# Config values that all models share, unless the shape of a model sets another value. The
+# vocabulary has the size of SmolLM2's, because the models use SmolLM2's tokenizer.
 ENDS = {
     "vocab_size": 49152,
     "tie_word_embeddings": False,

@@ -42,7 +42,7 @@ CELLS = len(METRICS) * len(STRUCTURES) * len(RATIOS)
 
 
 def bare_seconds() -> float:
-    """Return the bare time in seconds: one calibration, and 24 times scoring to slicing."""
+    """Return the bare time in seconds: of one calibration, and of scoring to slicing 24 times."""
     source = packaged()
     shared = ["calibration=boolq-passages"]
     total = 0.0
@@ -79,8 +79,8 @@ def sweep_seconds(folder: Path) -> float:
 def inside(sweep: Path) -> tuple[list[float], int]:
     """Return the wall-clock seconds of each cell, and the number of cells that have calibrated.
 
-    sweep: the folder of the sweep. The time of a cell is the time between its first and its last
-        file, minus the time of loading and of calibration.
+    sweep: the folder of the sweep. The time of a cell is the time from writing its first file to
+        writing its last file, minus the time of loading and of calibration.
     """
     seconds = []
     misses = 0

@@ -18,8 +18,8 @@ from pathlib import Path
 import pandas
 
 SWEEP = ["ratio=0.05,0.1,0.15,0.2", "eval=[generation]", "checkpoint.save=false"]
-# The evaluation uses no few-shot examples, so that its prompts have the form of calibration
-# prompts.
+# The evaluation uses no few-shot examples, so that its prompts have the same form as the
+# calibration prompts.
 FORM = ["calibration.answers=self", "eval.generation.num_fewshot=0"]
 SHOWN = [
     "ratio",

@@ -1,4 +1,4 @@
-"""Write lm-eval tasks, with the documents that are packaged for flap, for lm-eval's own command.
+"""Write task files for lm-eval's own command, with the documents that are packaged for flap.
 
     python examples/packaged_tasks.py FOLDER TASK ...
 

@@ -24,7 +24,7 @@ class RecordingSweeper(BasicSweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Set up the launcher with the composed config, and keep a config without secrets."""
-        # imported here, because every program that uses Hydra imports this module
+        # imported only here, because every program that uses Hydra imports this module
         from flap.config import recorded
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)

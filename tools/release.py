@@ -44,8 +44,8 @@ def release(root: Path, version: str, today: date) -> list[str]:
     """Make the release `version` of the checkout `root`, and return its files in dist/.
 
     Raises:
-        ValueError: the version exists already, or does not have the form of 0.2.0. Or the checkout
-            has uncommitted changes, or the changelog has no unreleased changes.
+        ValueError: the version exists already or does not have the form of 0.2.0, the checkout has
+            uncommitted changes, or the changelog has no unreleased changes.
         CalledProcessError: a check has failed. Its output says why.
     """
     refuse(root, version)
@@ -61,7 +61,7 @@ def release(root: Path, version: str, today: date) -> list[str]:
 
 
 def refuse(root: Path, version: str) -> None:
-    """Check that this version of the checkout `root` can be released.
+    """Check that the checkout `root` can be released as `version`.
 
     Raises:
         ValueError: the version cannot be released, for one of the reasons that `release` lists.

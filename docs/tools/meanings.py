@@ -7,7 +7,7 @@ from typing import Any
 
 
 def comments(source: str, key: str) -> dict[str, str]:
-    """Return the comments at the keys of a source text, in a dict from the names of the keys.
+    """Return a dict from the names of the keys in a source text to the comments at these keys.
 
     The comment of a key is in the lines above the key, or at the end of the key's line. If the
     value spans several lines, the comment may also be at the end of one of the next lines.

@@ -40,7 +40,7 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the files outside docs/, and the pages that are made from the code."""
+    """Add to the site the files outside docs/, and the pages that are made from the code."""
     for path in _elsewhere():
         files.append(File.generated(config, _uri(path), abs_src_path=str(ROOT / path)))
     files.append(File.generated(config, "options.md", content=options_page()))

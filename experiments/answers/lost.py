@@ -1,4 +1,4 @@
-"""Measure at which tokens a pruned model predicts answers worse, and which blocks cause this.
+"""Measure at which tokens of answers pruning changes the predictions most, and in which blocks.
 
     python experiments/answers/lost.py DENSE PRUNED 50    # two checkpoints of a LLaMA
 
@@ -82,7 +82,7 @@ def divergence(
 
 
 def main(dense_path: str, pruned_path: str, count: str = "50") -> None:
-    """Print KL for each kind of token, and the share of it that dense attentions or MLPs remove."""
+    """Print KL for each kind of token, and by which share dense attentions or MLPs reduce it."""
     tokenizer = AutoTokenizer.from_pretrained(dense_path)
     dense, pruned = (flap.load(path).bfloat16().eval() for path in (dense_path, pruned_path))
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]

@@ -46,7 +46,7 @@ class Document(NamedTuple):
 
     @property
     def runs(self) -> set[tuple[str, ...]]:
-        """The sequences of words by which a document that overlaps with this one is recognised."""
+        """The word sequences of this document; documents that share one of them overlap."""
         return word_runs(self.passage) | word_runs(self.question) | word_runs(self.asked)
 
     @property

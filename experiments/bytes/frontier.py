@@ -10,9 +10,9 @@ width, write this file with `python -m flap export`, and otherwise with llama.cp
 
 To measure a type, the script rounds every matrix, also the embedding, to the values that a GGUF
 file of this type would contain. For most types, the package `gguf` does the rounding. For K-quants,
-llama.cpp's own quantiser does it, which chooses a type for each matrix; `--llama` names the folder
-of its libraries. The dense model's tokenizer cuts the windows, so that all models read the same
-text.
+llama.cpp's own quantiser chooses a type for each matrix and does the rounding; `--llama` names the
+folder of its libraries. The dense model's tokenizer cuts the windows, so that all models read the
+same text.
 """
 
 import argparse
@@ -79,8 +79,9 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
         tensor = found[f"{names.get_name(name.removesuffix('.weight'))}.weight"]
         packed = tensor.data
         quant = tensor.tensor_type
-        # The rows of attention matrices have another order in the GGUF file. Therefore, quantise
-        # the weight again to the type of the tensor, instead of reading the tensor's values.
+        # In the GGUF file, the rows of attention matrices have an order that differs from the
+        # model's. Therefore, quantise the weight again to the type of the tensor, instead of
+        # reading the tensor's values.
         if quant.name.startswith("Q") and not quant.name.endswith("_K"):
             rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
             packed = gguf.quants.quantize(rows, quant)

@@ -62,7 +62,7 @@ class Cut(NamedTuple):
     order_I: Tensor  # the indices of the MLP's neurons, sorted by expert
     error: float  # value of `layer_error` on held-out tokens
     router_ED: Tensor
-    scale_E: Tensor  # factors of the down projections, because the router's weights add up to 1
+    scale_E: Tensor  # factors of the outputs; they are needed because router weights add up to 1
 
 
 def main() -> None:
@@ -313,8 +313,8 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:
     """Train the mixture to predict what `dense` predicts, save it, and return a summary.
 
-    cut: the folder of the mixture before training. The summary is that of `distil`, and the number
-        of held-out windows.
+    cut: the folder of the mixture before training. The summary contains the result of `distil` and
+        the number of held-out windows.
     """
     recovery = Recovery(TEXTS, options.tokens, options.rate, seq_len=SEQ_LEN, batch_size=4)
     wanted = Wanted(recovery.windows + recovery.held_out, SEQ_LEN, 0, "auto")

@@ -21,7 +21,7 @@ from torch import Tensor
 from flap.results.run_folder import read_run
 
 Cell = tuple[float, str, str]  # ratio, structure and metric identify a cell
-Seeds = dict[int, dict[str, Tensor]]  # values of all windows in nats, by seed and by name
+Seeds = dict[int, dict[str, Tensor]]  # values of all windows in nats, by seed and number
 BASELINE = "EAN"
 
 
@@ -65,10 +65,10 @@ def main(sweeps: list[Path]) -> None:
 
 
 def in_nats(name: str, value_N: Tensor) -> Tensor:
-    """Return the values of windows in nats per token.
+    """Return the values of windows in nats per token; perplexities become losses.
 
-    name: the name of the number. flap stores a perplexity p for each window as p · (1 + loss - mean
-        loss). From this value, the function computes the loss of the window.
+    name: the name of the measured number. If this number is a perplexity p, flap has stored p · (1
+        + loss - mean loss) for each window, from which the function computes the loss.
     """
     if "perplexity" not in name:
         return value_N

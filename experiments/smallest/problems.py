@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flap.evaluation.problems import read_problems
 
-FIRST = 100  # the first problem to write; the studies measure models on the problems before it
+FIRST = 100  # index of the first problem to write; the studies measure models on earlier ones
 
 
 def main(wheel: str, prompts: str) -> None:

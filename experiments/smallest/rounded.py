@@ -2,8 +2,9 @@ r"""Round the matrices of a checkpoint to the values that a type of GGUF can sto
 
     python experiments/smallest/rounded.py CHECKPOINT q4_0 FOLDER
 
-Writes the rounded model to FOLDER, with the dtype and the shapes of CHECKPOINT, so that flap can
-measure its answers. Prints how many bytes its weights would take in a GGUF file of this type.
+The script writes the rounded model to FOLDER, with the dtype and the shapes of CHECKPOINT, so that
+flap can measure the answers of the rounded model. It prints how many bytes the weights would take
+in a GGUF file of this type.
 """
 
 import shutil
