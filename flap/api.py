@@ -102,8 +102,8 @@ def prune(
         overrides: further options as on the command line, each as "key=value". A key that another
             argument sets is refused. "vocabulary=trim" also changes the tokenizer in place
 
-    Metric, structure, compensation and calibration options that are not given come from the preset
-    `method`.
+    If metric, structure, compensation or an option of the calibration is not given, it comes from
+    the preset `method`.
 
     Raises:
         ValueError: an argument is invalid. The message is one line that names the argument. In this
@@ -209,7 +209,7 @@ def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
 
 
 def _check_shared_options(config: FlapConfig, objects: Mapping[str, Any]) -> None:
-    """Check `round_to` and `seed` of the config against the same options of the caller's objects.
+    """Check that `round_to` and `seed`, if set, are equal to those of the caller's objects.
 
     A structure object has its own `round_to`, and a metric object may have its own `seed`.
     """

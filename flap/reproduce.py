@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 def main(arguments: list[str]) -> None:
     """Repeat a run from the config in its report, and print the numbers of the two runs.
 
-    Each number gets a verdict: "equal", "within the error" (the standard error), "different" or
-    "not compared". Exit with code 1 if a number is different, or if the run cannot be repeated.
+    Each number gets a verdict: "equal", "within the error" (the difference is small, compared with
+    the standard error), "different" or "not compared". Exit with code 1 if a number is different,
+    or if the run cannot be repeated.
     """
     given = _parser().parse_args(arguments)
     # imported here because --help should not wait seconds for torch and pandas

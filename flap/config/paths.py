@@ -41,7 +41,7 @@ def home_replaced(field: str, path: str) -> str:
     """Replace a leading ~ by the home directory of the user, as a shell does.
 
     Raises:
-        ValueError: the path names a user, as in ~name, who does not exist.
+        ValueError: the path begins with ~name, and there is no user of this name.
     """
     try:
         return str(Path(path).expanduser())

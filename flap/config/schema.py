@@ -74,7 +74,7 @@ class CalibrationConfig:
 
 @dataclass
 class TargetConfig:
-    """The largest size of the pruned model.
+    """The targets: upper limits on the size of the pruned model.
 
     If several targets are set, the pruned model meets all of them.
     """
@@ -92,8 +92,8 @@ class TargetConfig:
     # At most this many parameters that the computation for one token uses. In a mixture of experts,
     # each token uses only some of the experts.
     active_parameters: float | None = None
-    # The number of tokens in a sequence, for the targets with a KV cache; null stands for the
-    # context length of the model.
+    # The number of tokens in a sequence, for the targets `kv_cache_bytes` and `memory`; null stands
+    # for the context length of the model.
     context: int | None = None
     # The number of sequences in the KV cache, for the target `memory`; at least 1.
     sequences: int = 1

@@ -78,7 +78,7 @@ def word_runs(text: str, words: Words = as_written) -> Runs:
 
 
 def line_runs(text: str, words: Words) -> Runs:
-    """Return a run for each line of a text that has at least FEWEST but fewer than OVERLAP words.
+    """Return a run for each line with at least FEWEST but fewer than OVERLAP words.
 
     A label at the beginning of a line, such as "Question: ", is left out.
     """

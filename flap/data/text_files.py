@@ -1,7 +1,7 @@
 """Read texts by name, from a local file, or from a list in memory.
 
 A text that is read by name has separate parts for calibration and evaluation. A text from a file or
-a list is the same for both.
+a list has no such parts: the same text is used for both.
 """
 
 import json

@@ -120,8 +120,8 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Some tokenizers add a space in front of a text, which would be wrong for a window that begins
     inside a word. With the returned character in front, these tokenizers add the space before this
-    character, and `retokenised` removes the tokens of the space and of the character again. For
-    tokenizers that add no space, return an empty string.
+    character, and `retokenised` removes the tokens of the space and of the character again. For all
+    other tokenizers, return an empty string.
     """
     # A character from Unicode's private use area: texts do not contain it, so no token joins it
     # with other characters. A line feed is not suitable, because tokens may join it with other

