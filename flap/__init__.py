@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["load", "prune", "register"]
 __version__ = "0.1.0"
 
-# The module that defines each public function. The module is imported when its function is first
-# used.
+# For each public function, the module that defines it. The module is imported when the function is
+# first used.
 _MODULES = {
     "prune": "flap.api",
     "load": "flap.checkpoint.load",

@@ -66,10 +66,10 @@ def prune(
     """Prune a model in place and return the report.
 
     `model.save_pretrained` then writes a checkpoint that `flap.load` reads. `flap.prune` itself
-    measures and saves only what `overrides` ask for: "eval=perplexity" measures, and
-    "checkpoint.save=true" with "checkpoint.dir=…" saves. Nothing is cached. The states of the
-    random number generators of torch, numpy and Python do not change, and each module of the model
-    keeps its training or evaluation mode.
+    measures and saves only what `overrides` ask for: with "eval=perplexity", it measures the
+    perplexity; with "checkpoint.save=true" and "checkpoint.dir=…", it saves a checkpoint. Nothing
+    is cached. The states of the random number generators of torch, numpy and Python do not change,
+    and each module of the model keeps its training or evaluation mode.
 
     Args:
         model: a causal language model of transformers, without adapters and not quantised

@@ -94,7 +94,7 @@ def _run_again(config: "FlapConfig", into: Path) -> None:
 def _new_folder(run: Path) -> Path:
     """Return a folder that does not exist yet, such as RUN-again or RUN-again-2.
 
-    The new folder is next to the run's folder. If `run` is a report with another file name than
+    The new folder is next to the run's folder. If `run` is the path of a report that is not named
     report.json, the new folder is in the current working directory.
     """
     folder = run.resolve()

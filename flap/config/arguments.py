@@ -63,8 +63,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
 def options_first(arguments: Sequence[str]) -> list[str]:
     """Return a command line's arguments with Hydra's options, such as `-m`, moved to the front.
 
-    Hydra cannot parse a command line with overrides on both sides of an option, such as `seed=1 -m
-    ratio=0.2,0.3`.
+    Hydra cannot parse overrides on both sides of an option. For example, it cannot parse the
+    command line `seed=1 -m ratio=0.2,0.3`.
     """
     options = list[str]()
     others = list[str]()

@@ -93,7 +93,7 @@ def redact(text: str) -> str:
 
 
 def recorded(config: DictConfig) -> DictConfig:
-    """Return a composed config to write to a file, without secrets.
+    """Return a composed config without secrets, which can be written to a file.
 
     Interpolations are not resolved.
     """

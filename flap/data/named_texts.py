@@ -57,7 +57,7 @@ def packaged_file(wheel: str, path: str) -> Path | None:
 
 
 class Passages(NamedTuple):
-    """A validation split. Its distinct passages are divided between calibration and evaluation."""
+    """A data set's validation split, whose passages are for calibration or for evaluation."""
 
     folder: str  # folder of the data set in the wheel
     path: str  # name of the data set on the hub, which is read if the wheel is not installed

@@ -24,7 +24,7 @@ class Efficiency(Evaluator):
 
     A request is a batch of prompts of `prefill_len` random tokens. In a timed request, the model
     generates for each prompt a first new token, and then `decode_len` further tokens. In the
-    request that measures the peak memory, the model generates `decode_len` tokens in all.
+    request that measures the peak memory, the model generates `decode_len` tokens for each prompt.
 
     The two models are timed in turns, after one warm-up request each. A speed or a time is the
     median over `repeats` turns. `<name>_ratio` is the value of the pruned model, divided by the
@@ -32,9 +32,9 @@ class Efficiency(Evaluator):
     `<name>_ratio` is the median of these ratios.
 
     Lower is better for `parameters`, `checkpoint_bytes` (bytes of the weights), `prefill_macs`
-    (multiply-accumulates of the prompts), `peak_memory_bytes` and `latency_ms` (time of the whole
-    request). Higher is better for `prefill_tokens_per_second` (tokens of all prompts, divided by
-    the seconds until the first new token) and `decode_tokens_per_second` (further tokens of all
+    (multiply-accumulates to read the prompts), `peak_memory_bytes` and `latency_ms` (time of the
+    whole request). Higher is better for `prefill_tokens_per_second` (tokens of all prompts, divided
+    by the seconds until the first new token) and `decode_tokens_per_second` (further tokens of all
     prompts, divided by the seconds from the first new token to the end).
 
     Command: python -m flap eval=[efficiency] eval.efficiency.prefill_len=128

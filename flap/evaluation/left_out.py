@@ -12,7 +12,7 @@ def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
     """Return the tasks without the documents that the given texts contain.
 
     Raises:
-        ValueError: no documents of a task are left, or too few documents for its few-shot examples.
+        ValueError: a task has no documents left, or too few documents for its few-shot examples.
     """
     found = _overlaps(tasks, read)
     return [_without(task, found.get(task.name)) for task in tasks]

@@ -33,7 +33,7 @@ from flap.storage.atomic_files import atomic_file
 from flap.storage.json_files import infinite
 
 # the values of documents for each number; a number is identified by its name, and by a digest of
-# the keys of its task and its data
+# two parts of its entry's key: `task` and `data`
 DocumentValues = dict[tuple[str, str], list[float]]
 RESULTS = "evaluation.json"
 
