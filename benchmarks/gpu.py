@@ -264,7 +264,7 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
         folder = Path(name)
         source.model.save_pretrained(folder / "dense")
         memory = half_the_layers(source.model, config.model.device)
-        source.model.to("meta")  # free the GPU; both runs read the weights from files
+        source.model.to("meta")  # free the GPU; both runs below read weights from files
         whole = LoadedSource(flap.load(folder / "dense").to(config.model.device), source.tokenizer)
         alone = prune(config, whole, folder / "device")
         del whole

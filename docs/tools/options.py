@@ -44,7 +44,7 @@ def options_page() -> str:
 
 
 def _sections() -> Iterator[str]:
-    """Yield tables of the keys of a run: first the top level, and then each section."""
+    """Yield tables of the config keys: first of the keys at the top level, then of each section."""
     sections = [
         field
         for field in fields(FlapConfig)
@@ -76,7 +76,7 @@ def _presets() -> Iterator[str]:
 
 
 def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the choices of a config group that have a `_target_`, with their composed options.
+    """Yield those choices of a config group that have a `_target_`, with their composed options.
 
     folder: the folder of the group in conf/.
     """
@@ -95,7 +95,7 @@ def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
-    """Return the section of a config group: a line for each choice, and then a table of options."""
+    """Return the section about a config group: a line for each choice, then a table of options."""
     lines = [
         f"- `{name}`: {summary(get_class(node['_target_']))}" for name, node in choices.items()
     ]

@@ -48,7 +48,7 @@ def prompts(count: int) -> list[tuple[str, str]]:
 
 @torch.no_grad()
 def predictions(model: PreTrainedModel, ids_S: Tensor, start: int) -> Tensor:
-    """Return the log-probabilities of all tokens at each position that predicts an answer token.
+    """Return the vocabulary's log-probabilities at each position that predicts an answer token.
 
     ids_S: a prompt with its answer.
     start: the position of the first token of the answer.

@@ -106,7 +106,7 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
 
 @torch.no_grad()
 def cuts(dense: CheckpointSource) -> list[Cut]:
-    """Return the experts and the router of each layer, fitted to its MLP's inputs in `dense`."""
+    """Return for each layer experts and a router, fitted to the inputs of its MLP in `dense`."""
     wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, SEQ_LEN, 0, "auto")
     windows = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length)
     tokens_NT = windows.batch.tokens_NT
@@ -150,7 +150,8 @@ def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
         stable=True
     )
     gram_TEE = torch.cat([grams(mlp, part_TD, order_I) for part_TD in input_TD.split(2048)])
-    # Without this scaling, a few tokens with large outputs would outweigh all other tokens.
+    # Divide by the trace, because otherwise a few tokens with large outputs would outweigh the
+    # others.
     trace_T = gram_TEE.diagonal(dim1=1, dim2=2).sum(dim=1)
     gram_TEE /= trace_T[:, None, None]
     input_TD, size = input_TD.float(), input_TD.float().square().mean().sqrt()

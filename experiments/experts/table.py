@@ -76,7 +76,7 @@ def in_nats(name: str, value_N: Tensor) -> Tensor:
 
 
 def stacked(seeds: Seeds, name: str) -> Tensor:
-    """Return the values of a number as value_SN, for S seeds and N windows."""
+    """Return the values of a measured number as value_SN, for S seeds and N windows."""
     return torch.stack([seeds[seed][name] for seed in sorted(seeds)])
 
 

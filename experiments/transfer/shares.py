@@ -26,7 +26,7 @@ Losses = list[float]  # negative log-likelihood per token of each window, in nat
 
 
 def losses(run: Path, which: str) -> dict[str, Losses]:
-    """Return the negative log-likelihoods per token of all windows, by the name of the perplexity.
+    """Return for each perplexity, by name, the negative log-likelihood per token of each window.
 
     run: the folder of a run.
     which: the model: "dense", "pruned", or "trained" (after pruning and training).
