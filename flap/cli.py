@@ -147,7 +147,7 @@ def main() -> None:
     """
     arguments = sys.argv[1:]
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for characters that the terminal cannot show
+        sys.stdout.reconfigure(errors="replace")  # replaces characters unknown to the terminal
     protect_output()
     if arguments and arguments[0] in SUBCOMMANDS:
         try:

@@ -30,8 +30,8 @@ PLANNED = ("ratio", "target", "metric", "structure", "round_to")
 def typed(config: DictConfig) -> FlapConfig:
     """Check a composed config, and return it as dataclasses with all interpolations resolved.
 
-    Fields of type `Any`, which hold the choice of a config group, stay dicts. `build` creates
-    objects from these dicts.
+    Fields of type `Any` that hold the choice of a config group stay dicts. `build` creates objects
+    from these dicts.
 
     Raises:
         ValueError: a value is invalid. The message is one line with the field, its value and what

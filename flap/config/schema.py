@@ -107,7 +107,7 @@ class CheckpointConfig:
     save: bool = True
     # The folder of the checkpoint; null stands for checkpoint/ in the run's folder.
     dir: str | None = None
-    # If true, a checkpoint that flap has already written to this folder is replaced.
+    # If true, a checkpoint that flap has already written to the folder `dir` is replaced.
     overwrite: bool = False
 
 
@@ -135,7 +135,7 @@ class FlapConfig:
     # A preset of metric, structure, compensation and calibration.
     method: str = "flap"
     # The share of the weights in the decoder's Linear layers to remove, at least 0 and below 1;
-    # null with a target or a plan.
+    # null if a target or a plan is set.
     ratio: float | None = 0.2
     target: TargetConfig = field(default_factory=TargetConfig)
     # A plan (the list of the units that stay) to use again: the folder of a finished run, its
@@ -166,7 +166,9 @@ class FlapConfig:
     # If true, results that an earlier start of the run has stored in its folder are used, and only
     # missing results are computed.
     resume: bool = True
-    # The folder of the cache; null stands for FLAP_CACHE_DIR, or else the user's cache folder.
+    # The folder of the cache; null stands for the folder that the environment variable
+    # FLAP_CACHE_DIR names, or, without this variable, for the folder `flap` in the user's cache
+    # directory.
     cache_dir: str | None = None
     # If true, results that other runs can use, too, are stored in the cache and read from the
     # cache.

@@ -19,7 +19,7 @@ K = TypeVar("K")
 
 @numpy.errstate(over="ignore", invalid="ignore")  # do not warn if an overflow gives inf or nan
 def standard_error(values: Sequence[float]) -> float:
-    """Return the standard error of the mean, s / √n.
+    """Return the standard error of the mean of values, s / √n.
 
     s: the standard deviation of the sample, with divisor n - 1. n: the number of values.
 
@@ -43,7 +43,7 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of a number between two models, after - before, on the same documents."""
+    """The difference of a number between two models (after - before) on the same documents."""
 
     mean: float  # the mean of after - before over documents
     error: float  # the standard error of the mean

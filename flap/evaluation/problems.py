@@ -57,7 +57,7 @@ class Problem(NamedTuple):
 
     @property
     def beginning(self) -> str:
-        """The beginning of the answer to `turns`, which the model continues."""
+        """The beginning of the answer to `turns`; the model writes the rest of the answer."""
         return BEGINNING.format(prompt=self.prompt)
 
     def program(self, written: str) -> str:
@@ -95,7 +95,7 @@ class MbppProblem(NamedTuple):
 
     @property
     def beginning(self) -> str:
-        """The beginning of the answer to `turns`, which the model continues."""
+        """The beginning of the answer to `turns`; the model writes the rest of the answer."""
         return BLOCK
 
     def program(self, written: str) -> str:
