@@ -215,7 +215,10 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return the argument `settled` of `refuse` for the groups and keys that a plan decides."""
+    """Return the argument `settled` of `refuse` for the groups and keys that a plan decides.
+
+    It is empty if `plan` is None.
+    """
     if plan is None:
         return {}
     return dict.fromkeys(PLANNED, f"plan={shown(plan)} says which units stay")

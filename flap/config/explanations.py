@@ -123,7 +123,7 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
 
 
 def _sections_with(key: str, node: Any, prefix: str = "") -> list[str]:
-    """Return the full names under which a key occurs in a config's sections: ["target.context"]."""
+    """Return a key's full names in all sections that have this key, as in ["target.context"]."""
     places = []
     for name in node:
         section = node._get_node(name)

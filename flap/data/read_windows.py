@@ -114,7 +114,7 @@ def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
     """
     for p, asked in windows.asked.items():
         longest = asked.answers.max_new_tokens
-        enough = 1 + windows.tokens_to_write(p) // longest  # so many prompts fill the windows
+        enough = 1 + windows.tokens_to_write(p) // longest  # enough prompts to fill the windows
         field = f"{windows.field}.dataset={shown(windows.parts[p].dataset)}"
         prompts = _fitting_prompts(asked, enough, windows.tokenizer, max_length, field)
         answers = [(prompt, " a" * longest) for prompt in prompts]
