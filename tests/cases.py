@@ -157,8 +157,8 @@ def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTraine
     return random_model(config, seed)
 
 
-# In a real model, buffers whose names end like this have learnt values. `random_model` fills these
-# buffers with random values.
+# In a real model, the buffers whose names end with one of these strings have learnt values.
+# `random_model` fills these buffers with random values.
 LEARNED = ("e_score_correction_bias", "layer_scalar", "std_bias", "std_scale", "input_max")
 
 

@@ -112,7 +112,7 @@ def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Let flap use a new cache folder, so that the tests reuse no results of earlier code.
 
-    Only the packaged models come from the usual cache folder. Nothing else is written there.
+    Only the packaged models come from the usual cache folder, and nothing else is written to it.
     """
     folder = tmp_path_factory.mktemp("cache")
     (folder / "models").mkdir()

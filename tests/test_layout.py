@@ -327,7 +327,7 @@ assert AutoConfig.from_pretrained.__module__ == AutoConfig.__module__
                 "flap.register(); flap.register()"
             ),
             # This case is not in the quick tests, because the other tests already import these
-            # classes before they register.
+            # classes before they call `register`.
             marks=pytest.mark.long,
         ),
     ],

@@ -51,7 +51,7 @@ def test_a_reloaded_model_is_saved_by_transformers_own_means(saved: Saved, tmp_p
 
 
 def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) -> None:
-    """A checkpoint loads even if its config.json does not name the pruned modules.
+    """A checkpoint loads even if its config.json lacks the names of the pruned modules.
 
     Earlier versions of flap did not write these names (`flap_modules`). If such a checkpoint is
     loaded and saved again, its new config.json has the names.
@@ -70,7 +70,7 @@ def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) 
 def test_the_saved_code_reads_where_modules_are_from_the_config(saved: Saved) -> None:
     """modeling_flap.py runs without flap, so the names of modules must be in config.json.
 
-    The file cannot read these names from flap's table of families.
+    Without flap, modeling_flap.py cannot read these names from flap's table of families.
     """
     code = (saved.directory / "modeling_flap.py").read_text()
     config = json.loads((saved.directory / "config.json").read_text())

@@ -116,8 +116,9 @@ def test_a_wrong_copy_is_not_kept(
 def left_behind(folder: Path, moved: Path | None = None) -> None:
     """Create the temporary files of a process that was killed while it wrote a folder.
 
-    moved: the old folder, if the process had already renamed the old folder, but had not yet
-    renamed the new folder to the name of the old folder; otherwise None.
+    moved: the old folder, if the process was killed between its two renames, so that the old folder
+    has a temporary name, and the new folder does not have the name of the old folder yet; None if
+    the process was killed before the two renames.
     """
     (folder.parent / f".{folder.name}.1234abcd.lock").write_text("")
     (folder.parent / f".{folder.name}.1234abcd.new").mkdir()

@@ -185,8 +185,8 @@ def test_words_that_are_a_mistake_together_are_one_line(
 def test_the_keys_of_an_experiment_can_be_dropped(quick_flap: Cli) -> None:
     words = ["+experiment=smollm2_grid", "eval=[perplexity]", "~eval.zero_shot", "~eval.efficiency"]
     done = quick_flap(*words, "hydra.mode=RUN", "ratio=0", "dry_run=true", "model.path=/none")
-    # flap checks all config keys before it looks for the model. So this error shows that the keys
-    # were accepted.
+    # flap checks all config keys before it looks for the model. So an error about the model's path
+    # shows that the keys were accepted.
     assert "model.path=/none" in done.stderr
 
 
@@ -209,9 +209,9 @@ def test_help_lists_the_choices_of_the_user(quick_flap: Cli, tmp_path: Path) -> 
 
 
 def without_a_hub(connections: int) -> None:
-    """Replace the hub by a port that refuses `connections` connections.
+    """Let the first `connections` attempts to connect to the hub fail.
 
-    A further attempt to connect ends the process.
+    The next attempt ends the process.
     """
     attempts = count()
 
@@ -332,8 +332,8 @@ def test_a_path_of_thousands_of_characters_is_cut(path: str, quick_flap: Cli) ->
     assert len(done.stderr) < 400
 
 
-# In the first case, a library cannot read a file. In the second case, the error occurs in the
-# middle of a run.
+# With the first argument, a library cannot read the text file. With the second argument, the error
+# occurs in the middle of the run.
 REAL = ["calibration.dataset={bad}/broken.parquet", "model.path={bad}/nan"]
 
 

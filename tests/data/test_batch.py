@@ -1,7 +1,7 @@
-"""The token mask of a batch marks the counted tokens, also after windows are split or reordered.
+"""The token mask of a batch marks the tokens that count, also if windows are split or reordered.
 
-Statistics are collected only at counted tokens, and models are compared by their predictions of
-counted tokens.
+Statistics are collected only at tokens that count, and models are compared by their predictions of
+tokens that count.
 """
 
 import pytest

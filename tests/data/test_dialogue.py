@@ -106,7 +106,7 @@ def test_thoughts_that_a_template_leaves_out_are_not_in_the_span(
 ) -> None:
     without_thoughts = TEMPLATE.replace("message.content", "message.content.split('</think>')[-1]")
     chatting.chat_template = (
-        # The template of DeepSeek-R1 leaves out the thoughts of earlier turns, like this template.
+        # Like the template of DeepSeek-R1, this one leaves out the thoughts of earlier turns.
         "{% if not add_generation_prompt %}<s> {% endif %}" + without_thoughts
     )
     document, (first, end) = answered(Prompt(TURNS[:1], None), answer, chatting, chat=True)
@@ -173,7 +173,7 @@ ANOTHER_BEGINNING = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
-# Each value is a template, and what the span of an answer contains before and after the answer.
+# Each value has a template, and the texts before and after an answer that belong to its span.
 SHAPES = {
     "smollm2": (SMOLLM2, "", "<|im_end|>\n"),
     "headers": (HEADERS, "", "<|eot|>"),
@@ -265,8 +265,8 @@ def test_only_tokens_of_answers_are_in_the_mask(
     assert torch.equal(of_all.in_answers.mask_NT, mask_NT)
     assert windows.key != of_all.key
 
-    # The template ends an answer with </s>, which counts as a token of the answer. Plain text has
-    # no such token.
+    # The template ends an answer with </s>, which counts as a token of the answer. If prompts are
+    # formatted as plain text, no </s> follows an answer.
     end = set() if part else {"</s>"}
     assert words(tokens_NT[mask_NT], chatting) == {"mat", "dog", "ran"} | end
     others = words(tokens_NT[~mask_NT], chatting)

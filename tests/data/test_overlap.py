@@ -112,7 +112,7 @@ def test_a_prompt_is_known_by_its_turns_and_its_long_answers_but_not_by_the_syst
 def test_instructions_that_most_documents_have_are_not_compared(
     count: int, expected: set[int]
 ) -> None:
-    """Instructions that all documents contain are compared only if a task has few documents."""
+    """If a task has many documents, instructions that all of them contain are not compared."""
     instructions = f"answer in one word and remember that {OTHER}"
     documents = [
         document_of(f"{instructions} number{n} is what", (), letters_and_digits)

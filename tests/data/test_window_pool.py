@@ -38,7 +38,7 @@ def test_shares_have_the_sum_and_are_off_by_less_than_one(total: int, weights: l
 def assert_in_proportion(part_N: torch.Tensor, counts: list[int]) -> None:
     """Check, for every n, that the first n windows come from each text in proportion to `counts`.
 
-    The number of windows of a text may be off by less than two.
+    The number of windows of a text may differ from its exact share by less than two.
     """
     for part, count in enumerate(counts):
         for n in range(1, len(part_N) + 1):

@@ -26,7 +26,7 @@ def mixture(tokenizer: PreTrainedTokenizerFast) -> Windows:
 
 
 def found_in(tokens_NT: torch.Tensor, text: Text, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Count the windows whose tokens occur in the tokens of this text, in the same order."""
+    """Count the windows whose sequence of tokens occurs in the tokens of this text."""
     text_ids = _joined(tokenizer(text.text).input_ids)
     return sum(_joined(window) in text_ids for window in tokens_NT.tolist())
 
@@ -103,7 +103,7 @@ def test_a_text_that_is_too_short_is_refused_with_the_number_of_its_windows(
 def test_a_text_whose_weight_is_too_small_for_a_window_is_left_out(
     tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """The documents of the text `light` still count as read, as in a run with more windows."""
+    """The text `light` gets no window, but its documents still count as read."""
     light = tmp_path / "light.txt"
     light.write_text("a cat")
     wanted = Wanted(8, 16, 0, "false")

@@ -28,8 +28,8 @@ BY_LAYER = (  # families that are tested only with layers that differ in width
     "seed_oss",
     "stablelm",
 )
-# Mixtures of experts that are also tested without bias compensation, because vLLM's own kernels run
-# experts only if the experts have no biases.
+# Mixtures of experts that are also tested without bias compensation, because vLLM's own kernels
+# cannot run experts with biases.
 NO_BIASES = ("glm4_moe", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 MIXTURES = (  # mixtures of experts whose scores are compared with llm-compressor's REAP
     "deepseek_v3",
@@ -62,7 +62,8 @@ REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILI
 # On CPUs with AMX, vLLM's Transformers backend fails with the kernel for W8A8. So W8A8 is tested on
 # a stock checkpoint, which vLLM runs in its own class instead of this backend.
 QUANTISED = (("smollm2-flap", "FP8_DYNAMIC"), ("round-layers", "W4A16"), ("round-stock", "W8A8"))
-# CONVERTED lists the families that are tested with llama.cpp's converter, as a table in
-# docs/exports.md does. In the families of ALL_HEADS, pruning must remove no heads.
+# CONVERTED lists the families that are tested with llama.cpp's converter. A table in
+# docs/exports.md lists the same families. In the families of ALL_HEADS, pruning must remove no
+# heads.
 ALL_HEADS = ("granite", "starcoder2")
 CONVERTED = ("apertus", "arcee", "llama", "mistral", "mixtral", "qwen3", *ALL_HEADS)

@@ -48,8 +48,8 @@ SIZES = {
     "head_dim": HEAD,
     "word_embed_proj_dim": 8 * HEAD,
 }
-# Sizes for families that need more than SIZES: Gemma 4 has heads of two sizes, and DeepSeek-V3 has
-# latent attention.
+# Sizes for families for which the keys in SIZES are not enough: Gemma 4 has heads of two sizes, and
+# DeepSeek-V3 has latent attention.
 OWN_SIZES = {
     "gemma4_text": {
         "allow_global_per_layer_attribute_access": True,
@@ -154,7 +154,7 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
 def make_llama(folder: Path) -> None:
     """Write a checkpoint of LLaMA for tests that run only one family.
 
-    With tensor parallelism, two processes of vLLM can divide the widths of its layers evenly.
+    Two processes of vLLM (with tensor parallelism) can divide the widths of its layers evenly.
     """
     model = tiny(family_config("llama"))
     write(
@@ -256,7 +256,7 @@ def make_converted(folder: Path) -> None:
 
 
 def make_packaged(name: str, target: Path) -> None:
-    """Prune SmolLM2 with the options PACKAGED[name], and write its checkpoint and outputs.
+    """Prune SmolLM2 with the options PACKAGED[name], and write the checkpoint and its outputs.
 
     The dense SmolLM2 comes from an installed package.
     """

@@ -42,10 +42,11 @@ def test_vllm_computes_what_transformers_computes(name: str, scheme: str) -> Non
     same = (greedy_NT == generated_NT).float().mean()
     difference = (found_NT - expected_NT).abs().mean()
     print(f"{path.name}: greedy {same:.3f}, difference {difference:.4f}")
-    # The predictions of a random model are nearly uniform, so rounding changes many of the most
-    # likely tokens. In measurements with random models, vLLM and transformers chose the same token
-    # at 0.69 (FP8) to 0.91 (W4A16) of the positions, and the log-probabilities differed by 0.05 to
-    # 0.15. For SmolLM2 in FP8, the share is 0.90 and the difference 0.17. If vLLM read the LM head
-    # with a wrong scale, the share would be 0.00 and the difference 1e17.
+    # The predictions of a random model are nearly uniform, so rounding often changes which token is
+    # the most likely. In measurements with random models, vLLM and transformers chose the same
+    # token at 0.69 (FP8) to 0.91 (W4A16) of the positions, and the log-probabilities differed by
+    # 0.05 to 0.15. For SmolLM2 in FP8, they chose the same token at 0.90 of the positions, and the
+    # difference was 0.17. If vLLM read the LM head with a wrong scale, these numbers would be 0.00
+    # and 1e17.
     assert same >= 0.6
     assert difference <= 0.2

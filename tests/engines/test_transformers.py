@@ -1,6 +1,6 @@
 """A checkpoint gives the same results in the oldest supported version of transformers.
 
-flap is not imported there.
+flap is not imported in the process that loads the checkpoints.
 """
 
 import os

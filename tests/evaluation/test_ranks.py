@@ -1,6 +1,6 @@
 """Several processes measure the same numbers as one process, bit for bit.
 
-Afterwards, every process has all numbers.
+Afterwards, each process has all numbers, and not only those that it has measured itself.
 """
 
 import json
@@ -60,7 +60,7 @@ def measure(
     """Measure the dense and the pruned model in this process.
 
     The results are written to a file: the measured numbers, how many forward passes this process
-    has made, and how many progress steps it has shown.
+    has made, and how many times it has reported progress.
 
     placement: where the weights are, for example "device" (in memory) or "stream" (on disk).
     fits: whether flap is told that each model fits into memory.
@@ -110,7 +110,7 @@ class Measured(NamedTuple):
 
     measurements: list[Measurement]
     calls: int  # how many forward passes this process has made
-    steps: int  # how many progress steps this process has shown
+    steps: int  # how many times this process has reported progress
 
 
 def measured_by_rank(folder: Path, rank: int) -> Measured:
@@ -134,7 +134,7 @@ MeasureAlone: TypeAlias = Callable[[str, bool], Measured]
 
 @pytest.fixture(scope="module")
 def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> MeasureAlone:
-    """Return a function that measures in one process.
+    """Return a function that measures the two models in one process.
 
     Its arguments are `placement` and `fits` of `measure`.
     """
@@ -142,7 +142,7 @@ def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> M
     def measured(placement: str, fits: bool) -> Measured:
         folder = tmp_path_factory.mktemp("one")
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # each of several processes also has one thread
+        torch.set_num_threads(1)  # as in each process of a run with several processes
         measure(folder, *inputs, placement, fits)
         torch.set_num_threads(threads)
         return measured_by_rank(folder, 0)

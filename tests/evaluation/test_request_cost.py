@@ -30,7 +30,7 @@ def test_macs_are_those_of_the_matrix_products(architecture: str) -> None:
     # For each token, attention multiplies queries with keys, and attention weights with values.
     attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens
     expected = tokens * (linear + VOCAB * config.hidden_size + attention)
-    rotary = config.head_dim // 2 * tokens  # RoPE may be computed as an outer product
+    rotary = config.head_dim // 2 * tokens  # added if RoPE computes an outer product
     assert macs(model, torch.ones(1, tokens, dtype=torch.long)) in (expected, expected + rotary)
 
 
@@ -65,8 +65,8 @@ def test_a_request_does_not_depend_on_how_a_checkpoint_generates(option: dict[st
 
 def test_the_speed_of_a_model_is_measured_with_one_request() -> None:
     speed = measured_speed(tiny_model("llama-gqa"))
-    # The unit is seconds per token. A written token costs more than a read token, because each
-    # written token needs its own forward pass, and all read tokens together need only one.
+    # These speeds are in seconds per token. A written token costs more than a read token, because
+    # each written token needs its own forward pass, and all read tokens together need only one.
     assert 0 < speed.read < speed.written < 1
 
 

@@ -1,6 +1,7 @@
-"""A run stores measured numbers, and measures numbers again if one of its two files lacks them.
+"""A run stores measured numbers in two files, and measures them again if a file lacks them.
 
-evaluation.json contains the numbers, and documents.json.gz contains their values for each document.
+evaluation.json contains the numbers, such as an accuracy. documents.json.gz contains the value of
+each number for each document.
 """
 
 import gzip
@@ -25,7 +26,7 @@ FOUND = Measurement(
 
 
 def measured(results: Results, key: Key, make: Callable[[], Measurement]) -> Measurement:
-    """Return the numbers of a task as a run does: from the files, or else from `make`."""
+    """Return a task's numbers as a run does: from the files, or from `make` if one lacks them."""
     return remembered(results.of({}), key, make)[0]
 
 

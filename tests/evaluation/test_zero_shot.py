@@ -420,6 +420,6 @@ def test_the_workload_counts_documents_choices_and_examples(
     assert read("animals", limit=2) < whole / 2
     [written] = Generation(["written"], num_fewshot=0).prepare(tokenizer, 128)
     # The workload is an estimate of the tokens that the model reads and writes. The model writes
-    # six answers of at most two tokens each. The estimate is half of this maximum, so 1 token for
-    # each answer.
+    # six answers of at most two tokens each. For written tokens, the estimate is half of this
+    # maximum, so 1 token for each answer.
     assert written.workload == (sum(questions) / 4, 6 * 1)

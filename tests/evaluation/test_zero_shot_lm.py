@@ -88,8 +88,8 @@ def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator
 def lm_of(tokenizer: PreTrainedTokenizerFast) -> MakeLM:
     """Return a function that makes a model for lm-eval in bfloat16.
 
-    In bfloat16, the numbers depend on which requests are in the same batch, so the tests also
-    notice different batches by different numbers.
+    In bfloat16, the numbers depend on which requests are in the same batch, so the tests notice
+    from different numbers that the batches were different.
     """
 
     def make(work: WorkFolder = NOT_KEPT, batch_size: int = 2) -> ResumableLM:

@@ -54,7 +54,7 @@ KEPT = (
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Simulate a machine without the hub and without documents in the cache of `datasets`.
+    """Simulate a machine without a connection to the hub, and an empty cache of `datasets`.
 
     Return a list that records, for each request, whether `datasets` was in offline mode. Without
     offline mode, `datasets` would retry for 23 s.

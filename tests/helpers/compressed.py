@@ -1,8 +1,8 @@
 """Make tiny models with random biases, compute their statistics and plans, and compress them.
 
 The statistics can have co-moments: for each pair of channels, the sum of the products of their
-deviations from the mean. A fit of a compensation leaves out held-out tokens, and then uses them to
-choose its ridge.
+deviations from the mean. Held-out tokens are left out when a compensation is fitted, and then serve
+to choose the ridge of the fit.
 """
 
 import copy

@@ -26,7 +26,7 @@ TEXTS = {
     "deep.json": DEEP,
 }
 NESTED = '{"a": ' + "[" * 10_000 + "]" * 10_000 + "}"
-FILES = (  # folders of damaged models, each with one file and the wrong content of this file
+FILES = (  # for each damaged model: its folder, a file in it, and the wrong content of this file
     ("null-config", "config.json", "null"),
     ("nested-config", "config.json", NESTED),
     ("nested-generation", "generation_config.json", NESTED),
@@ -137,7 +137,7 @@ def _cut(file: Path) -> None:
 def _damage_sharded(model: Path, model_dir: Path) -> None:
     """Save a model in several files, one of which is missing or damaged.
 
-    The name of the folder says which file it is, and what is wrong.
+    The name of the folder says which file is missing or damaged, and how it is damaged.
     """
     shutil.copytree(model_dir, model)
     (model / WEIGHTS).unlink()

@@ -47,7 +47,8 @@ class Scenario:
     kept: patterns for the folders with results of the other command. After a fault, these results
         must be unchanged, or completely replaced by new results.
     step: a fault is injected at every step-th file operation. Most files cause a group of five
-        operations, so a step of 47 hits different operations of these groups.
+        operations. As 47 is no multiple of five, a step of 47 does not always hit the same
+        operation of a group.
     """
 
     name: str
@@ -76,7 +77,7 @@ SCENARIOS = (
             "model.placement=stream",
             RUN,
         ),
-        step=107,  # larger than for other scenarios, because there are several hundred operations
+        step=107,  # larger than in other scenarios, because this one has several hundred operations
     ),
     Scenario(
         "measure more",
@@ -255,7 +256,7 @@ def _content(path: Path) -> bytes:
 
 
 def _same(whole: Path, folder: Path, lost: str | None = None) -> Iterator[str]:
-    """Yield a problem for each file, number or content that differs from an uninterrupted run.
+    """Yield a problem for each difference from an uninterrupted run: in files, content or numbers.
 
     whole: the folder of the uninterrupted run.
     lost: the name of a file that may be missing.

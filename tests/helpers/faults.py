@@ -37,7 +37,7 @@ TAKING_ROOM = ("open", "write", "mkdir", "reserve", "save_file")
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault at the file operation with this number, counted from 1. Number 0 causes no fault."""
+    """A fault at file operation `number`, counted from 1. If `number` is 0, there is no fault."""
 
     number: int = 0
     kind: str = "ENOSPC"
@@ -63,7 +63,7 @@ def faulted(folder: Path, arguments: list[str], fault: Fault) -> Outcome:
 
 
 def install(folder: str, journal: str, fault: Fault) -> None:
-    """Wrap the file operations of this process, so that they are counted and one has the fault.
+    """Wrap the file operations of this process, to count them and cause the fault at one of them.
 
     journal: the file to which a line is added before each operation.
     """

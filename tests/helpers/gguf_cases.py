@@ -1,6 +1,6 @@
 """Make tiny pruned checkpoints with a given tokenizer, and compute their outputs in transformers.
 
-RoPE settings that the tests give to these models are here, too.
+This module also contains the RoPE settings with which these models are tested.
 """
 
 from dataclasses import dataclass

@@ -46,7 +46,7 @@ def onnx_runtime(folder: Path) -> Begin:
 
 
 def empty(shape: list[int | str]) -> np.ndarray:
-    """Return the initial value of a cache input with this shape."""
+    """Return the value of an input of this shape, which stands for a part of an empty cache."""
     return (
         np.zeros((1, shape[1], 0, shape[3]), np.float32)
         if len(shape) == 4
@@ -80,7 +80,7 @@ def open_vino(folder: Path) -> Begin:
 
 
 def arrays(new: Tensor, cached: int) -> dict[str, np.ndarray]:
-    """Return the inputs of a step other than the cache, under the names that both engines use."""
+    """Return all inputs of a step except the cache, under the names that both engines use."""
     total = cached + new.shape[1]
     return {
         "input_ids": new.numpy(),

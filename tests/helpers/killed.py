@@ -14,8 +14,8 @@ from flap.pipeline import run
 from tests.helpers.forked import forked
 from tests.helpers.runs import composed
 
-# The stages of a run whose steps are recorded. The steps "write" and "compare" are recorded, too.
-# Steps of measurements are not recorded.
+# The stages of a run whose steps are recorded. The steps "write" and "compare", which belong to no
+# stage in this list, are recorded, too. Steps of measurements are not recorded.
 NOTED = ("sample", "calibrate", "score", "compress", "prune")
 SEQUENCES = 2  # sequences per batch when the model writes calibration text
 
@@ -23,7 +23,7 @@ SEQUENCES = 2  # sequences per batch when the model writes calibration text
 def start(
     folder: Path, arguments: list[str], killed_at: str | None = None, number: int = 1
 ) -> tuple[int, list[str]]:
-    """Run in `folder`, and kill the run after the step `killed_at` has ended `number` times.
+    """Do a run in `folder`, and kill it after the step `killed_at` has ended `number` times.
 
     Return the exit code and the names of all finished steps. The names mean:
 
@@ -65,7 +65,7 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
 
 
 def _after(holder: Any, name: str, then: Callable[..., Any]) -> None:
-    """Replace a function of `holder`, so that `then` is called with the same arguments after it."""
+    """Make the function `name` of `holder` call `then` at its end, with the same arguments."""
     original = getattr(holder, name)
 
     def both(*given: Any) -> Any:

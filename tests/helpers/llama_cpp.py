@@ -1,8 +1,8 @@
 """Run llama.cpp (the wheel xllamacpp) in a separate process.
 
 A separate process is needed because llama.cpp starts threads, and ends its process on some errors.
-The module runs itself there as a script, which reads `Questions` from the standard input, and
-writes the answers to the file that its argument names.
+The separate process runs this module as a script, which reads `Questions` from the standard input,
+and writes the answers to the file that its argument names.
 """
 
 import json

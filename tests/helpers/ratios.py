@@ -1,4 +1,4 @@
-"""Make budgets and random scores for tiny models, and check rules that every plan must keep.
+"""Make budgets and random scores for tiny models, and check rules that every plan must follow.
 
 A budget says how many parameters a plan must remove, and how many each head and neuron has.
 """

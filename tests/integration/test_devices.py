@@ -1,4 +1,4 @@
-"""On every device, and spread over a device and the CPU, a model is pruned as on the CPU.
+"""A model on any device, or spread over a device and the CPU, is pruned as on the CPU.
 
 test_same_result.py tests complete runs, and tests/models/families tests every family.
 """

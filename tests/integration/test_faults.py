@@ -41,7 +41,7 @@ def inputs(
 
 
 def each() -> Iterator[Any]:
-    """Yield each scenario twice: with its own step, and with a fault at each operation."""
+    """Yield each scenario twice: with the scenario's step, and with a fault at each operation."""
     for scenario in SCENARIOS:
         long = () if scenario.name in QUICK else pytest.mark.long
         yield pytest.param(scenario, scenario.step, id=scenario.name, marks=long)

@@ -214,7 +214,7 @@ def test_more_processes_than_gpus_are_refused(
 
     def claim() -> str | None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-        # Call the function without its `functools.cache`, because a new process has an empty cache.
+        # Without its `functools.cache`, each call of the function acts like one in a new process.
         return claim_gpu.__wrapped__(tmp_path)
 
     assert {claim(), claim()} == {"5", "7"}

@@ -136,7 +136,7 @@ def test_cells_of_a_sweep_are_measured_on_the_same_documents(
 
 
 def passages(task: Task, field: str) -> list[str]:
-    """Return the field `field` of each document on which the task measures."""
+    """Return the value of `field` in each document of the task."""
     [asked] = task.run.keywords["task"].loaded["tasks"].values()
     return [row[field] for row in asked.eval_docs]
 

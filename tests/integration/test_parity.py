@@ -195,7 +195,7 @@ def official_plan(cell: Cell) -> PruningPlan:
 
 
 def decided_otherwise(plan: PruningPlan, cell: Cell) -> tuple[int, int]:
-    """Count the heads and the neurons that are kept by only one of flap and the official code."""
+    """Count the heads and the neurons that either flap or the official code keeps, but not both."""
     pairs = list(zip(plan.layers, official_plan(cell).layers, strict=True))
     return (
         sum(len(set(ours.attention) ^ set(theirs.attention)) for ours, theirs in pairs),

@@ -19,7 +19,7 @@ from tests.helpers.runs import composed
 
 
 def parts_in_memory(model: nn.Module) -> set[str]:
-    """Return the indices of layers in memory, and "rest" for weights outside the layers."""
+    """Return the indices of the layers in memory, and "rest" if other weights are in memory."""
     parts = set()
     for name, parameter in model.named_parameters():
         if parameter.device.type != "meta":
@@ -28,7 +28,7 @@ def parts_in_memory(model: nn.Module) -> set[str]:
 
 
 class Observed:
-    """Record which weights are in memory at each read, and count the reads of each layer."""
+    """Record which weights are in memory at each read, and count how often each layer is read."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.in_memory: list[set[str]] = []

@@ -188,7 +188,7 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(
         return float(json.loads((kept / "flap.json").read_text())["provenance"]["config"]["ratio"])
 
     assert start(0.2).returncode == start(0.5, "checkpoint.overwrite=true").returncode == 0
-    again = start(0.2)  # refused, because `kept` now contains the checkpoint of the run with 0.5
+    again = start(0.2)  # refused, because `kept` now has the checkpoint of the run at ratio 0.5
     assert again.returncode == 1 and f"checkpoint.dir={kept}: not empty; " in again.stderr
     assert held() == 0.5 and read_state(tmp_path / "0.2") == "finished"
     assert start(0.2, "checkpoint.overwrite=true").returncode == 0 and held() == 0.2
@@ -328,7 +328,7 @@ def test_numbers_stay_if_the_checkpoint_goes_elsewhere(
 
 @pytest.mark.long
 def test_a_plan_is_written_once(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
-    """If a finished run measures more or writes another checkpoint, plan.json is unchanged."""
+    """If a finished run measures more or writes its checkpoint again, plan.json is unchanged."""
     plan = tmp_path / "run" / "plan.json"
     before = plan.stat()
     assert quick_flap(*finished, "eval.perplexity.seq_len=8").returncode == 0

@@ -68,7 +68,7 @@ Undisturbed: TypeAlias = Callable[[str], WholeRun]
 def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """Return a function that does an uninterrupted run with the options `choice`.
 
-    If it is called again with the same options, it returns the same run.
+    If it is called again with the same options, it returns the result of the first call.
     """
 
     @cache
@@ -109,15 +109,16 @@ KILLS = [
     Kill("method=flap", WHOLE, "calibrate 2", WHOLE[2:]),
     # This run is killed after it has pruned layer 1 in memory, but before it has written the layer.
     Kill("method=wanda_sp", IN_SEQUENCE, "prune 1", IN_SEQUENCE[2:]),
-    # The resumed run reads what it has recorded about the fits of earlier layers from its working
-    # directory.
+    # The resumed run reads from its working directory what the killed run has recorded about the
+    # fits of earlier layers.
     Kill("metric=OBS compensation=linear", CLOSED_FORM, "write 1", CLOSED_FORM[7:]),
 ]
 LONG_KILLS = [
     # This run is killed after it has written layer 2, but before it has recorded this step.
     Kill("method=flap", WHOLE, "write 2", WHOLE[6:]),
     Kill("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
-    # The resumed run reads what it has recorded about the fits, as in the last case of KILLS.
+    # The resumed run reads what the killed run has recorded about the fits, as in the last case of
+    # KILLS.
     Kill("compensation=linear", CALIBRATED_FITTED, "compare", FITTED[12:]),
     Kill("method=wanda_sp", IN_SEQUENCE, "write 2", IN_SEQUENCE[4:]),
     Kill("compensation=linear", CALIBRATED_FITTED, "write 2", FITTED[6:]),

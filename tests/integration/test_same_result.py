@@ -43,7 +43,7 @@ FAMILIES = {
 
 
 class Place(NamedTuple):
-    """Placement, device and number of processes of a run.
+    """A setup: the placement, the device and the number of processes of a run.
 
     With placement "auto", the tests put about half of the model on disk.
     """
@@ -150,7 +150,7 @@ def rows() -> Iterator[Any]:
 
 
 def run_at(place: Place, arguments: list[str], folder: Path) -> None:
-    """Do one process's part of the run, in the present process."""
+    """Do a run in this process, which may be one of several processes of the run."""
     options = [f"model.placement={place.placement}", f"cache_dir={folder / 'cache'}"]
     if place.device == "cuda":
         # The run uses float32, because products in bfloat16 would differ from those on the CPU.
@@ -269,7 +269,7 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
 
 
 def flat(values: Any, name: str = "") -> dict[str, Any]:
-    """Return all numbers in nested dicts and lists by their path, with -1 for None."""
+    """Return all values in nested dicts and lists by their path, with -1 in place of None."""
     if isinstance(values, dict | list):
         items = values.items() if isinstance(values, dict) else enumerate(values)
         return {

@@ -102,7 +102,7 @@ def killable(base: list[str], placement: str) -> list[str]:
 
 
 def in_order(steps: list[str]) -> list[str]:
-    """Return the names of the score and compress steps, without repetitions in a row.
+    """Return the names of the score and compress steps. Equal names in a row count once.
 
     Several sets of windows pass through a layer. The steps of all these sets count as one step.
     """

@@ -181,7 +181,7 @@ def test_errors_tell_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path)
 def test_hydras_own_messages_tell_no_secret(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """When a run of a sweep fails, Hydra prints its overrides. flap hides the secrets in them.
+    """If a run of a sweep fails, Hydra prints the run's overrides, in which flap hides the secrets.
 
     Here, the run fails because the config of the tracker has no key `password`.
     """

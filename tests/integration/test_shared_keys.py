@@ -36,7 +36,7 @@ def test_each_batch_has_its_own_embeddings_and_keys(inputs: list[str], tmp_path:
     assert plans[0] == plans[1] and reports[0].layers == reports[1].layers
     for layer, before in zip(reports[0].layers[1:], reports[0].layers_before[1:], strict=True):
         # Each of these layers reuses the keys and values of an earlier layer, so flap removes none
-        # of its heads.
+        # of the layer's heads.
         assert layer["query_heads"] == before["query_heads"]
     pairs = zip(reports[0].layers, reports[0].layers_before, strict=True)
     assert any(layer["neurons"] < before["neurons"] for layer, before in pairs)

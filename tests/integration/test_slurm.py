@@ -167,7 +167,7 @@ def test_a_killed_job_is_taken_up_again(
     try:
         wait(first, lambda: state(folder, 0) == "running")
         array = slurm("squeue", "--noheader", "--format=%F").split()[0]
-        # Kill only the SLURM step that executes the run. A whole job would get a SIGTERM first.
+        # Kill only the SLURM step of the run. To a whole job, SLURM would send a SIGTERM first.
         slurm("scancel", "--signal=KILL", f"{array}_0.0")
         wait(first, lambda: not slurm("squeue", "--noheader"))
     finally:

@@ -1,4 +1,4 @@
-"""If the LM head of a GGUF file is the embedding in another quantised type, flap ties both."""
+"""If the LM head of a GGUF file is the embedding in another quantised type, flap ties the two."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ def rounded(matrix: np.ndarray, quantisation: str) -> torch.Tensor:
 def write(tmp_path: Path) -> Write:
     """Return a function that writes a GGUF file, given the types of its embedding and LM head.
 
-    A type is a name of GGUF, such as "Q8_0".
+    A type is given by its name in GGUF, such as "Q8_0".
 
     noise: how much the head differs from the embedding before both are quantised, relative to the
     standard deviation of the embedding.

@@ -1,4 +1,4 @@
-"""flap finds a model in a local directory, in the packaged copy or on the hub.
+"""flap finds a model in a local directory, in an installed package or on the hub.
 
 The tests also cover the choice of the device, and checks of the model's files.
 """

@@ -90,7 +90,7 @@ def test_a_number_of_several_documents_is_paired_on_those_that_both_runs_have_se
     """A run that was started again may have measured a number on several sets of documents.
 
     Here, the sets are called a, b and c. The difference of two runs uses only sets that both runs
-    have measured. It leaves out b, because a single document gives no standard error.
+    have measured. The set b is left out, because its single document gives no standard error.
     """
     one = RunRecord("one", documents={("acc", "a"): [1.0, 0.0, 0.0], ("acc", "b"): [0.0]})
     other = RunRecord(

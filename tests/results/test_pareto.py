@@ -31,9 +31,9 @@ def test_on_the_front_is_what_no_other_beats_in_both() -> None:
         return front_of(places, *lower_is_better)
 
     assert best(True, True) == [(1, 30), (2, 20), (3, 10)]
-    # Lower cost and higher quality are better: no point with a higher cost has a higher quality.
+    # If lower cost and higher quality are better, (1, 31) is the best point in both.
     assert best(True, False) == [(1, 31)]
-    # Higher speed and lower loss are better: 5 is the fastest point.
+    # If higher speed and lower loss are better, (5, 12) is the fastest point.
     assert best(False, True) == [(5, 12), (4, 10)]
 
 

@@ -192,10 +192,11 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
-    """The config in a finished cell's report, not Hydra's record, decides on which curve it is.
+    """The config in a finished cell's report, not Hydra's record, decides the curve of the cell.
 
-    Cells with other calibration windows, or with other window lengths of perplexity, are on another
-    curve. A cell without the zero-shot tasks is on the same curve as a cell with these tasks.
+    Cells that differ in their calibration windows, or in their window lengths of perplexity, are on
+    different curves. A cell without the zero-shot tasks is on the same curve as a cell with these
+    tasks.
     """
     for overrides in (
         (),
@@ -269,7 +270,7 @@ def test_the_method_is_a_column_where_it_tells_cells_apart(
 
 
 def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
-    """For a cell without a result, the model is named after its folder, not as the default model.
+    """Without a result, a cell's model has the name of the model folder, not the default name.
 
     The config of an unfinished cell is not resolved, so this config still has the name of the
     default model, but already the path of another model.
@@ -310,7 +311,7 @@ def test_only_what_is_paired_and_clear_is_best(
 
 
 def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> None:
-    """One model is clearly better in one of two tasks. In the other task, the models are equal."""
+    """A model that is clearly better in one task, and equal in the other, has the best average."""
     for metric, wrong in (("IFV", 0), ("WIFV", 20)):
         numbers = {AVERAGE: 1 - wrong / 100, "a/acc": 1 - wrong / 50, "b/acc": 1.0}
         one = altered(report, 0.2, {}, numbers) | {"averages": {AVERAGE: ["a/acc", "b/acc"]}}

@@ -17,7 +17,7 @@ from tests.helpers.study_grid import CRASH, Report, full_grid
 
 
 def by_ratio_then_perplexity() -> list[str]:
-    """Return the numbers of the finished cells, sorted by ratio and then by perplexity.
+    """Return the indices of the finished cells, sorted by ratio and then by perplexity.
 
     Every fourth cell has the same ratio.
     """
@@ -45,7 +45,7 @@ def page(browser: Browser, index: Path) -> Iterator[Page]:
 
 
 def shown_cells(page: Page) -> list[str]:
-    """Return the numbers of the visible cells, in the order of the page."""
+    """Return the indices of the visible cells, in the order of the page."""
     return page.locator("#cells tr:visible > th").all_inner_texts()
 
 

@@ -54,7 +54,7 @@ def test_a_folder_above_stays_if_it_was_there(
 def test_files_of_another_program_stay(
     mistake: str, quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """The run's folder may contain .hydra and flap.log of another program, which must stay."""
+    """If another program has written .hydra and flap.log to the run's folder, these files stay."""
     files = {".hydra/config.yaml": "lr: 1", "flap.log": "a line\n", "notes.txt": "mine"}
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     for name, text in files.items():

@@ -1,7 +1,7 @@
 """Options for the model's answers are refused if they have no effect.
 
-Presets and defaults may set such options. Each text that the model writes has a file with a valid
-name.
+Such options are not refused if a preset or a default sets them. Each text that the model writes has
+a file with a valid name.
 """
 
 from pathlib import Path

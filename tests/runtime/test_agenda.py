@@ -24,7 +24,7 @@ def test_what_is_to_come_is_judged_by_what_the_tasks_so_far_have_taken(clock: No
     with agenda.doing("a: one"):
         assert agenda.seconds_left() is None
         # Half of the 100 tokens of the first task have taken 20 s. Still to do are 50 + 300 tokens
-        # to read, and 50 tokens to write, each of which counts as much as eight tokens to read.
+        # to read, and 50 tokens to write. A token to write counts as much as eight tokens to read.
         assert agenda.seconds_left(0.5) == pytest.approx(20 / 50 * (50 + 300 + 400))
     # The first task has taken 30 s in total for its 100 tokens.
     assert agenda.seconds_left() == pytest.approx(30 / 100 * 700)

@@ -60,7 +60,7 @@ def fail_together() -> None:
 
 
 def work_together() -> None:
-    """Do all checks in this process, one of three. A failed assertion changes the exit code."""
+    """Do all checks in one of three processes. A failed assertion changes the exit code."""
     share_items()
     exchange_values()
     let_the_first_work()

@@ -63,7 +63,7 @@ def test_another_vocabulary_than_the_source_has(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The tokenizer gets a token for every row of the embedding. Otherwise, the export would add
-    # filler tokens, and source.gguf would have another vocabulary than the tokenizer.
+    # filler tokens, and the vocabulary of source.gguf would differ from the tokenizer's.
     words.add_tokens([f"<extra{i}>" for i in range(512 - len(words))])
     words.save_pretrained(exported.directory)
     source = export_gguf(exported.directory).rename(tmp_path / "source.gguf")
@@ -171,8 +171,8 @@ def test_the_command(
     assert done.returncode == 0, done.stderr
     file = exported.directory / "model-bf16.gguf"
     assert done.stdout.strip() == str(file) and file.is_file()
-    # `main` calls this function. Without the patch, transformers would print no warnings in later
-    # tests of the same process.
+    # `main` calls set_verbosity_error. If the test did not replace this function, transformers
+    # would print no warnings in later tests of the same process.
     monkeypatch.setattr("transformers.utils.logging.set_verbosity_error", lambda: None)
     with pytest.raises(SystemExit) as refused:
         main([str(exported.directory.parent), "gguf"])

@@ -28,7 +28,7 @@ OTHERS = sorted({*FAMILIES, *ALSO} - {"llama"})
 # Tracing a model takes ten seconds, and most of this work is the same for the formats onnx and
 # openvino. So without --thorough, each family is tested in only one of the two formats: the first
 # family in one format, the second family in the other format, and so on. gpt_oss, which has
-# experts, is tested in both formats, because they trace experts differently.
+# experts, is tested in both formats, because experts are traced differently for each format.
 THOROUGH = {*zip(OTHERS, cycle(ENGINES), strict=False)} - {("gpt_oss", kind) for kind in ENGINES}
 CASES = [
     pytest.param(*case, marks=pytest.mark.thorough) if case in THOROUGH else case

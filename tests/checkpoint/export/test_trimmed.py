@@ -1,4 +1,4 @@
-"""With a trimmed vocabulary, llama.cpp and transformers have the same tokens and predictions."""
+"""With a trimmed vocabulary, llama.cpp gives the same tokens and predictions as transformers."""
 
 from pathlib import Path
 

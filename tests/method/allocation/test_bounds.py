@@ -66,8 +66,8 @@ def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
 TOY_BUDGET = Budget(TOY_LAYERS, 0.0)
 BY_HAND = [
     # The first four units cost 26 together. As the next six units (L0n2 to L1n2) are added, the
-    # total grows to 29, 39, 42, 45, 48 and 51. Then L0h0 would make the total 61, which exceeds the
-    # bound of 54, but L0n0 makes it 54.
+    # total grows to 29, 39, 42, 45, 48 and 51. Then L0h0 is left out, because the total would be
+    # 61, which exceeds the bound of 54. With L0n0, the total is 54.
     (bound(54, head=10, neuron=3), "01 1111"),
     (bound(53, head=10, neuron=3), "01 0111"),
     (bound(63, head=10, neuron=3, fixed=10), "01 0111"),

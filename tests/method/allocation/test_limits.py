@@ -103,7 +103,7 @@ def widths(structure: Structure) -> list[Width]:
 
 
 def nearest(budget: Budget, allowed: Callable[[Width, Width], bool], structure: Structure) -> float:
-    """Return by how many parameters the nearest `allowed` plan misses the budget."""
+    """Return by how many parameters the best plan that `allowed` accepts misses the budget."""
     distances = []
     for first, second in product(widths(structure), repeat=2):
         if allowed(first, second):

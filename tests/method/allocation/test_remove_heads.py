@@ -65,9 +65,9 @@ def test_remove_heads_out_of_range_names_it(
     ("ratio", "units"),
     [
         (0.4, 2),
-        # A ratio of 0.69 removes 41.4 of 60 parameters, which are 5 heads of 10 and 10 neurons of
-        # 1. Three heads and the nine neurons that may be removed have only 39 parameters, so a
-        # fourth head must be removed.
+        # The layer has 60 parameters: 10 in each of its 5 heads, and 1 in each of its 10 neurons. A
+        # ratio of 0.69 removes 41.4 parameters. Three heads and the nine neurons that may be
+        # removed have only 39 parameters, so a fourth head must be removed.
         (0.69, 4),
         # At most four of the five heads can be removed, because each layer keeps one head.
         (0.81, 4),

@@ -15,9 +15,10 @@ from flap.models import Pair, Resident, adapt
 from tests.cases import collect, tiny_model, tokens
 from tests.helpers.plans import drawn
 
-# Two layers, each with two heads of 10 parameters and four neurons of 2 (56 parameters in all).
-# L0h1 is head 1 of layer 0, and L1n3 is neuron 3 of layer 1. These units have the following squared
-# output errors, with the errors per parameter in brackets:
+# Two layers, each with two heads of 10 parameters each and four neurons of 2 parameters each, so
+# the layers have 56 parameters together. L0h1 is head 1 of layer 0, and L1n3 is neuron 3 of
+# layer 1. These units have the following squared output errors, with the errors per parameter in
+# brackets:
 #   heads: L0h0 8 (.8), L0h1 12 (1.2), L1h0 2 (.2), L1h1 40 (4)
 #   neurons of layer 0: 1 2 3 4 (.5 1 1.5 2), of layer 1: 0.2 0.4 0.6 20 (.1 .2 .3 10)
 # The best head and the best neuron of each layer (L0h1, L1h1, L0n3, L1n3) come first in the ranking
@@ -105,7 +106,7 @@ def mlp_output(model: PreTrainedModel, layer: int) -> torch.Tensor:
 
 
 def test_an_experts_error_is_the_error_of_its_layer() -> None:
-    """The error of an expert's neuron is the mean squared output change that its removal causes.
+    """The error of an expert's neuron is the mean squared change of the layer's output without it.
 
     The router of this tiny Mixtral sends each token to one expert, with the weight 1.
     """

@@ -17,9 +17,9 @@ from tests.helpers.ratios import assert_meets, budget_of, model_of
 
 ADAPTIVE = {"AL-MM": ALMM, "AL-AM": ALAM}
 
-# Two layers, each with two heads of 10 parameters and four neurons of 3 (64 parameters in all).
-# L0h1 is head 1 of layer 0, and L1n3 is neuron 3 of layer 1. These units have the following
-# standardised scores:
+# Two layers, each with two heads of 10 parameters each and four neurons of 3 parameters each, so
+# the layers have 64 parameters together. L0h1 is head 1 of layer 0, and L1n3 is neuron 3 of
+# layer 1. These units have the following standardised scores:
 #   heads: L0h1 0.87, L1h0 0.29, L1h1 -0.29, L0h0 -0.87
 #   neurons: L1n3 1.5, L0n3 1.16, L0n2 0.39, L0n1 -0.39, L1n0 to L1n2 -0.5, L0n0 -1.16
 # The best head and the best neuron of each layer (L0h1, L1h0, L0n3, L1n3) always stay, and have 26

@@ -1,4 +1,4 @@
-"""Wrong options of a training are refused, and valid options determine its number of steps."""
+"""Wrong training options are refused, and valid ones determine the number of training steps."""
 
 from dataclasses import replace
 

@@ -179,7 +179,7 @@ def test_a_full_disk_names_the_folder_of_the_training(
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", full)
-    # With free space on the disk, the error has another cause and is raised unchanged.
+    # If the disk has free space, the error has another cause and is raised unchanged.
     with pytest.raises(RuntimeError, match=r"^PytorchStreamWriter"):
         recovered(compressed(), FULL, tmp_path / "a")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))

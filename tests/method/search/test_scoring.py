@@ -1,6 +1,6 @@
 """One pass through the layers can score heads and neurons, and measure trials of pruning them.
 
-It gives the same results as two separate passes, also if it was interrupted.
+This pass gives the same results as two separate passes, also if it was interrupted.
 """
 
 from pathlib import Path

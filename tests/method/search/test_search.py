@@ -90,7 +90,7 @@ def test_levels_are_rounded_to_units_of_which_one_leaves_and_one_stays_at_least(
 
 
 def test_neurons_of_one_rank_have_the_same_nats() -> None:
-    """Two experts have three neurons each, and a unit is the neurons of one rank in both experts.
+    """Each of two experts has three neurons. A unit has one of each, with the same rank by score.
 
     The score of a unit is the mean of its neurons' scores. From the lowest rank, the scores are (1
     + 3) / 2, (2 + 4) / 2 and (5 + 9) / 2.
@@ -100,8 +100,8 @@ def test_neurons_of_one_rank_have_the_same_nats() -> None:
     assert nats_I.tolist() == pytest.approx([0.4, 1.4, 0.6, 0.6, 0.4, 1.4], rel=1e-6)
 
 
-# Two layers, each with eight heads of 10 parameters and forty neurons of 3. Each head has one
-# channel.
+# Two layers, each with eight heads of 10 parameters each and forty neurons of 3 parameters each.
+# Each head has one channel.
 LAYER = Pair(Units(8, 10), Units(40, 3))
 BUDGET = Budget((LAYER, LAYER), 0.5)
 
@@ -186,7 +186,7 @@ class KnownNats:
 def test_if_nats_add_up_the_units_of_least_nats_per_parameter_leave(
     seed: int, ratio: float
 ) -> None:
-    """The search finds the cheapest plan, although each block's scores have another scale."""
+    """The search finds the cheapest plan, although the blocks have scores of different scales."""
     scores = small_scores(seed)
     budget = replace(BUDGET, ratio=ratio)
     known = KnownNats(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])

@@ -28,7 +28,7 @@ def bpe(names: list[str], merges: list[list[str]], special: frozenset[int] = fro
 
 
 def ranking_of(counts: dict[str, float], *special: str) -> Ranking:
-    """Return the ranking of NAMES by their counts in a text, if all predictions are 0."""
+    """Return the ranking of NAMES by their counts in a text, if the model predicts none of them."""
     special_ids = frozenset(NAMES.index(name) for name in special)
     counts_V = torch.tensor([counts.get(name, 0.0) for name in NAMES]).double()
     expected_V = torch.zeros_like(counts_V)

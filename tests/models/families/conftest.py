@@ -37,7 +37,7 @@ FRESH = {"TestLlama"}  # the families that `make test` loads in a new process
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize the tests of a family by its variants.
 
-    `make test` runs only the last variant of the families in QUICK, which has most of the options.
+    Of each family in QUICK, `make test` runs only the last variant, which has most of the options.
     Of the tests that load checkpoints in a new process, `make test` runs only those of the families
     in FRESH.
     """
@@ -52,7 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def every_variant(
     request: pytest.FixtureRequest, fixture: str
 ) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
-    """Yield the variants in the requesting file for which the session runs a test with a fixture.
+    """Yield each variant for which a test in the requesting file uses a fixture in this session.
 
     fixture: the name of the fixture.
     """

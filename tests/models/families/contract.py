@@ -95,7 +95,7 @@ class FamilyContract:
                     assert sorted(rows_UR.flatten().tolist()) == list(range(linear.out_features))
 
     def whole(self, config: PreTrainedConfig, layer: int) -> tuple[str, ...]:
-        """Return those names of `stays` that occur in this layer of the variant."""
+        """Return those elements of `stays` that occur in names of this layer of the variant."""
         return self.stays
 
     def test_no_matrix_of_a_layer_is_overlooked(

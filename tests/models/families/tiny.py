@@ -39,7 +39,7 @@ def both(
 ) -> Any:
     """Return the two variants of most families, with multi-head and grouped-query attention.
 
-    mha, gqa: additional config keys of the variant with this attention.
+    mha, gqa: additional config keys of the variant with this kind of attention.
     own: additional config keys of both variants.
     """
     return {"mha": config(**MHA | own | mha), "gqa": config(**GQA | own | gqa)}
