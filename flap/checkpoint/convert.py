@@ -17,7 +17,7 @@ from flap.modeling.register import register_models
 from flap.models import ModelAdapter, PlacedModel, stock_class
 
 # Config keys whose values are not taken from the model's current config. This module sets some of
-# them, and the others describe a class or a file instead of the model.
+# these keys itself. The other keys describe a class or a file instead of the model.
 _REPLACED = (
     *NOT_SHARED,
     "per_layer_config",
@@ -93,10 +93,10 @@ def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
         text_config = text_config_class(**shared, allow_global_per_layer_attribute_access=True)
         config = whole_config(model, config_class, text_config, **added)
 
-    register_models(config_class)  # the Auto classes then find the model class
+    register_models(config_class)  # so that the Auto classes find the model class
     _become(adapter, config, base_class, model_class)
     modeling_flap.share_config(model)
-    # without conversions, `save_pretrained` saves tensors under the names of their modules
+    # without weight conversions, `save_pretrained` keeps the names that tensors have in the model
     model._weight_conversions = None
 
 

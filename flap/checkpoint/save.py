@@ -53,7 +53,7 @@ OWN_FILES = (
 class DifferentError(RuntimeError):
     """Raised if the check of a checkpoint fails (`verify`).
 
-    If the reloaded checkpoint computes other logits than the model that was saved, this is a bug in
+    If the logits of the reloaded checkpoint differ from those of the saved model, this is a bug in
     flap, and not a mistake of the user. If logits are not finite, the cause is likely in the
     model's weights.
     """
@@ -73,9 +73,9 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
     model: the directory of the dense (unpruned) model, which must not be overwritten.
 
     Raises:
-        ValueError: the directory has no name or a name that is too long; or it cannot be created;
-            or it is the directory of the dense model, or inside or above it; or it is not empty,
-            and `overwrite` is false or it contains no checkpoint of flap.
+        ValueError: the directory has no name, or its name is too long; it cannot be created; it is
+            the directory of the dense model, or inside or above this directory; or it is not empty,
+            and either `overwrite` is false or the directory contains no checkpoint of flap.
     """
     field = f"checkpoint.dir={directory}"
     if len(os.fsencode(directory.name)) > LONGEST_NAME:
@@ -164,8 +164,8 @@ def save_checkpoint(
 
     Raises:
         ValueError: `check_target` refuses the directory, or the directory cannot be written.
-        DifferentError: the reloaded checkpoint computes other logits than `model`, or the logits
-            are not finite.
+        DifferentError: the logits of the reloaded checkpoint differ from those of `model`, or are
+            not finite.
     """
     check_target(directory, overwrite)
     try:

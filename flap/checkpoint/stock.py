@@ -92,7 +92,7 @@ def _check_places(model: PreTrainedModel, config: PreTrainedConfig) -> None:
     """Check that a model of this config has every tensor of `model`, in the same shape.
 
     Raises:
-        ValueError: a tensor is missing, or has another shape.
+        ValueError: the model of this config lacks such a tensor, or has it in a different shape.
     """
     places = _shapes(_on_meta(model, config))
     for name, shape in _shapes(model).items():
@@ -105,12 +105,12 @@ def whole_config(
 ) -> PreTrainedConfig:
     """Return a model's config with `text_config` as the config of the language model.
 
-    For a text model, return `text_config` itself. For a vision-language model, the configs of the
-    other parts, such as the vision tower, stay the same objects.
+    For a text model, return `text_config` itself. For a vision-language model, the new config
+    refers to the configs of the other parts, such as the vision tower, and does not copy them.
 
     config_class: the class of the new config; only used for vision-language models.
     text_config: the new config of the language model.
-    changes: other values of the new config; only used for vision-language models.
+    changes: changed or additional values of the new config; only used for vision-language models.
     """
     config = model.config
     if config.get_text_config() is config:
@@ -124,8 +124,8 @@ def whole_config(
         if part is not None:  # the config of a missing part, such as an audio tower, is None
             present[name] = part
 
-    # without these options, the new config would reset which implementations of attention and
-    # experts its parts use
+    # without these options, all parts would go back to the default implementations of attention and
+    # experts
     implementations = {}
     for kind in ("attn", "experts"):
         implementations[f"{kind}_implementation"] = {

@@ -28,8 +28,8 @@ class TransformersMoEForCausalLM(Mixture):
             super(MoEMixin, self).recursive_replace()
             return
 
-        # vLLM reads the width of the experts from the config, which may be a list with the width of
-        # each layer
+        # vLLM reads the width of the experts from a config key, whose value may be a list with the
+        # width of each layer
         shared = self.text_config
         names = ("moe_intermediate_size", "intermediate_size")
         width = next(name for name in names if getattr(shared, name, None) is not None)

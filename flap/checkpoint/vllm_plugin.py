@@ -24,12 +24,12 @@ DENSE = "vllm.model_executor.models.transformers:TransformersForCausalLM"
 MIXTURE = "flap.checkpoint.vllm_model:TransformersMoEForCausalLM"
 
 # Mixtures of experts whose experts the fused kernels of vLLM 0.32 cannot run. For Gemma 4, vLLM
-# reads the number of experts per token from another config key than transformers. For Llama 4, vLLM
-# gives a token only to its chosen experts, but transformers to all experts. For DeepSeek-V3, vLLM
-# has no float32 kernel on a CPU.
+# and transformers read the number of experts per token from different config keys. For Llama 4,
+# vLLM gives a token only to its chosen experts, but transformers gives each token to all experts.
+# For DeepSeek-V3, vLLM has no float32 kernel on a CPU.
 RUN_BY_TRANSFORMERS = ("gemma4_text", "llama4_text", "deepseek_v3")
-# Pruned architectures that are not registered. vLLM 0.32 loads Falcon-H1, but generates another
-# text than transformers.
+# Pruned architectures that are not registered. vLLM 0.32 loads Falcon-H1, but generates a text
+# that differs from transformers'.
 LEFT_OUT = ("falcon_h1",)
 
 
@@ -54,7 +54,8 @@ def register() -> None:
     """Register the pruned architectures.
 
     vLLM calls this function for every model that it serves, and stops if the function raises an
-    error. If the function does not fit this version of vLLM, it therefore only logs a warning.
+    error. If the function fails, for example with another version of vLLM, it therefore only logs a
+    warning.
     """
     try:
         from vllm import ModelRegistry

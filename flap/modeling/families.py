@@ -11,9 +11,10 @@ class Family:
     The defaults are the names of LLaMA. Output projections are given as paths in a decoder layer. A
     layer may lack the attention or the MLP. Input projections are given by their names in the
     module that also contains their output projection. If one Linear combines query, key and value
-    projections, its rows are ordered KV head after KV head, each with its query heads. If `stacked`
-    is true, they are ordered projection after projection instead. If one Linear combines gate and
-    up projections, all gate rows come before the up rows.
+    projections, its rows are ordered KV head after KV head, each KV head together with its query
+    heads. If `stacked` is true, all query rows come first instead, then all key rows, and then all
+    value rows. If one Linear combines gate and up projections, all gate rows come before the up
+    rows.
     """
 
     # path of the decoder in the base model; empty if the base model itself is the decoder

@@ -43,8 +43,8 @@ AUTO_CLASSES = {
 # version of flap has saved the config. flap/modeling/register.py sets this variable.
 find_modules: Any = None
 
-# The last class before `object` in the MRO of a config. `super` of this class looks attributes up
-# in `object`, and so skips the attribute map and the warnings of transformers.
+# The last class before `object` in the MRO of a config. `super(LAST_MIXIN, config)` looks up
+# attributes in `object`, and so skips the attribute map and the warnings of transformers.
 LAST_MIXIN = transformers.PreTrainedConfig.__mro__[-2]
 
 
@@ -57,7 +57,8 @@ class PrunedConfigMixin:
     # None: output projections have a bias if they have one in the base architecture
     attention_output_bias = None
     mlp_output_bias = None
-    head_dim = None  # overrides FalconConfig's property, which computes it from the number of heads
+    # overrides FalconConfig's property, which computes head_dim from the number of heads
+    head_dim = None
     flap_modules = None  # None if an earlier version of flap has saved the config
 
     @property
@@ -103,15 +104,15 @@ class PrunedModelMixin:
 
     @classmethod
     def is_custom_code(cls):
-        """Return False, because all modules are instances of classes in transformers.
+        """Return False, so that transformers computes the buffers that are not stored in files.
 
-        transformers then computes the buffers that are not stored in files.
+        This is correct because all modules are instances of classes in transformers.
         """
         return False
 
 
 class PrunedExpertsMixin:
-    """Experts with output biases. The router's weights multiply the biases and the outputs."""
+    """Experts with output biases. The router's weights multiply the outputs and also the biases."""
 
     def forward(self, hidden_states, top_k_index, top_k_weights):
         """Run the chosen experts, and add their biases."""
@@ -124,8 +125,8 @@ class PrunedExpertsMixin:
 class PrunedEachMixin:
     """Experts of Llama 4 with output biases.
 
-    In Llama 4, each expert gets all tokens. For an expert, each token that is not routed to it is a
-    row of zeros, and gets no bias.
+    In Llama 4, each expert gets one row for each token. If a token is not routed to the expert, its
+    row is zero, and gets no bias.
     """
 
     def forward(self, hidden_states):
@@ -202,7 +203,7 @@ def share_config(model):
     """Give the decoder the config of the language model, and give each layer its `LayerConfig`."""
     config = model.config.get_text_config()
     language_model = decoder(model)
-    language_model.config = config  # instead of the copy that transformers has made
+    language_model.config = config  # replaces the copy that transformers has made
     if hasattr(language_model, "rotary_emb"):
         language_model.rotary_emb.config = RotaryConfig(
             config, _head_dims(config.to_dict()["per_layer_config"])
@@ -220,7 +221,7 @@ def share_config(model):
 class LayerConfig:
     """The config of a layer: the layer's widths, and all other values of the model's config.
 
-    If one of these other values changes later in the model's config, it also changes here.
+    Later changes of these other values in the model's config also take effect here.
     """
 
     def __init__(self, config, layer):
@@ -236,7 +237,7 @@ class LayerConfig:
 
 
 class RotaryConfig(LayerConfig):
-    """The model's config for rotary embeddings, in which layers differ only in their head size.
+    """The model's config for rotary embeddings, in which only the head size differs by layer.
 
     All layers of the same type, such as sliding attention, have the same head size.
     """
@@ -251,10 +252,10 @@ class RotaryConfig(LayerConfig):
 def _build(dense, layer_config, i, modules):
     """Build layer i with its pruned widths and biases.
 
-    modules: the value of `flap_modules`. The modules in its list `unpruned` are taken from the
-        layer `dense`.
+    modules: the value of `flap_modules`. Modules whose paths are in its list `unpruned` are taken
+        from the layer `dense`.
     """
-    # with this option, Gemma 4 would double the MLP's width, although it is already the final width
+    # with this option, Gemma 4 would double the MLP's width, but `layer_config` has the final width
     if getattr(layer_config, "use_double_wide_mlp", False):
         layer_config.use_double_wide_mlp = False
     if modules["square_attention"]:

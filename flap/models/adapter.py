@@ -31,7 +31,7 @@ class DecoderOutput(MoeModelOutputWithPast):
 
 
 class ModelAdapter:
-    """Access to the parts of a model without experts. Layers are numbered from 0."""
+    """Access to the parts of a model that has no experts. Layers are numbered from 0."""
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
         self.model = model
@@ -135,7 +135,7 @@ class ModelAdapter:
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether layers read tokens in another way than through the hidden states.
+        """Whether layers get information about the tokens from more than the hidden states.
 
         In Gemma 4, layers may get separate embeddings of the tokens, or read the keys of earlier
         layers.
@@ -201,7 +201,7 @@ class ModelAdapter:
 
     @property
     def head_dim(self) -> int | None:
-        """The number of channels of a head; None if layers differ in it or no layer has heads."""
+        """The number of channels of a head; None if it differs by layer or no layer has heads."""
         layers = range(len(self.layers))
         dims = {self._head_dim(i) for i in layers if self._has_heads(i) or self._shares_keys(i)}
         return dims.pop() if len(dims) == 1 else None
@@ -209,7 +209,7 @@ class ModelAdapter:
     def widths(self, layer: int) -> dict[str, int]:
         """Return the numbers of heads and neurons of a layer. The keys are config keys.
 
-        If layers differ in the number of channels of a head, this number is included.
+        If layers differ in the number of channels of a head, the dict also contains this number.
         """
         attention, mlp = self.blocks(layer)
         widths: dict[str, int] = {}
@@ -268,7 +268,7 @@ class ModelAdapter:
 
     @property
     def idle_parameters(self) -> int:
-        """The number of parameters, over all layers, of experts that a token is not routed to."""
+        """The number of parameters in experts that a token is not routed to, summed over layers."""
         return sum(self.mlp(i).idle for i in range(len(self.layers)))
 
     def num_parameters(self) -> int:
@@ -296,7 +296,7 @@ def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any
 
 
 def _rows(sizes: Sequence[int], units: int) -> Tensor:
-    """Return the rows of each unit in a Linear that concatenates projections of these sizes."""
+    """Return the rows of each unit in a Linear that stacks projections with these row counts."""
     rows = []
     start = 0
     for size in sizes:

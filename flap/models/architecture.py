@@ -86,9 +86,9 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
     whole_experts: whether pruning removes whole experts, instead of neurons of each expert.
 
     Raises:
-        ValueError: the architecture is not supported, the model has no LM head, one of its classes
-            overrides `forward`, or `whole_experts` is true and pruning cannot remove whole experts
-            of this model.
+        ValueError: the architecture is not supported; the model has no LM head; one of its classes
+            overrides the `forward` of its transformers class; or `whole_experts` is true, but
+            pruning cannot remove whole experts of this model.
     """
     family = find_family(model.config)
     head = "ForConditionalGeneration" if sees_images(model.config) else "ForCausalLM"

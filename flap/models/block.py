@@ -49,8 +49,8 @@ class Observed(NamedTuple):
     # For each member, the inputs (…, channels) of its output projection. Only tokens that are
     # routed to the member are included.
     activations: Sequence[Tensor]
-    # If whole experts are the units: the number of all tokens. A token that is not routed to an
-    # expert then counts as a row of zeros in the activations of this expert.
+    # If whole experts are the units: the number of all tokens, because a token that is not routed
+    # to an expert counts as a row of zeros in the activations of this expert.
     num_tokens: int | None = None
     # If neurons of experts are the units: the router's factors for the outputs of the members. The
     # factor of a token is 0 for members that the token is not routed to.
@@ -70,7 +70,7 @@ class UnitTensor(NamedTuple):
 
     @property
     def values(self) -> Tensor:
-        """The tensor that the attribute `name` of the holder has now."""
+        """The current value of the attribute `name` of the holder."""
         return cast(Tensor, getattr(self.holder, self.name))
 
 
@@ -88,19 +88,19 @@ class Block:
     name: str
     output: Any  # the output projection: a Linear or a `LinearLike`
     columns_UC: Tensor
-    # The input projections, each with its rows_UR. If units are whole experts, the router is
-    # included.
+    # The input projections, each with the rows of all units (rows_UR). If units are whole experts,
+    # the router is included.
     inputs: tuple[tuple[Any, Tensor], ...]
     # RMS norms, each with the input projection whose outputs it normalises.
     norms: tuple[tuple[Any, nn.Linear], ...] = ()
     # Other parameters or buffers that have values for each unit: the module, the name of the
-    # attribute, and rows_UR.
+    # attribute, and the indices of the values of each unit (rows_UR).
     vectors: tuple[tuple[Any, str, Tensor], ...] = ()
     num_chosen: int = 1  # number of members that each token is routed to
 
     # The name of an MLP's unit in messages. The plural of this name is a key in plan.json.
     unit: ClassVar[str] = "neuron"
-    whole: ClassVar[bool] = False  # whether each unit is a whole member, which is an expert
+    whole: ClassVar[bool] = False  # whether each unit is a whole expert
 
     @property
     def num_units(self) -> int:
@@ -114,7 +114,7 @@ class Block:
 
         Each member gets only the tokens that are routed to it, and has a separate output bias. The
         channels and units of the block are numbered member after member. After pruning, all members
-        have the same number of units, unless units are whole members (`whole`).
+        have the same number of units, unless units are whole experts (`whole`).
         """
         return (self,)
 

@@ -93,7 +93,7 @@ def check_config(directory: Path) -> None:
             of a pruned model lacks the widths of its layers.
     """
     if not (directory / CONFIG).is_file():
-        return  # `directory` is a hub id, or transformers reports the missing file
+        return  # `directory` is a hub id, or transformers will report that the file is missing
     config = read_object(directory / CONFIG)
     if (directory / GENERATION_CONFIG).is_file():
         read_object(directory / GENERATION_CONFIG)

@@ -3,7 +3,7 @@
 If a model uses one matrix as its embedding and as its LM head, a GGUF file may contain this matrix
 twice: with few bits as the embedding, and with more bits as the LM head.
 
-Legend: V vocabulary · D hidden size
+Legend: V vocabulary · D hidden size.
 """
 
 import re
@@ -17,9 +17,10 @@ EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
 # Number of bits in the significand of each floating-point type.
 SIGNIFICANDS = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
-# Rounding errors are relative to the norm of the weights. If normally distributed weights are
-# quantised to b bits in blocks of 32, the rounding error is 1.37 / 2^b. For the weights of trained
-# models and for other block sizes, this error is up to 1.5 times as large.
+# The largest rounding error of weights that are quantised to b bits, times 2^b. The error is the
+# norm of the differences, divided by the norm of the weights. It is 1.37 / 2^b for normally
+# distributed weights in blocks of 32, and up to 1.5 times as large for the weights of trained
+# models and for other block sizes.
 ROUNDING = 1.5 * 1.37
 ROWS = 16384  # number of rows that are compared at a time
 
@@ -27,9 +28,9 @@ ROWS = 16384  # number of rows that are compared at a time
 def tie_copied_head(model: PreTrainedModel, header: GGUFHeader) -> str:
     """Tie LM head and embedding to the more precise of the two if they differ only by rounding.
 
-    The embedding E and the LM head H differ only by rounding if ‖E - H‖ / ‖H‖ ≤ 2.06 / 2^b. Here b
-    is the number of bits per weight of the less precise matrix. If b = 1, nothing is tied, because
-    unrelated matrices may also satisfy this condition.
+    Let b be the number of bits per weight (`_bits`) of the less precise matrix. The embedding E and
+    the LM head H count as equal except for rounding if ‖E - H‖ / ‖H‖ ≤ 2.06 / 2^b. If b = 1,
+    nothing is tied, because unrelated matrices may also satisfy this inequality.
 
     The decision uses the weights and not the architecture, because a tied model (LLaMA 3.2 1B)
     and an untied model (LLaMA 3.1 8B) may have the same config class.

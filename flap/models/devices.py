@@ -39,9 +39,9 @@ def pick_device(name: str) -> torch.device:
 def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether a device has instructions for products in a dtype.
 
-    For all dtypes of 16 bits, the features of a CPU for bfloat16 decide. Also return True for a CPU
-    whose features torch does not report, for other devices than CPUs, and for dtypes of more than
-    16 bits.
+    Return True for all devices except CPUs, for all dtypes of more than 16 bits, and for a CPU
+    whose features torch does not report. In all other cases, return whether the CPU has one of the
+    features FAST_IN_16_BITS, even if the dtype is not bfloat16.
     """
     if device.type != "cpu" or dtype.itemsize > 2:
         return True
@@ -74,9 +74,9 @@ def widest_float(device: torch.device) -> torch.dtype:
 def give_back_freed() -> None:
     """Return freed host memory to the operating system.
 
-    glibc may keep freed blocks of less than 32 MB, such as activations. After a layer has run, such
-    blocks can take 0.2 GB. Other operating systems and C libraries return freed memory by
-    themselves, or have no function for it.
+    glibc may keep freed blocks of less than 32 MB, such as activations. After a layer has run,
+    these freed blocks can take 0.2 GB. Other operating systems and C libraries return freed memory
+    by themselves, or have no function that returns it.
     """
     if sys.platform != "linux":
         return

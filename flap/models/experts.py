@@ -48,7 +48,7 @@ class ExpertsBlock(Block):
     def members(self) -> Sequence[Block]:
         """One block for each expert. Only the block of all experts has input projections."""
         experts = self.output.experts
-        channels = self.columns_UC.shape[1]  # channels of a unit, which may be a whole expert
+        channels = self.columns_UC.shape[1]  # channels of a unit (a neuron or a whole expert)
         columns_UC = torch.arange(num_neurons(experts)).reshape(-1, channels)
         return [
             Block(f"{self.name} expert {e}", DownOfOne(experts, e), columns_UC, ())
@@ -147,7 +147,7 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> ExpertInputs:
         return _dispatched_by_zeros(args[0].unflatten(0, (experts.num_experts, -1)))
     hidden_TH, chosen_TK, weight_TK = args
     # Sort the tokens by expert, so that the host waits for the device once per batch. A loop that
-    # selects the tokens of each expert would wait once per expert.
+    # selects the tokens of each expert would make the host wait once per expert.
     order = chosen_TK.flatten().argsort(stable=True)
     counts_E = torch.bincount(chosen_TK.flatten(), minlength=experts.num_experts).tolist()
     tokens = order // chosen_TK.shape[1]
@@ -161,9 +161,8 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> ExpertInputs:
 def _dispatched_by_zeros(input_ETH: Tensor) -> ExpertInputs:
     """Return the inputs of the experts of Llama 4.
 
-    In Llama 4, each expert gets all tokens, multiplied by the router's weight. If a token is
-    not routed to an expert, its weight for this expert is zero. Such tokens are recognised by their
-    zeros, and left out.
+    In Llama 4, each expert gets all tokens, multiplied by the router's weight. If a token is not
+    routed to the expert, this weight is zero. Therefore, rows of zeros are left out.
     """
     tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in input_ETH]
     inputs = [input_TH[token_R] for input_TH, token_R in zip(input_ETH, tokens, strict=True)]

@@ -29,7 +29,7 @@ def find_model(
 ) -> CheckpointSource:
     """Find a model by its name, read its config, and make all checks that need no weights.
 
-    weights: whether the weights will be opened. If not, the weights and the device need not exist.
+    weights: whether the weights will be opened. If false, weights and device need not exist.
 
     Raises:
         ValueError: there is no model of this name, its weights are incomplete, its architecture or
@@ -74,8 +74,8 @@ def _exists(path: str) -> bool:
         raise ValueError(f"model.path={shown(path)}: cannot be looked up ({reason})") from error
 
 
-# The runs of a sweep share one `CheckpointSource`. If a file of the model changes, `state` changes,
-# and the model is read again.
+# The runs of a sweep share one `CheckpointSource`. If a file of the model changes, the argument
+# `state` changes, so the model's config is read again.
 @lru_cache(maxsize=1)
 def _read(
     path: str, trust_remote_code: bool, weights: bool, state: object, **options: Any
@@ -99,7 +99,7 @@ def _read(
 def _config(path: str, trust_remote_code: bool, local_first: bool) -> PreTrainedConfig:
     """Read the config of a model.
 
-    local_first: whether to try the local hub cache first. The network may then be missing.
+    local_first: whether to try the local hub cache first, which needs no network.
     """
     with suppress(OSError, ValueError):
         if local_first:

@@ -59,7 +59,7 @@ HUB = "https://huggingface.co/"
 FACTS = "gguf.json"
 PLAIN = {"F64", "F32", "F16", "BF16"}  # types of GGUF tensors that are not quantised
 DEQUANTISE_SECONDS = 600  # maximum wait while another process dequantises the same file
-VERSION = 3  # increase this number whenever the same GGUF would be converted to other weights
+VERSION = 3  # increase it if changed code converts the same GGUF to different weights
 # Errors that transformers and gguf raise for a damaged file.
 UNREADABLE = (
     OSError,
@@ -93,13 +93,13 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
 
     Raises:
         ValueError: the file is missing or damaged, transformers cannot read it, or transformers
-            would compute other outputs than llama.cpp.
+            would compute outputs that differ from llama.cpp's.
     """
     if not gguf.is_file():
         raise ValueError(f"model.path={path}: no such file")
     target = cache / "models" / f"{gguf.stem}-{_key(path, gguf, tie)}"
     if not (target / "config.json").is_file():
-        # Lock another path than `target`, because runs that use `target` hold the lock of `target`.
+        # Do not lock `target` itself, because runs that use `target` hold the lock of `target`.
         making = target.with_name(f"{target.name}.making")
         with exclusive(making, DEQUANTISE_SECONDS):
             if not (target / "config.json").is_file():
@@ -208,7 +208,7 @@ def _load(path: str, gguf: Path, config: PreTrainedConfig, header: GGUFHeader) -
             f"model.path={path}: {len(missing)} tensors of a {config.model_type} are missing, as "
             f"{', '.join(missing[:3])}"
         )
-    # remove the marks of a quantised model, because transformers refuses to save quantised models
+    # remove the attributes of a quantised model: transformers refuses to save models that have them
     model.hf_quantizer = None
     del model.config.quantization_config
     return cast(PreTrainedModel, model)

@@ -1,8 +1,8 @@
 """Read the header of a GGUF, and check that transformers builds the same model as llama.cpp.
 
 transformers converts most keys of a GGUF into config keys, and leaves all other config keys at
-their defaults. This module sets some of the other config keys, so that transformers computes the
-same as llama.cpp. If transformers would still compute something else than llama.cpp, the
+their defaults. This module sets some of these other config keys, so that transformers computes the
+same as llama.cpp. If the results of transformers would still differ from those of llama.cpp, the
 file is refused.
 """
 
@@ -17,7 +17,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 BLOCK = re.compile(r"blk\.(\d+)\.")  # the beginning of the name of each tensor in a layer
 SUFFIXES = (".weight", ".bias")
-ROPE_FACTORS = "rope_freqs.weight"  # the only tensor that is converted to config keys
+ROPE_FACTORS = "rope_freqs.weight"  # the only tensor whose values become config values
 # A dict from projections, as a GGUF names them, to the config key that says if they have a bias.
 BIASES = {"attn_q": "attention_bias", "attn_output": "attention_bias", "ffn_down": "mlp_bias"}
 # llama.cpp recognises the 27B models of Gemma by these numbers of layers.
@@ -47,9 +47,9 @@ class GGUFHeader:
         """Check the numbers of layers and heads, before a model with these numbers is built.
 
         Raises:
-            ValueError: the tensors belong to more or fewer layers than the header says, the number
-                of heads does not divide their total width, or the number of KV heads does not
-                divide the number of heads.
+            ValueError: the tensors belong to more or fewer layers than the header says, the width
+                of the query projection is no multiple of the number of heads, or the number of
+                heads is no multiple of the number of KV heads.
         """
         layers = self._own("block_count")
         blocks = {match[1] for match in map(BLOCK.match, self.tensors) if match}
@@ -119,8 +119,8 @@ class GGUFHeader:
     def _complete_gemma(self, config: PreTrainedConfig) -> None:
         """Set the scale of attention scores and the soft caps to the values of llama.cpp.
 
-        A GGUF has no key for the scale. In llama.cpp, the scale follows from the number of channels
-        of a head. In the 27B models, it follows from hidden size / number of heads instead.
+        A GGUF has no key for the scale. llama.cpp computes the scale from the number of channels of
+        a head, or in Gemma's 27B models, from hidden size / number of heads.
         """
         if config.num_hidden_layers == LAYERS_OF_27B[self.architecture]:
             config.query_pre_attn_scalar = config.hidden_size // config.num_attention_heads
@@ -145,13 +145,13 @@ class GGUFHeader:
 
 def _check_divides(name: str, number: Any, width_name: str, width: Any) -> None:
     if isinstance(number, list) or isinstance(width, list):
-        return  # a list has a number for each layer
+        return  # a list has a number for each layer, and is not checked
     if not number or not width or width % number:
         raise ValueError(f"{name}={number}: must divide {width_name}={width}")
 
 
 def _set_llama3_rope(config: PreTrainedConfig, factors: torch.Tensor) -> bool:
-    """Set the RoPE of LLaMA 3, and return whether the frequencies are then those of the GGUF.
+    """Set the RoPE of LLaMA 3, and return whether it gives the frequencies of the GGUF.
 
     factors: the tensor `rope_freqs.weight` of the GGUF, which has a divisor for the frequency of
         each pair of dimensions.

@@ -59,8 +59,8 @@ class HiddenFiles:
         path = self.folder / file
         try:
             with path.open("wb") as opened:
-                # Allocate all blocks now. Otherwise, writing to the mapped file on a full disk
-                # would kill the process (SIGBUS).
+                # Allocate all of the file on the disk now. Otherwise, writing to the mapped file on
+                # a full disk would kill the process (SIGBUS).
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(opened.fileno(), 0, num_bytes)
         except OSError as error:
@@ -99,7 +99,7 @@ class HiddenFiles:
         self._last_record = time.monotonic()
 
     def remove_others(self, files: Mapping[str, str]) -> None:
-        """Remove all files with hidden states, except those in the journal and the given ones."""
+        """Remove all files with hidden states, except those in the journal and in `files`."""
         for path in self.folder.glob("hidden-*"):
             if path.name not in {*self.recorded.values(), *files.values()}:
                 path.unlink()

@@ -116,7 +116,7 @@ def check_plain(model: PreTrainedModel) -> None:
     if quantiser is not None:
         method = quantiser.quantization_config.quant_method
         dequantised = getattr(quantiser.quantization_config, "dequantize", False)
-        # weights from a GGUF are usually dequantised; otherwise their dtype is in `packed` already
+        # transformers usually dequantises a GGUF; if not, the dtype of its weights is in `packed`
         if method != "gguf" and not dequantised:
             packed.append(str(method))
     if packed:

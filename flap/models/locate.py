@@ -97,7 +97,7 @@ def base_facts(path: str) -> dict[str, Any]:
         card = Path(path) / "README.md" if local else Path(hf_hub_download(path, "README.md"))
         text = card.read_text(encoding="utf-8")
         facts = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
-    # The facts only complete the card of a pruned checkpoint, so a run must not fail without them.
+    # A run must not fail without these facts, which only complete the card of a pruned checkpoint.
     # The libraries raise errors of many types if there is no card, no network or no valid YAML.
     except Exception:
         return named
@@ -107,7 +107,7 @@ def base_facts(path: str) -> dict[str, Any]:
 def commit(hub_id: str) -> str:
     """Return the commit of a model in the local hub cache.
 
-    If the commit is unknown, return a random string, which never equals another commit.
+    If the commit is unknown, return a random string, which equals no commit.
     """
     config = try_to_load_from_cache(hub_id, "config.json")
     return Path(config).parent.name if isinstance(config, str) else uuid4().hex
@@ -118,7 +118,7 @@ def _download(hub_id: str) -> str:
 
     A progress bar is shown. Pickled weights are not downloaded.
     """
-    # a run turns progress bars off, because configs and tokenizers need none
+    # runs turn progress bars off, because downloads of configs and tokenizers need none
     were_disabled = are_progress_bars_disabled()
     enable_progress_bars()
     try:

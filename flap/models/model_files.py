@@ -20,7 +20,7 @@ from flap.models.stacked_experts import choose_kernel, is_experts
 
 # Quantisation methods whose weights transformers can dequantise while it loads them.
 DEQUANTISED = ("mxfp4", "fp8")
-# Matches the number of the layer in the name of a tensor.
+# Matches the index of the layer in the name of a tensor.
 LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 
@@ -69,7 +69,7 @@ class ModelFiles:
         return int(parameters * self.dtype.itemsize)
 
     def on_device(self) -> PreTrainedModel:
-        """Load the whole model on its device, without a copy of it on the host."""
+        """Load the whole model directly onto its device, without first loading it on the host."""
         if self.device.type == "cpu":
             return self.read()
         return self.read(device_map={"": self.device})
@@ -123,7 +123,7 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
 
 
 def _check_complete(path: str | Path, loading_info: Mapping[str, Any]) -> None:
-    """Check that every tensor was in the files, with the shape that follows from the config."""
+    """Check that each tensor of the model was in the files, in the shape that the config needs."""
     problems = {
         "missing_keys": "are missing",
         "mismatched_keys": "have another shape than the config says",

@@ -44,7 +44,8 @@ def count_parameters(model: PreTrainedModel) -> int:
 def distinct_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the parameters of a model. Parameters that are tied to each other are returned once.
 
-    accelerate may have offloaded several copies of a tied parameter. Only one copy is returned.
+    accelerate may have offloaded several copies of a tied parameter. Only one of these copies is
+    returned.
     """
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
     by_name = {tied.get(name, name): parameter for name, parameter in model.named_parameters()}
@@ -78,12 +79,13 @@ def _is_offloaded(module: nn.Module) -> bool:
 def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None:
     """Store replaced parameters in the place from which accelerate's hook loads them.
 
-    before: the parameters as the hook has loaded them.
+    before: the parameters that the hook has loaded, before any of them was replaced.
     """
     weights: Any = module._hf_hook.weights_map  # type: ignore[union-attr]
     store = weights.dataset
     prefix = weights.prefix
-    in_memory = store if isinstance(store, dict) else store.state_dict  # a dict after `cpu_offload`
+    # accelerate's `cpu_offload` stores the weights in a dict
+    in_memory = store if isinstance(store, dict) else store.state_dict
     on_host = all(prefix + name in in_memory for name in before)
     for name, parameter in module.named_parameters(recurse=False):
         # Some modules read the weights of a convolution without calling the convolution. The

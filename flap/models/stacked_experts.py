@@ -51,9 +51,9 @@ class Stacked(LinearLike):
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
         """Replace the weights and the biases.
 
-        The rows, or the columns of the down projection, are divided equally among the experts. If
-        `whole` is true, an expert keeps its size, and the number of experts follows from the new
-        weights.
+        The rows (for the down projection, the columns) are divided equally among the experts. If
+        `whole` is true, each expert keeps its size instead, and the number of experts follows from
+        the new weights.
         """
         axis = 1 if self.name == DOWN else 0
         number = self.experts.num_experts
@@ -105,10 +105,11 @@ def refresh_experts(experts: Any) -> None:
     """Update attributes, class and kernel of experts after their tensors have changed."""
     experts.num_experts = len(experts.down_proj)
     add_biases(experts)
-    # `add_biases` may have changed the class, but accelerate calls the `forward` of the old class
+    # `add_biases` may have changed the class, but accelerate's hook still calls the `forward` of
+    # the old class
     if hasattr(experts, "_old_forward"):
         forward = MethodType(type(experts).forward, experts)
-        if experts.forward == experts._old_forward:  # inside `onloaded`, which bypasses the hook
+        if experts.forward == experts._old_forward:  # a block of `onloaded` bypasses the hook
             experts.forward = forward
         experts._old_forward = forward
     for name in WIDTHS:

@@ -106,7 +106,7 @@ class Walk:
             other processes.
         """
         if changing:
-            # only walks over models that are read from files can resume: changes in memory are lost
+            # a walk that changes a model in memory cannot resume, because the changes are lost
             work = model.if_streamed(work)
         self.model = model
         self.stage = stage
@@ -146,7 +146,7 @@ class Walk:
         self.streams = {}
 
     def enter(self, name: str, batches: Sequence[Batch]) -> Stream:
-        """Create a stream of these windows at the input of the first layer.
+        """Create a stream of the windows in `batches` at the input of the first layer.
 
         In a resumed walk, the stream is at the input of the layer at which the walk resumes.
         """

@@ -46,7 +46,7 @@ def tensor_files(directory: Path) -> dict[str, Path]:
     """Return a dict from the name of each tensor to the safetensors file that contains it.
 
     Raises:
-        ValueError: there is neither model.safetensors nor an index, or this file is damaged.
+        ValueError: there is neither model.safetensors nor an index, or the file found is damaged.
     """
     file = directory / WEIGHTS
     if file.is_file():  # an index next to this file belongs to an older checkpoint

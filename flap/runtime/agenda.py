@@ -39,15 +39,16 @@ class Speed(NamedTuple):
         return workload.read * self.read + workload.written * self.written
 
 
-UNKNOWN = Speed(read=1.0, written=8.0)  # relative costs of a token, while the speed is unknown
+# While the speed is unknown, to generate a token is assumed to take 8 times as long as to read one.
+UNKNOWN = Speed(read=1.0, written=8.0)
 
 
 class Agenda:
     """The evaluation tasks that a run has still to do.
 
     The time of the tasks is estimated from the speed of the model, and corrected by the time that
-    finished tasks have taken. While the speed is unknown and nothing is finished, there is no
-    estimate.
+    finished tasks have taken. While the speed is unknown and no part of a task is finished, there
+    is no estimate.
     """
 
     def __init__(self) -> None:

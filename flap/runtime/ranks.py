@@ -131,7 +131,10 @@ def alone() -> Iterator[None]:
 
 
 def own_folder(path: Path) -> Path:
-    """Return a subfolder of `path` for files of this process only."""
+    """Return a folder for files of this process only.
+
+    This is a subfolder of `path`, or in a run with one process, `path` itself.
+    """
     if size() == 1:
         return path
     return path / f"rank-{rank()}"

@@ -26,8 +26,8 @@ def cache_root(configured: str | None) -> Path:
     configured: the option `cache_dir`.
 
     Raises:
-        ValueError: FLAP_CACHE_DIR is not a path, or neither the option nor the variable is set and
-            the user has no home directory.
+        ValueError: FLAP_CACHE_DIR is not a path; or the user has no home directory, and neither the
+            option nor the variable is set.
     """
     variable = os.environ.get("FLAP_CACHE_DIR", "")
     check_path("FLAP_CACHE_DIR", variable)
@@ -81,8 +81,8 @@ def atomic_directory(target: Path, field: str) -> Iterator[Path]:
 def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
     """Yield a temporary path next to `target`, for the file or folder that will replace it.
 
-    At the end of the block, anything that is left at the temporary path is removed. Inside the
-    block, this process holds a lock file next to the path. The lock tells `remove_leftovers` that
+    If the temporary path still exists at the end of the block, it is removed. Inside the block,
+    this process holds a lock file next to the path. The lock tells `remove_leftovers` that
     the process is alive. A process id would not be sufficient, because processes in two containers
     with the same host name may have the same id.
     """

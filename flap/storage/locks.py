@@ -42,7 +42,7 @@ def file_lock(
     wait_seconds: the maximum wait; with `FOR_EVER`, there is no limit.
     waiting: a line that is logged before the wait if another process holds the lock.
     """
-    # without this option, filelock would use a file that a killed process leaves behind
+    # without this option, filelock might use a lock file that stays if its process is killed
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:

@@ -1,6 +1,6 @@
 """The working directory, from which an interrupted run resumes.
 
-The results of finished steps of a stage are stored there as `Notes`.
+The results of finished steps of a stage are stored in this directory as `Notes`.
 """
 
 import errno
@@ -85,8 +85,8 @@ class Notes(Generic[T]):
     def write(self, step: int, result: T) -> None:
         """Store the result of a step.
 
-        In a walk over the layers (`flap.models.Walk`), call this method before the walk records the
-        layer as done.
+        In a walk over the layers (`flap.models.Walk`), call this method before the walk counts the
+        layer as finished in its journal.
         """
         self._results[step] = result
         if self.folder is None or not ranks.is_first():
@@ -111,8 +111,8 @@ def results_of_steps(
 ) -> Iterator[T]:
     """Yield the results of steps 0, 1, 2, and so on.
 
-    A step whose result is not stored in `notes` is done now. At the same time, other processes do
-    the steps that follow, one step each, but at most as many steps as `at_once` allows.
+    A step whose result is not stored in `notes` is done now. At the same time, the other processes
+    do the next steps, one step each. `at_once` limits how many steps are done at the same time.
 
     do: does the step with the given number, and returns its result.
     at_once: returns how many steps, from the given number on, may be done at the same time. If it

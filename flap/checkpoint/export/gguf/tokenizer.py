@@ -29,7 +29,8 @@ def add_tokenizer(
 ) -> None:
     """Write the GGUF keys of a tokenizer.
 
-    source: the GGUF file that the model came from. If there is one, the keys are copied from it.
+    source: the GGUF file that the model came from, whose keys are copied; None if there is none, or
+        if pruning has trimmed the vocabulary.
     vocab_size: the number of token embeddings of the model.
     ends: the ids of the tokens that end a text.
 
@@ -41,7 +42,7 @@ def add_tokenizer(
         _copy(writer, source, tokenizer)
         return
 
-    spec: dict[str, Any] = {}  # the content of the tokenizer's file tokenizer.json
+    spec: dict[str, Any] = {}  # the content of tokenizer.json
     backend = getattr(tokenizer, "backend_tokenizer", None)  # only fast tokenizers have a backend
     if backend is not None:
         spec = json.loads(backend.to_str())
@@ -65,7 +66,7 @@ def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) 
     """Copy the keys of the tokenizer from `source`, the GGUF file that the model came from.
 
     Raises:
-        ValueError: `tokenizer` has another vocabulary than `source`.
+        ValueError: the vocabularies of `tokenizer` and `source` differ.
     """
     fields = {}
     for name, field in GGUFReader(source).fields.items():
@@ -129,7 +130,7 @@ def _vocabulary(
             tokens[i] = token
             types[i] = int(_token_type(token, i, spec, tokenizer, added))
         elif i in added and i not in needed:
-            # for example <image_soft_token> of Gemma 3, whose embeddings come from a vision tower
+            # for example <image_soft_token> of Gemma 3: a vision tower computes its embeddings
             log.warning("gguf: token %r has no embedding in this model and is left out", token)
         else:
             raise ValueError(
@@ -163,8 +164,8 @@ def _add_special(
 
     The flags say whether texts begin with BOS, and whether they end with EOS. llama.cpp stops
     generating at each of three tokens: end of text (EOS), end of turn (EOT), and end of message
-    (EOM). Up to three ids in `ends` are written as EOS, EOT and EOM. The tokenizer's EOS comes
-    first.
+    (EOM). Up to three ids in `ends` are written as EOS, EOT and EOM. If the tokenizer's EOS is
+    among the ids, it is written as EOS.
     """
     eos = tokenizer.eos_token_id
     ordered = sorted(ends, key=lambda i: i != eos) or [eos]

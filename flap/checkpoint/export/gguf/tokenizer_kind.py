@@ -20,7 +20,7 @@ class Steps(NamedTuple):
 
     pre_tokenizer: list[str]  # names of the steps of the pre-tokenizer (`_step_name`)
     normalizer: str | None
-    ignore_merges: bool  # whether a word that is in the vocabulary always becomes one token
+    ignore_merges: bool  # whether a split piece that is in the vocabulary always becomes one token
 
 
 class TokenizerKind(NamedTuple):
@@ -44,7 +44,7 @@ _BPE = {
 
 
 def tokenizer_kind(spec: dict[str, Any], name: str) -> TokenizerKind:
-    """Return the kind of llama.cpp's tokenizer that is equivalent to a tokenizer of transformers.
+    """Return the kind of tokenizer in llama.cpp that is equivalent to a transformers tokenizer.
 
     spec: the content of tokenizer.json.
     name: the name of the tokenizer's class, for the error message.
@@ -74,7 +74,7 @@ def tokenizer_kind(spec: dict[str, Any], name: str) -> TokenizerKind:
 
 
 def _step_name(step: dict[str, Any]) -> str:
-    """Return the name of a pre-tokenizer's step, or the regular expression by which it splits."""
+    """Return a name for a step of a pre-tokenizer; for a Split step, its regular expression."""
     match step:
         case {
             "type": "Split",
@@ -91,9 +91,9 @@ def _step_name(step: dict[str, Any]) -> str:
 
 
 def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> bool | None:
-    """Return whether a SentencePiece tokenizer adds a space before a text.
+    """Return whether a tokenizer that follows SentencePiece adds a space before a text.
 
-    Return None if its steps are not those of a SentencePiece tokenizer. If llama.cpp adds spaces,
+    Return None if the tokenizer does not have the steps of SentencePiece. If llama.cpp adds spaces,
     it adds them like SentencePiece: before the text and after each special token. The step
     Metaspace is accepted, although it adds spaces slightly differently: no space before a text that
     begins with a space, and usually no space after special tokens. llama.cpp has no option for this

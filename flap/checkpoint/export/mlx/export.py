@@ -1,7 +1,7 @@
 """Write a checkpoint as a folder for `mlx_lm.load`: weights, config, tokenizer and model file.
 
-The config has the keys that mlx-lm reads. The export is refused if mlx-lm would compute other
-logits than transformers.
+The config has the keys that mlx-lm reads. The export is refused if mlx-lm's logits would
+differ from transformers'.
 """
 
 import json
@@ -89,7 +89,7 @@ def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
     each layer, or None.
 
     Raises:
-        ValueError: mlx-lm does not have this architecture, or would compute other logits.
+        ValueError: mlx-lm lacks this architecture, or its logits would differ from transformers'.
     """
     model_type = str(config.model_type.removeprefix("flap_"))
     rope, local_rope = ropes(config)
@@ -135,8 +135,8 @@ def _heads(config: PreTrainedConfig, layer: int) -> tuple[int, int]:
 def _windows(config: PreTrainedConfig, model_type: str) -> dict[str, Any]:
     """Return the config keys for sliding windows.
 
-    For Gemma 3, these are mlx-lm's own keys. For all other architectures, it is the key `windows`,
-    which `modeling_flap_mlx.py` reads.
+    For Gemma 3, these are mlx-lm's own keys, and `windows` has None for each layer. For all other
+    architectures, the only key is `windows`, which `modeling_flap_mlx.py` reads.
     """
     layers = config.num_hidden_layers
     window = getattr(config, "sliding_window", None)

@@ -16,7 +16,8 @@ from mlx_lm.utils import MODEL_REMAPPING
 # Names of the attributes that hold the number of heads in the architectures of mlx-lm.
 HEADS = ("n_heads", "num_heads", "num_attention_heads")
 KV_HEADS = ("n_kv_heads", "num_key_value_heads")
-# For each architecture, a dict from parts of transformers' tensor names to those of mlx-lm.
+# For architectures whose tensors have different names in mlx-lm: dicts from parts of transformers'
+# names to the parts that replace them.
 RENAMED = {"mixtral": {".mlp.": ".block_sparse_moe."}, "gpt_neox": {"lm_head.": "embed_out."}}
 
 
