@@ -1,9 +1,8 @@
-"""Allocation: choose the units that stay, from the scores of all units and a budget.
+"""Allocation: use the scores of all units and a budget to choose the units that stay.
 
 A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an expert. The
-budget says how many parameters to remove (`Budget`). A structure is a rule for the choice
-(`Structure`), and its result is a plan, which lists the units that stay in each layer
-(`PruningPlan`).
+budget says how many parameters to remove (`Budget`). A structure is a rule that makes the choice
+(`Structure`). It returns a plan, which lists the units that stay in each layer (`PruningPlan`).
 """
 
 from flap.method.allocation.adaptive import ALAM, ALMM

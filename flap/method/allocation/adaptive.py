@@ -39,9 +39,8 @@ class Scaled(Structure):
     - error: the squared error that the removal of the unit causes in the output of its layer,
       divided by the price of the unit, such as its number of parameters (`Budget.prices`). The
       squared error is the sum of the scores of the unit's channels.
-    - relative: the same squared error divided by ‖h‖², the squared norm of the residual stream, and
-      by the price of the unit. h is the input of the layer at a typical token
-      (`LayerStatistics.inverse_power`).
+    - relative: the same squared error, divided by the price of the unit and by ‖h‖². h is the input
+      of the layer (the residual stream) at a typical token (`LayerStatistics.inverse_power`).
 
     In a mixture of experts, errors are measured at the output of the layer, where the output of
     each expert is multiplied by the router's weight (`Scores.routed_power`).
@@ -79,9 +78,9 @@ class Scaled(Structure):
 def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
     """Return the squared error that the removal of each unit causes in the output of its layer.
 
-    In a mixture of experts, one neuron of every expert is removed at the same time. The ranking
-    uses the mean over these neurons (`in_blocks`), but their removal causes the sum of their
-    errors. So the error of each neuron is multiplied by the number of experts.
+    In a mixture of experts, one neuron of every expert is removed at the same time, which causes
+    the sum of their errors. But the ranking uses the mean of these errors (`in_blocks`). So the
+    error of each neuron is multiplied by the number of experts.
     """
     score_GC, score_I = scores.layers[layer]
     error_I = score_I.double()
@@ -102,7 +101,7 @@ class ALAM(Scaled):
     The units of all layers are ranked by the value that `scale` selects (see `Scaled`). price: the
     number of parameters that are removed with a unit. total: the sum of the prices of all units.
     Every layer keeps a minimum number of units (see `Structure`). With a target instead of a ratio,
-    units are kept in the order of the ranking as long as the target is met (`ranking.within`).
+    each unit is kept, in the order of the ranking, if the target is still met (`ranking.within`).
 
         python -m flap structure=AL-AM
     """
@@ -123,7 +122,7 @@ class ALMM(Scaled, ManualHeads):
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Rank all attention units, then all neurons, and return the plan."""
+        """Rank all attention units, rank all neurons separately, and return the plan."""
         budget = lowest_ratio(
             budget, lambda at_ratio: at_ratio.widths(self.allocate(scores, at_ratio))
         )
@@ -135,14 +134,14 @@ class ALMM(Scaled, ManualHeads):
         for kept_B, blocks in zip(kept_heads, heads, strict=True):
             parameters += int(kept_B.sum()) * blocks.price
 
-        # 2. choose the neurons that stay, so that the removed neurons meet the rest of the budget
+        # 2. choose the neurons that stay, so that the whole plan meets the budget
         kept_neurons = _keep(budget.total - budget.to_remove - parameters, neurons)
         return _plan(heads + neurons, [*kept_heads, *kept_neurons])
 
     def _kept_heads(self, heads: "Sequence[Blocks]", budget: Budget) -> list[Tensor]:
-        """For each layer, return a mask that is true for its kept blocks of attention units.
+        """Return, for each layer, a mask that is true for the blocks of attention units to keep.
 
-        All blocks with the same number of query heads are ranked together.
+        The blocks of all layers that have the same number of query heads are ranked together.
         """
         removable = [blocks.score_B[blocks.fewest :] for blocks in heads]
         removed = self.blocks_to_remove(removable, budget)

@@ -3,7 +3,8 @@
 A plan lists the units that stay in each layer. A unit is removed as a whole: a KV head with its
 query heads, a neuron of an MLP, or an expert. A block is the attention or the MLP of a layer.
 
-Legend: K the possible numbers of kept units of a block: 0, 1, 2, …, all units.
+Legend: the suffix K is an axis with an element for each possible number of kept units of a block:
+0, 1, 2, …, all units.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +16,10 @@ from flap.method.allocation.plan import PruningPlan
 from flap.models import Block, ModelAdapter, Pair
 
 # The numbers of units that the attention and the MLP of each layer keep. If a block has several
-# members, such as the experts of a mixture, the number says how many units each single member
+# members, such as the experts of a mixture, its number says how many units each single member
 # keeps.
 Widths = Sequence[Pair[int]]
-STEPS = 40  # number of steps of the bisection in `lowest_ratio`
+STEPS = 40  # number of ratios that the bisection in `lowest_ratio` tries
 # minimum price of a unit, as a share of the highest price of all units; above 0, because scores are
 # divided by prices
 LEAST_PRICE = 1e-9
@@ -28,8 +29,8 @@ LEAST_PRICE = 1e-9
 class Units:
     """The units of a block.
 
-    If the block has several members, such as experts, all members keep the same number of units.
-    Here, a unit of such a block stands for one unit of each member.
+    If the block has several members, such as experts, all members keep the same number of units. So
+    one unit in this class stands for one unit of each member.
     """
 
     count: int
@@ -38,7 +39,7 @@ class Units:
     members: int = 1  # number of members of the block; 1 if each unit is a whole expert
     fewest: int = 0  # minimum number of units that stay (`Block.fewest`)
     unit: str = "neuron"  # kind of an MLP's units: "neuron" or "expert"; ignored for an attention
-    channels: int = 1  # number of inputs that a unit has in the output projection of a member
+    channels: int = 1  # number of input channels of a member's output projection that a unit has
 
     @property
     def total(self) -> int:
@@ -74,10 +75,10 @@ class Bound:
         return self.fixed + _sum(self.costs, widths)
 
     def cost_of(self, parameters: int, widths: Widths) -> float:
-        """Return the cost of a model with this number of parameters and these widths.
+        """Return the cost of a model with this number of parameters and these `Widths`.
 
         The target must count parameters. The method `cost`, which gets no number of parameters,
-        assumes the largest number that is possible with these widths.
+        assumes the largest number that a model with these widths can have.
         """
         return self.size * parameters + _sum(self.beside, widths[: len(self.beside)])
 
@@ -92,7 +93,10 @@ class Bound:
         return max(0.0, self.dense - self.asked)
 
     def values(self, widths: Widths) -> dict[str, float]:
-        """Return the requested cost, the dense model's cost, and the cost with these widths."""
+        """Return the requested cost, the dense model's cost, and a pruned model's cost.
+
+        widths: the number of units that each block of the pruned model keeps.
+        """
         return {"asked": self.asked, "dense": self.dense, "realised": self.cost(widths)}
 
     @property
@@ -115,7 +119,7 @@ def _sum(costs: Sequence[Pair[Tensor]], widths: Widths) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many parameters a plan removes, to within one unit, and the bounds that it must meet."""
+    """The number of parameters to remove, to within one unit, and the bounds on a plan's costs."""
 
     layers: tuple[Pair[Units], ...]
     # The share of the prunable parameters to remove. With bounds, the ratio is a lower limit: a
@@ -143,10 +147,9 @@ class Budget:
         return replace(self, ratio=max(ratios), bounds=bounds)
 
     def _least_share(self, bound: Bound) -> float:
-        """Return a share of the parameters that every plan must remove to meet a bound.
+        """Return a lower limit on the share of the parameters to remove, so that a bound is met.
 
-        This share is enough only if every removed unit has the highest cost per parameter of all
-        units.
+        The limit assumes that every removed unit has the highest cost per parameter of all units.
         """
         most = 0.0
         for layer, costs in zip(self.layers, bound.prices, strict=True):
@@ -159,9 +162,9 @@ class Budget:
     def prices(self) -> list[Pair[float]]:
         """The price of one unit of each block, by which scores are divided before units are ranked.
 
-        Without bounds, the price is the number of parameters of the unit. With bounds, the price is
-        the cost that the removal of the unit saves, as a share of `Bound.excess`. If the dense
-        model exceeds several bounds, the price is the sum of these shares over the exceeded bounds.
+        If the dense model exceeds no bound, the price is the number of parameters of the unit. If
+        it exceeds one bound, the price is the cost that the removal of the unit saves, as a share
+        of `Bound.excess`. If it exceeds several, the price is the sum of their shares.
         """
         exceeded = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
         if not exceeded:
@@ -186,7 +189,7 @@ class Budget:
         return widths
 
     def named(self, plan: PruningPlan) -> PruningPlan:
-        """Return a copy of a plan with the kinds of its MLP units and the dense model's widths."""
+        """Return a copy of a plan that also states the kind and the dense number of the units."""
         names = []
         dense = []
         for attention, mlp in self.layers:
@@ -209,8 +212,8 @@ def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budge
     The ratio is found by bisection. The returned budget has no bounds. A budget without bounds is
     returned unchanged.
 
-    widths_at: a function from a budget to the number of units that each block keeps in the plan for
-        this budget.
+    widths_at: a function that gets a budget, and returns the number of units that each block keeps
+        in the plan for this budget.
     """
     if not budget.bounds:
         return budget

@@ -4,7 +4,7 @@ KV heads are removed together with their query heads, in blocks of `multiple_of_
 size of a block is its number of query heads. In some models, blocks of different layers have
 different sizes.
 
-Legend: B blocks of one layer, or all blocks of the same size.
+Legend: the suffix B is the axis of blocks: of one layer, or of all blocks with the same size.
 """
 
 import math
@@ -71,8 +71,8 @@ class ManualHeads(Structure):
     def blocks_to_remove(self, scores: Sequence[Tensor], budget: Budget) -> dict[int, int]:
         """Return a dict from each size of blocks to the number of blocks of this size to remove.
 
-        Among all ways to remove `heads_to_remove` query heads, the result has the lowest sum of
-        size · score over all removed blocks.
+        Of all choices that remove `heads_to_remove` query heads, the result is the choice with the
+        lowest sum of size · score over all removed blocks.
 
         scores: for each layer, score_B of the blocks that may be removed.
         """
@@ -93,8 +93,8 @@ class ManualHeads(Structure):
     def _always(self, budget: Budget) -> int:
         """Return the number of query heads that are always removed.
 
-        A layer keeps only whole blocks. If the heads of a layer do not fill a whole number of
-        blocks, the heads that are left over are always removed.
+        A layer keeps only whole blocks. If the number of heads of a layer is not a multiple of the
+        size of its blocks, the heads that do not fill a block are always removed.
         """
         heads = 0
         for layer in budget.layers:
@@ -102,11 +102,10 @@ class ManualHeads(Structure):
         return heads
 
     def _feasible(self, budget: Budget) -> list[int]:
-        """Return the numbers of query heads that can be removed within the budget, ascending.
+        """Return, ascending, how many query heads can be removed so that neurons meet the budget.
 
-        If one of these numbers of heads is removed, the rest of the budget can be met by the
-        removal of neurons. If no number allows this, return only the number of heads for which the
-        removal of heads and neurons comes nearest to the budget.
+        With each of these numbers, the removal of heads and a possible number of neurons meets the
+        budget. If no number of heads allows this, return only the number that comes nearest.
         """
         limits = [self.limits(layer) for layer in budget.layers]
 
@@ -118,7 +117,7 @@ class ManualHeads(Structure):
         always = self._always(budget)
         counts = sorted(always + number for number in _sums(free))
 
-        # the smallest and the largest number for which the removal of neurons can meet the budget
+        # the smallest and the largest number of heads for which neurons can meet the budget
         most = 0
         least = 0
         for layer, limit in zip(budget.layers, limits, strict=True):
@@ -142,7 +141,7 @@ def _divided(budget: Budget) -> list[Units]:
 
 class _Choice(NamedTuple):
     score: float
-    blocks: dict[int, int]  # a dict from sizes of blocks to numbers of removed blocks
+    blocks: dict[int, int]  # from each size of blocks to the number of removed blocks of this size
 
 
 def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:

@@ -18,7 +18,7 @@ FILE = "plan.json"  # name of the file with the plan in the folder of a finished
 
 
 def packaged_plans() -> dict[str, Path]:
-    """Return a dict from the names of packaged plans, such as smollm2-135m/flap-0.2, to files."""
+    """Return a dict from names of packaged plans, such as smollm2-135m/flap-0.2, to their files."""
     folder = shipped_folder("plans")
     files = sorted(folder.glob("*/*.json"))
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
@@ -26,7 +26,7 @@ def packaged_plans() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class GivenPlan:
-    """The plan that the option `plan` names: from another run, from a file, or from the package."""
+    """The plan that the option `plan` names: of another run, in a file, or packaged with flap."""
 
     origin: str  # the run's folder, the file, or the name of the packaged plan
     plan: PruningPlan

@@ -1,6 +1,6 @@
 """The structure `middle`, which removes the same share of every middle layer (LLM-Pruner).
 
-Legend: G attention units of a layer: KV heads with their query heads.
+Legend: G is the number of attention units of a layer, which are KV heads with their query heads.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from flap.models import Pair
 
 @dataclass(frozen=True)
 class Middle(ULUM):
-    """UL-UM in the middle layers (block-wise pruning of LLM-Pruner, arXiv 2305.11627).
+    """The structure UL-UM, but only for the middle layers (LLM-Pruner, arXiv 2305.11627).
 
         share = ratio · parameters of all layers / parameters of the middle layers
         every middle layer loses its round(share · G) lowest-scored attention units,

@@ -78,8 +78,8 @@ def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: f
     """Return a mask that is true for the kept units.
 
     Protected units come first in the ranking, whatever their scores, and are always kept. All other
-    units follow, from the highest score to the lowest. The first units of the ranking are kept, so
-    many that the sum of their prices is nearest to `to_keep`.
+    units follow, from the highest score to the lowest. The first units of the ranking are kept, and
+    their number is chosen so that the sum of their prices is nearest to `to_keep`.
     """
     order_U = from_highest(score_U.masked_fill(protected_U, torch.inf))
     price_of_prefix_U = price_U[order_U].cumsum(0)
@@ -99,29 +99,29 @@ def within(
     costs: Sequence[Sequence[Tensor]],
     most: Sequence[float],
 ) -> Tensor:
-    """Return a mask that is true for the kept units of all layers, so that all bounds are met.
+    """Return a mask that is true for the units to keep in all layers, so that all bounds are met.
 
-    Units are kept from the highest score to the lowest. If keeping a unit would exceed a bound, the
-    unit is removed together with all lower-scored units of its layer.
+    Units are kept from the highest score to the lowest. A unit that would exceed a bound is removed
+    together with all lower-scored units of its layer.
 
     scores: the scores of the units of each layer; an attention and an MLP count as two layers.
     fewest: the minimum number of units that each layer keeps.
     costs: for each bound, cost_K of each layer: the cost of a layer that keeps 0, 1, 2, … units.
     most: for each bound, the highest allowed total cost of all layers.
     """
-    # 1. rank the units of all layers; first come the units that always stay
+    # 1. rank the units of all layers; the units that always stay come first
     always_U = best_of_each(scores, fewest)
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layers_of(scores)[order_U]
 
-    # 2. for each bound, compute the cost that each unit adds, and the highest sum of these costs
+    # 2. for each bound, compute the cost that each unit adds, and the highest allowed sum
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):
         cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
         rooms.append(limit - cost_of_none)
 
-    # 3. until all bounds are met, remove the first unit that exceeds a bound, and those below it
+    # 3. as long as units exceed bounds, remove the first of them with its layer's lower units
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
     while True:
         exceeds_U = torch.zeros_like(kept_U)
@@ -159,7 +159,8 @@ def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
 def in_blocks(score_I: Tensor, size: int, members: int = 1) -> tuple[Tensor, Tensor]:
     """Group neurons into blocks, and return score_B and neurons_BN of the blocks.
 
-    score_B is the mean score of the neurons of each block, and neurons_BN contains their indices.
+    score_B contains the mean score of the neurons of each block, and neurons_BN the indices of the
+    neurons of each block.
     The neurons of a block are removed together. The first block has the `size` highest-scored
     neurons of each member, the second block has the next `size` neurons of each member, and so on.
     If the lowest-scored neurons do not fill a block, they are left out.

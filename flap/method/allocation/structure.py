@@ -23,7 +23,7 @@ NO_ROUNDING = (
 
 
 class Limits(NamedTuple):
-    """The numbers of units that may be removed from a block, in groups of `size` units."""
+    """How many units may be removed from a block, if they are removed in groups of `size` units."""
 
     size: int  # number of units in a group, which are removed together; 1 if no unit may be removed
     fewest: int  # minimum number of groups that stay

@@ -4,7 +4,8 @@ A bound is the highest cost, such as bytes, that the pruned model may have. The 
 module depend only on the shapes of a model. A block is the attention or the MLP of a layer. A unit
 of a block is a KV head with its query heads, a neuron, or an expert.
 
-Legend: K the possible numbers of kept units of a block: 0, 1, 2, …, all units.
+Legend: the suffix K is an axis with an element for each possible number of kept units of a block:
+0, 1, 2, …, all units.
 """
 
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ class Biases:
 
     # whether compensation adds a bias to the output projection of a block that loses units
     outputs: bool
-    # whether input projections may need zero biases, in a checkpoint for the stock class of
-    # transformers
+    # whether input projections may get biases of zeros, which some classes of transformers require
+    # in a checkpoint
     inputs: bool = False
 
 
@@ -76,8 +77,8 @@ def bounds_of_shapes(
 def _with_caches(bound: Bound, caches: tuple[Pair[Tensor], ...]) -> Bound:
     """Return a copy of the bound that also counts the bytes of keys and values.
 
-    caches: cost_K of each block: the bytes of its keys and values. Empty if the target does not
-        count these bytes.
+    caches: cost_K of each block: the bytes of its keys and values. If the target does not count
+        these bytes, `caches` is empty, and the bound itself is returned.
     """
     if not caches:
         return bound

@@ -38,8 +38,9 @@ class UniformLayers(Structure):
     def quotas(self, budget: Budget) -> list[Pair[int]]:
         """Return the number of units that each layer keeps.
 
-        Every layer has to lose the same share of its parameters. A part of this share is removed as
-        attention units, and the rest as neurons, rounded to the nearest neuron or block of neurons.
+        Every layer has to lose the same share of its parameters. A part of these parameters is
+        removed as attention units, and the rest as neurons. The number of neurons is rounded to the
+        nearest neuron or block of neurons.
         """
         budget = lowest_ratio(budget, self.quotas)
         removed_heads = self.removed_kv_heads(budget)
@@ -92,9 +93,9 @@ class UniformLayers(Structure):
 def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPlan:
     """Return the plan that keeps the highest-scored units of a layer.
 
-    The score of a head is the sum of the scores of its channels.
+    The score of an attention unit is the sum of the scores of its channels.
 
-    quota: the number of heads and the number of neurons or experts that the layer keeps.
+    quota: the number of attention units and the number of neurons or experts that the layer keeps.
     """
     heads = highest(scores.attention.sum(dim=1), quota.attention)
     neurons = highest(scores.mlp, quota.mlp, members)
@@ -104,8 +105,8 @@ def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPl
 def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:
     """Round the number of blocks to remove from each layer to a whole number within its limits.
 
-    If the number for a layer is below 0 or above the limit of the layer, the other layers lose more
-    or fewer parameters instead. They share the difference equally.
+    If the unrounded number of a layer is below 0 or above the layer's limit, it is set to 0 or to
+    the limit. Then the other layers lose fewer or more parameters, in equal parts.
 
     targets: the unrounded number of blocks to remove from each layer. limits: the largest possible
     number for each layer. prices: the number of parameters of one block of each layer.
@@ -152,8 +153,8 @@ class ULUM(UniformLayers):
     def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:
         """Return the number of attention units to remove from a layer.
 
-        The number is as near to ratio · G as possible, but the removal of neurons must be able to
-        meet the rest of the layer's budget. If no number allows this, return the number for which
+        The number is as near to ratio · G as possible, but the layer must be able to meet its
+        budget by the removal of neurons, too. If no number allows this, return the number for which
         the layer comes nearest to its budget.
         """
         heads, neurons = (limit.counts for limit in self.limits(layer))
@@ -171,7 +172,7 @@ class ULUM(UniformLayers):
 
 @dataclass(frozen=True)
 class ULMM(UniformLayers, ManualHeads):
-    """UL-MM: heads spread evenly over the layers (FLAP, arXiv 2312.11983, section 4.4).
+    """UL-MM: removed heads spread evenly over layers (FLAP, arXiv 2312.11983, section 4.4).
 
         every layer loses its remove_heads / (number of layers) lowest-scored query heads,
         and then neurons, until it has lost ratio · (its parameters)
@@ -184,15 +185,14 @@ class ULMM(UniformLayers, ManualHeads):
     def removed_kv_heads(self, budget: Budget) -> list[int]:
         """Return the number of attention units to remove from each layer.
 
-        Among layers with the same number of query heads per KV head, these numbers differ by at
-        most one unit (or one block of units). Only layers that have reached their limits may differ
-        more.
+        Layers with the same number of query heads per KV head lose numbers of units that differ by
+        at most one unit (or one block of units). A layer that reaches its limit may lose fewer.
         """
         removable = [self.limits(layer).attention.counts for layer in budget.layers]
 
         # 1. choose how many blocks of each size are removed from all layers together. The n-th
-        # removed block of a layer gets the cost 2 n - 1, so n blocks cost n². The total cost is
-        # then lowest if all layers lose the same number of blocks.
+        # removed block of a layer gets the score 2 n - 1, so n blocks have the sum n². The total
+        # is then lowest if all layers lose the same number of blocks.
         costs = []
         for layer, counts in zip(budget.layers, removable, strict=True):
             cost_B = 2.0 * torch.arange(len(counts) - 1) + 1
@@ -211,7 +211,7 @@ class ULMM(UniformLayers, ManualHeads):
 
 
 def _evenly(number: int, limits: Sequence[int]) -> list[int]:
-    """Divide a number into one part for each limit, such that no part exceeds its limit.
+    """Divide a number into parts, one for each limit, so that no part exceeds its limit.
 
     Parts below their limits differ by at most 1.
     """
@@ -219,7 +219,7 @@ def _evenly(number: int, limits: Sequence[int]) -> list[int]:
     def total(level: int) -> int:
         return sum(min(level, limit) for limit in limits)
 
-    # 1. find the highest level to which all parts can be filled, where each part stops at its limit
+    # 1. find the highest level to which all parts can rise, if each part stops at its limit
     levels = range(max(limits) + 1)
     level = max(level for level in levels if total(level) <= number)
     counts = [min(level, limit) for limit in limits]

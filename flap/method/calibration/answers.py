@@ -1,7 +1,7 @@
 """Let the model answer prompts, and make a calibration text of prompts and answers.
 
-Source: RESP, arXiv 2512.02185, section 3. There, the dense model answers prompts of the task for
-which the pruned model will be used.
+Source: RESP, arXiv 2512.02185, section 3. In this paper, the dense model answers prompts of the
+task for which the pruned model will be used.
 """
 
 import logging
@@ -63,7 +63,7 @@ class _Collected:
         self.tokens += len(tokenizer(document, verbose=False).input_ids)
 
     def result(self, notes: Notes) -> dict[str, Any]:
-        """Return the answers and their counts, as data that JSON can store.
+        """Return the answers and the counts of this object, as data that JSON can store.
 
         notes: the stored batches of answers, with the seconds that the model took to write them.
         """
@@ -143,8 +143,8 @@ def _collect(
     with showing("the model answers", needed) as reach:
         for number, (prompt, (text, ended)) in enumerate(zip(prompts, answers, strict=True), 1):
             collected.add(prompt, text, ended)
-            # the share of answered prompts counts as progress, too, because the prompts may run out
-            # before there are enough tokens
+            # the progress is at least the share of the prompts that are already answered, because
+            # the prompts may run out before there are enough tokens
             share_of_prompts = number / len(prompts)
             tokens = max(collected.tokens, int(share_of_prompts * needed))
             reach(min(tokens, needed), collected.tokens)
@@ -164,17 +164,17 @@ def key(windows: Windows, part: int) -> dict[str, Any]:
 
 
 def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
-    """Turn the result of `answer` into a text."""
+    """Make a calibration text from the result of `answer`."""
     asked = windows.asked[part]
     pairs = [(Prompt(tuple(messages), None), text) for messages, text in written["answered"]]
     return dialogues(asked, pairs, windows.tokenizer, windows.bos)
 
 
 def without_answers(windows: Windows) -> Windows:
-    """Return an estimate of the windows for the time before the model has written anything.
+    """Return windows that can be used before the model has written its answers.
 
-    Prompts get the answers from their file, or empty answers if the file has none. The text `self`,
-    which the model writes as a whole, is left out.
+    In place of the model's answers, prompts get the answers in their file, or empty answers if the
+    file has none. The text `self`, which the model writes as a whole, is left out.
     """
     for part, asked in windows.asked.items():
         pairs = list[tuple[Prompt, str]]()

@@ -1,8 +1,8 @@
 """Collect statistics of each layer, and yield them while the layer is in memory.
 
-Every fifth calibration window is held out, to test compensations, and the blocks that
-structure=search prunes on trial. The tokens of these windows are called held-out tokens, and the
-tokens of all other windows are called fitting tokens.
+Every fifth calibration window is held out. The held-out windows are used to test compensations, and
+with structure=search also to measure the effect of pruning a single block. Their tokens are called
+held-out tokens, and the tokens of all other windows are called fitting tokens.
 
 Legend: N windows · T tokens in a window.
 """
@@ -30,8 +30,8 @@ class Calibration:
     """The calibration windows, and the statistics of every layer of the dense model.
 
     The covariances of all layers are too large to store. So the covariances of a layer are computed
-    when the windows go through this layer, and then freed. If a later stage needs covariances, the
-    windows go through the model again.
+    when the windows go through this layer, and then freed. For each stage of a run that needs
+    covariances, the windows go through the model again.
     """
 
     model: PlacedModel
@@ -53,12 +53,13 @@ class Calibration:
         work: the working directory, from which an interrupted calibration resumes if the layers are
             read from files one after another. A model in memory runs all layers in one forward
             pass, so its calibration cannot resume.
-        gradients: whether to add the first-order effect of each unit on the loss. For this effect,
-            a forward and a backward pass is run on each window, with the whole model on one device.
+        gradients: whether to add the first-order effect of removing each unit on the loss. To
+            compute it, a forward and a backward pass is run on each window, with the whole model on
+            one device.
 
         Raises:
-            ValueError: activations or gradients are not finite, or the disk is too small for hidden
-                states. In the first case, the message names the first layer with such values.
+            ValueError: activations or gradients are not finite (the message names the first block
+                with such values), or the disk is too small for hidden states.
         """
         model = self.model
         work = model.if_streamed(work)
@@ -88,18 +89,18 @@ class Calibration:
         changing: whether the caller changes the weights of the layers.
         separate_held_out: whether to collect separate co-moments of fitting and held-out tokens, in
             `Statistics.parts`. A compensation needs separate co-moments. Scores need only the
-            co-moments of all tokens together, which take half of the memory.
+            co-moments of all tokens together, which take half as much memory.
 
         Raises:
-            ValueError: activations are not finite. The message names the block.
+            ValueError: activations are not finite. The message names their block.
         """
         walk = Walk(self.model, f"{stage}, layer by layer", work, changing)
         return self.along(walk, covariance, separate_held_out)
 
     def along(self, walk: Walk, covariance: bool, separate_held_out: bool = True) -> Visits:
-        """Yield the same values as `visit`, in a `Walk` that the caller has created.
+        """Do the same as `visit`, in a pass over the layers (`Walk`) that the caller has created.
 
-        In the same walk, the caller may also carry other hidden states from layer to layer.
+        In this pass, the caller may also run the layers on hidden states of its own.
         """
         if not covariance:
             for i in walk:
@@ -114,8 +115,8 @@ class Calibration:
     def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
         """Yield the index and the statistics of each layer, while the caller changes the layers.
 
-        The caller changes the layer that is in memory. After that, the inputs of the next layer are
-        the outputs of the changed layer.
+        The caller changes each layer while the layer is in memory. The next layer then gets the
+        outputs of the changed layer as its inputs.
         """
         walk = Walk(self.model, "prune, layer by layer", work, changing=True)
         streams = self._enter(walk, separate_held_out=covariance)

@@ -3,8 +3,8 @@
 The co-moment of two channels is the sum of the products of their deviations from the mean.
 
 A covariance matrix has I² elements, which take 0.3 GB for the MLP of a model with 1B parameters. So
-a covariance is computed in strips of rows, and is never in memory as a whole. The only full matrix
-is the matrix that a metric factorises (`Covariance.hessian`), which is filled from these strips.
+only strips of its rows are computed, one after another. The only full matrix is the matrix that a
+metric factorises (`Covariance.hessian`), which is filled from these strips.
 
 Legend: I input channels · R selected channels, as rows · C selected channels, as columns · O output
 channels.
@@ -26,8 +26,8 @@ class Covariance:
 
     Each set has a co-moment matrix, a mean and a number of tokens T. μ is the mean over the tokens
     of all sets. The covariance is Σ (co-moment + T · (mean - μ) (mean - μ)ᵀ) / Σ T, summed over the
-    sets (Chan, Golub and LeVeque 1979). The formula is exact except for rounding. Without tokens,
-    the covariance is 0.
+    sets (Chan, Golub and LeVeque 1979). This is the covariance over the tokens of all sets, except
+    for rounding errors. If there are no tokens, it is 0.
     """
 
     num_tokens: int
@@ -51,7 +51,7 @@ class Covariance:
     def block(self, rows_R: Tensor, columns_C: Tensor) -> Tensor:
         """Return covariance_RC between the channels `rows_R` and the channels `columns_C`.
 
-        For a moment, all I columns of these rows are in memory.
+        While this function runs, all I columns of the rows are in memory.
         """
         block_RI = self.comoments[0].rows(rows_R)
         for comoment in self.comoments[1:]:

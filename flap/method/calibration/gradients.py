@@ -1,8 +1,8 @@
 """Compute the first-order effect of removing each unit on the loss, with backward passes.
 
-The whole model must be on one device. Only the gradient of one matrix is in memory at a time. As
-soon as a gradient is computed, its products with the weights are summed for each unit, and the
-gradient is freed.
+The whole model must be on one device. As soon as the gradient of a matrix is computed, its products
+with the weights are summed for each unit, and the gradient is freed. So only the gradient of one
+matrix is in memory at a time.
 
 A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron,
 or an expert.
@@ -45,7 +45,7 @@ class UnitSums:
     def add(self, tensor: UnitTensor) -> None:
         """Add the products w · ∂L/∂w of one tensor of the block to the sums of its units.
 
-        tensor: contains the products in the place of the weights w.
+        tensor: a tensor of the block, whose values are the products instead of the weights w.
         """
         products = tensor.values
         dtype = self.sum_U.dtype
@@ -58,7 +58,7 @@ class UnitSums:
 def add_effects(
     layers: Sequence[LayerStatistics], model: PlacedModel, batches: Sequence[Batch]
 ) -> list[LayerStatistics]:
-    """Return the statistics of the layers, with the first-order effect of each unit on the loss.
+    """Add the first-order effect of removing each unit on the loss to the layers' statistics.
 
     batches: the windows that this process runs; may be empty.
     """
@@ -80,8 +80,8 @@ def first_order_effects(model: PlacedModel, batches: Sequence[Batch]) -> list[Pa
     batches. To first order, removing a unit changes L by -effect_U.
 
     Raises:
-        ValueError: gradients are not finite, or weights cannot have gradients. In the first case,
-            the message names the block.
+        ValueError: gradients are not finite (the message names their block), or weights cannot have
+            gradients.
     """
     if any(parameter.is_inference() for parameter in model.model.parameters()):
         raise ValueError(
@@ -120,7 +120,8 @@ def _mean(sums: UnitSums, num_predicted: int) -> Tensor:
 def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
     """During a `with` block, add the products w · ∂L/∂w of each backward pass to the sums.
 
-    After the block, all parameters get their earlier gradients and `requires_grad` back.
+    At the end of the `with` block, all parameters get their earlier gradients and `requires_grad`
+    back.
     """
     parameters = list(model.parameters())
     with ExitStack() as stack:
@@ -140,7 +141,7 @@ def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
 
 
 def _parameter_of(tensor: Tensor) -> Tensor:
-    """Return the parameter that a tensor is a view of, or the tensor itself if it is a parameter.
+    """Return the parameter of which a tensor is a view, or the tensor itself if it is a parameter.
 
     For example, the weight of a `LinearLike` is a view of a parameter.
     """

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
 
 SEQUENCES = 64  # sequences per batch; the last batch may have up to 1.5 times as many
-FEW = 4  # sequences per batch if the whole text has fewer than SEQ_LEN tokens, as in a quick test
+FEW = 4  # sequences per batch if the whole text has fewer than SEQ_LEN tokens, as in a short test
 SEQ_LEN = 512  # tokens per sequence; fewer if the context of the model is shorter
 
 
@@ -90,8 +90,8 @@ class Draft:
     def show(self, reach: Reach, beside: int = 0) -> None:
         """Show the progress.
 
-        reach: a callback that shows the progress. beside: the number of tokens so far of a batch
-        that is still being written.
+        reach: a callback that shows the progress. beside: the number of tokens already written in a
+        batch that is not yet complete.
         """
         tokens = min(self.tokens + beside, self.needed)
         reach(tokens, tokens)
@@ -161,7 +161,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
 
 
 def written_text(written: dict[str, Any]) -> Text:
-    """Turn the result of `write` into a text."""
+    """Make a calibration text from the result of `write`."""
     origin = f"written by the model from {written['begins_with']}"
     return Text.joined(SELF, written["documents"], origin)
 
@@ -169,12 +169,12 @@ def written_text(written: dict[str, Any]) -> Text:
 def _batches_at_once(draft: Draft) -> int:
     """Return how many of the next batches can be written at the same time.
 
-    These are the batches that are certainly needed. If the text is complete, the number is 0.
+    These are the batches that are needed for certain. If the text is complete, there are none.
     """
     if draft.left <= 0:
         return 0
-    # assume that batches have 10 % more tokens, because a text may have more tokens when it is
-    # tokenised again than when it was sampled
+    # assume that a batch has 10 % more tokens than are sampled, because a text may have more tokens
+    # when it is tokenised again
     tokens_per_batch = 1.1 * draft.sequences * draft.seq_len
     # The size of the last batch depends on the length of the text so far. So a batch that may be
     # the last one is written only after all other batches.
@@ -185,8 +185,8 @@ def _batches_at_once(draft: Draft) -> int:
 
 def _batch(model: PlacedModel, draft: Draft, reach: Reach) -> dict[str, Any]:
     """Write the next batch, and return its tokens_NT. reach: a callback that shows the progress."""
-    # Write 2 % more tokens than needed, because the text may have fewer tokens when it is tokenised
-    # again than when it was sampled.
+    # Sample 2 % more tokens than needed, because the text may have fewer tokens when it is
+    # tokenised again.
     sequences = math.ceil(1.02 * draft.left / draft.seq_len)
     if sequences >= 1.5 * draft.sequences:
         sequences = draft.sequences

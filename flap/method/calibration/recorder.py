@@ -1,9 +1,9 @@
 """Record the statistics of a layer with forward hooks, inside a `with` block.
 
 A block is the attention or the MLP of a layer. In a mixture of experts, the members of the MLP are
-its experts. Every fifth calibration window is held out, to test compensations, and the blocks that
-structure=search prunes on trial. The tokens of these windows are called held-out tokens, and the
-tokens of all other windows are called fitting tokens.
+its experts. Every fifth calibration window is held out. The held-out windows are used to test
+compensations, and with structure=search also to measure the effect of pruning a single block. Their
+tokens are called held-out tokens, and the tokens of all other windows are called fitting tokens.
 
 Legend: I input channels of an output projection · T tokens · P positions of a batch · D hidden size
 · M members of a block · E[…] mean over tokens.
@@ -37,8 +37,8 @@ class Comoments:
 
     Deviations are differences from the mean of all tokens. While batches are added, differences
     from a fixed origin are used instead: the mean of the first batch, or zero. At the end, the sums
-    are shifted to the mean of all tokens. The result is exact except for rounding. Rounding errors
-    are small as long as the origin is within a few standard deviations of the mean of all tokens.
+    are converted to deviations from the mean of all tokens. Rounding errors are small if the origin
+    is within a few standard deviations of this mean.
     """
 
     def __init__(self) -> None:
@@ -48,8 +48,8 @@ class Comoments:
     def add(self, activation: Tensor, about_zero: bool = False) -> None:
         """Add a batch of activations (…, I).
 
-        about_zero: whether the origin is zero. If it is, tokens whose activations are all zero can
-            be left out of the batch.
+        about_zero: whether the origin is zero instead of the mean of the first batch. If it is
+            zero, tokens whose activations are all zero can be left out of the batch.
         """
         activation_TI = activation.flatten(end_dim=-2).float()
         if self._products is None:
@@ -62,7 +62,7 @@ class Comoments:
         self._products.add_products(activation_TI - self._origin_I)
 
     def finish(self, num_tokens: int, mean_I: Tensor) -> Symmetric:
-        """Return the co-moments about the mean of all tokens.
+        """Return the co-moments, as sums of deviations from the mean of all tokens.
 
         num_tokens, mean_I: the number of all tokens, and the mean of their activations.
         """
@@ -110,7 +110,7 @@ class BlockRecorder:
         """Return the statistics of each member over the recorded tokens of all processes.
 
         Raises:
-            ValueError: activations are not finite. The message names the block.
+            ValueError: activations are not finite. The message names their block.
         """
         if self.statistics:
             for n, comoments in enumerate(self.comoments):
@@ -199,11 +199,11 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
     """Return the statistics of a layer from one or two recorders.
 
     A single recorder has seen all windows. With two recorders, the first has seen the fitting
-    windows, and the second the held-out windows. If there are two recorders, `Statistics.parts` has
-    the statistics of each of them, with co-moments.
+    windows, and the second has seen the held-out windows. In this case, `Statistics.parts` contains
+    the statistics of each recorder, with co-moments.
 
     Raises:
-        ValueError: activations are not finite. The message names the block.
+        ValueError: activations are not finite. The message names their block.
     """
     attentions = [recorder.blocks.attention for recorder in recorders]
     mlps = [recorder.blocks.mlp for recorder in recorders]
@@ -247,14 +247,14 @@ def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
 
 
 def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
-    """Return E[1 / ‖h_t‖²] over all recorded tokens, rounded to float32.
+    """Return E[1 / ‖h_t‖²] over the recorded tokens with h_t ≠ 0, rounded to float32.
 
     h_t: the input of the layer (the residual stream) at token t. If the output of a block has an
     error e, E[‖e‖²] · E[1 / ‖h‖²] is the squared error relative to the residual stream of a typical
     token. The simpler ratio E[‖e‖²] / E[‖h‖²] would not describe a typical token. The reason is
     that a few tokens, mostly the first token of a window, have massive activations, which later
-    layers only pass on. These tokens can make E[‖h‖²] 240 times as large as its mean over all other
-    tokens (layer 12 of SmolLM2-135M). The result is 0 if every hidden state is zero.
+    layers only pass on. With these tokens, the mean of ‖h‖² can be 240 times as large as without
+    them (layer 12 of SmolLM2-135M). The result is 0 if every h_t is 0.
     """
     sums = chain(*ranks.gather([(float(r.total), int(r.num_tokens)) for r in recorders]))
     total, num_tokens = map(sum, zip(*sums, strict=True))

@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 # stores a batch of text, and the seconds that the model took to write it
 BATCH: Kind[Any] = as_json("batch")
-# The config sections whose texts a model can write. The random draws differ between the sections,
-# so that a model is not trained on the text that it was calibrated on.
+# The config sections whose texts a model can write. For each section, different random numbers are
+# drawn, so that a model is not trained on the text on which it was calibrated.
 USES = ("calibration", "recover")
-# A sequence is dropped because it repeats itself if the share of distinct 4-grams among its 4-grams
-# is below this value.
+# A sequence counts as repeating itself, and is dropped, if the share of distinct 4-grams among its
+# 4-grams is below this value.
 DISTINCT = 0.5
 
 
@@ -53,8 +53,8 @@ def batches(
     the earlier batches.
 
     write: a function that writes the batch with a given index.
-    at_once: a function that returns how many batches may be written at the same time, beginning
-        with the batch with a given index. It returns 0 if the text is complete.
+    at_once: a function that gets the index of the next batch, and returns how many batches may be
+        written at the same time from this batch on. It returns 0 if the text is complete.
     notes: stores the batches. Batches that an interrupted run has stored are not written again.
     """
 
@@ -178,7 +178,7 @@ class Drawn(LogitsProcessor):
 
     The processor needs one uniform random number per drawn token. The option `do_sample` of
     transformers needs one exponential random number for each token of the vocabulary. On a CPU,
-    drawing these numbers took half of the time of sampling.
+    drawing all of these exponential random numbers took half of the time of sampling.
 
     on_token: called before each new token, with the number of tokens so far in each sequence.
     """
@@ -200,8 +200,8 @@ class Drawn(LogitsProcessor):
 def attention_of_one_query(model: PlacedModel) -> Iterator[None]:
     """During a `with` block, compute the attention of a single query with two matrix products.
 
-    Only models on a CPU are changed. The attention kernel of torch 2.13 for CPUs is made for many
-    queries. With one query, it took two thirds of the time of a decoding step.
+    Only the attention of models on a CPU is replaced. The attention kernel of torch 2.13 for CPUs
+    is made for many queries. With one query, it took two thirds of the time of a decoding step.
     """
     if model.device.type != "cpu":
         yield

@@ -1,9 +1,9 @@
 """Compute statistics of channels for a batch, merge them over batches, and store them in a file.
 
 A block is the attention or the MLP of a layer. In a mixture of experts, the members of the MLP are
-its experts. Every fifth calibration window is held out, to test compensations, and the blocks that
-structure=search prunes on trial. The tokens of these windows are called held-out tokens, and the
-tokens of all other windows are called fitting tokens.
+its experts. Every fifth calibration window is held out. The held-out windows are used to test
+compensations, and with structure=search also to measure the effect of pruning a single block. Their
+tokens are called held-out tokens, and the tokens of all other windows are called fitting tokens.
 
 Legend: I input channels of an output projection · T tokens · E[…] mean over tokens.
 """
@@ -51,7 +51,7 @@ class Statistics:
 
     @property
     def var_I(self) -> Tensor:
-        """The sample variance of each channel, with divisor T - 1, in float32; 0 for one token."""
+        """The sample variance of each channel, with divisor T - 1, in float32; 0 if T is 1."""
         return (self.deviation_I / max(self.num_tokens - 1, 1)).float()
 
     @property
@@ -101,8 +101,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
     if seen.num_tokens:
         mean_I = activation_TI.mean(0)
         centred_TI = activation_TI - mean_I
-        # `mean_I` was rounded to float32. The mean of the centred values is the rounding error, by
-        # which the mean and the deviation are corrected.
+        # `mean_I` was rounded to float32. The mean of the centred values is this rounding error. It
+        # is used to correct the mean and the deviation.
         error_I = centred_TI.mean(0).to(wide)
         deviation_I = centred_TI.square_().sum(0).to(wide) - seen.num_tokens * error_I.square()
         seen = Statistics(seen.num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
@@ -129,8 +129,8 @@ def merged_over_ranks(local: Sequence[Statistics], device: torch.device) -> list
 
     local: the statistics of each member over the tokens of this process; empty if the process has
         no tokens.
-    device: the device of the result if `local` is empty. Otherwise, the result is on the device of
-        `local`.
+    device: the device of the result if `local` is empty. If it is not, the result is on the device
+        of `local`.
     """
     if ranks.size() == 1:
         return list(local)

@@ -1,7 +1,7 @@
-"""A symmetric matrix in about half of the memory: most of its mirror elements are not stored.
+"""A symmetric matrix of which only about half is stored: most elements below the diagonal are not.
 
-The rows are divided into strips. A strip stores only the columns from its first diagonal element
-on.
+The rows are divided into strips. A strip stores the columns from the diagonal element of its first
+row to the last column.
 
 Legend: I rows and columns · S rows of a strip · J columns of a strip · R selected rows · T tokens ·
 O outputs of a linear map.
@@ -20,8 +20,8 @@ STRIP = 256  # number of rows in a strip of a symmetric matrix
 class Symmetric:
     """A symmetric matrix in float32.
 
-    The strips have I · (I + STRIP) / 2 elements, which is 58 % of the whole matrix if I is 1536.
-    `add_products` needs the same share of the operations that a whole matrix needs.
+    The strips have I · (I + STRIP) / 2 elements: 58 % of the elements of the whole matrix if I is
+    1536. `add_products` needs the same share of the operations that a whole matrix needs.
     """
 
     # each strip_SJ has STRIP rows (the last strip may have fewer), and begins at the diagonal
@@ -66,7 +66,8 @@ class Symmetric:
             if len(within):
                 stored = strip_SJ.index_select(0, in_strip_R[within])
                 matrix_RI[:, rows.start :].index_copy_(0, within, stored)
-            # by symmetry, this strip contains elements of the selected rows behind it, as columns
+            # of each selected row after this strip, the strip contains elements in a column,
+            # because the matrix is symmetric
             if len(behind):
                 mirrored = strip_SJ.index_select(1, in_strip_R[behind])
                 matrix_RI[:, rows].index_copy_(0, behind, mirrored.T)
@@ -78,8 +79,8 @@ class Symmetric:
         for rows, strip_SJ in self._by_rows():
             product_OJ = map_OI[:, rows] @ strip_SJ
             product_OJ *= map_OI[:, rows.start :]
-            # An element outside the square at the diagonal counts twice, because its mirror element
-            # is not stored.
+            # An element to the right of the strip's square block on the diagonal counts twice,
+            # because its mirror element below the diagonal is not stored.
             block_OS = product_OJ[:, : len(strip_SJ)]
             total += 2 * product_OJ.sum() - block_OS.sum()
         return total

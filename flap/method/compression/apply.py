@@ -1,9 +1,9 @@
 """Apply a plan, which lists the units that stay, to the layers of a model.
 
-Slicing removes the rows and columns of pruned units from the matrices, and masking sets them to
-zero. Both use the same output projections, which a compensation has fitted, so both give the same
-logits. A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a
-neuron of an MLP, or an expert.
+A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron
+of an MLP, or an expert. Slicing removes the rows and columns of pruned units from the matrices, and
+masking sets these rows and columns to zero. A sliced and a masked model have the same output
+projections for the kept units, which a compensation has fitted. So their logits are the same.
 
 Legend: O, I output and input channels of the output projection · K kept input channels · U units ·
 R rows of an input projection.
@@ -45,7 +45,7 @@ def compress_layers(
     compress_layer: CompressLayer,
     work: WorkFolder = NOT_KEPT,
 ) -> Reports:
-    """Apply a plan to every layer, and return the fit reports.
+    """Prune every layer according to a plan, and return the fit reports.
 
     statistics: yields the statistics of each layer while the layer is in memory.
     work: the working directory of the pass over the layers that yields `statistics`. An interrupted
@@ -94,7 +94,7 @@ def _compress_layer(
 def write_layer(
     write: Write, adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> None:
-    """Prune a layer in memory according to its plan, with fits that are already computed.
+    """Prune a layer in memory according to its plan. The fits must already be computed.
 
     fits: the fits of attention and MLP; None for a block that keeps all of its units.
     """
@@ -108,8 +108,8 @@ def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
     """Reduce a block to the units `kept_U`, and give it the fitted output projection.
 
     If the block has an RMS norm over the channels of all units, the norm keeps only the weights of
-    the kept channels. After that, the norm divides by the root mean square of only the kept
-    channels.
+    the kept channels. The norm then divides by the root mean square of the kept channels instead of
+    all channels.
     """
     assign(block.output, fit.weight_OK, fit.bias_O)
 
@@ -137,8 +137,8 @@ def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
 
     If the block has an RMS norm over the channels of all units, the zeros lower the root mean
     square of these channels. So the inputs of the norm are multiplied by √(number of all units /
-    number of kept units), which gives the same root mean square as in the sliced model. The weights
-    of the norm are divided by the same factor.
+    number of kept units), which gives the same root mean square as in the sliced model. To undo
+    this factor in the outputs, the weights of the norm are divided by it.
     """
     weight_OI = torch.zeros_like(block.output.weight)
     kept_columns = block.columns_UC[kept_U].flatten().sort().values

@@ -1,8 +1,8 @@
 """Compensations, which change an output projection to make up for its removed input channels.
 
-A block is the attention or the MLP of a layer. Every fifth calibration window is held out.
-Compensations are tested on the tokens of these windows, which are called held-out tokens. In a
-trial, structure=search prunes one block, and measures the effect on predictions.
+A block is the attention or the MLP of a layer. Every fifth calibration window is held out. The
+tokens of the held-out windows are called held-out tokens. Compensations are tested on them. In a
+trial, structure=search prunes one block, and measures the effect on predictions for such tokens.
 
 Source: FLAP, arXiv 2312.11983, section 3.4.
 
@@ -30,8 +30,8 @@ class FitReport(NamedTuple):
     """How well a linear map predicts the part of a block's output that comes from removed channels.
 
     The errors are mean squared errors of the block's output on held-out tokens; lower is better.
-    They are 0 if no held-out token reaches the block. They are nan if they were not computed, as in
-    trials of structure=search with enough tokens.
+    They are 0 if no held-out token reaches the block. They are nan if they were not computed: in
+    trials of structure=search, they are computed only if there are few tokens (`ENOUGH_TOKENS`).
     """
 
     # The ridge of the chosen map; None if FLAP's bias (`BiasCompensation`) is used instead. FLAP's
@@ -51,7 +51,7 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Compensation(ABC):
-    """Base class of compensations, which fit a pruned output projection to the dense projection."""
+    """Base class of compensations, which fit pruned output projections to the dense ones."""
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
@@ -69,8 +69,9 @@ class Compensation(ABC):
 
         statistics: the statistics of the input channels; None only if `needs_statistics` is False.
         trial: whether the fits are only for a trial of structure=search. A trial is measured on
-            held-out tokens, so a compensation that can fit noise must then be fitted without these
-            tokens. A trial may also skip expensive choices, such as the choice of the best ridge.
+            held-out tokens, so a compensation that can fit noise must be fitted without these
+            tokens in a trial. The compensation may also skip expensive choices in a trial, such as
+            the choice of the best ridge.
         """
 
 

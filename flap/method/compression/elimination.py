@@ -1,16 +1,16 @@
 """Eliminate channels in a fixed order, to fit several removals with one factorisation.
 
-The same Cholesky factor is used for every number of removed channels. The channels are sorted in
-the reverse of the order in which they are removed. C is the covariance of the sorted channels, λ'
-is the ridge, and 1 is the identity matrix. U is the upper triangular Cholesky factor of H = C +
-λ' · 1 = Uᵀ U. For any number of removed channels, the kept channels K are at the front, so that
-H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge least-squares map from the kept channels K to the
-removed channels P is C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. One triangular solve with the
-submatrices U_KK and U_KP computes this map, and C is not needed. (SparseGPT, Frantar and Alistarh
-2023, arXiv 2301.00774, uses such a factor for one row of a weight at a time.)
+The channels are sorted in the reverse of the order in which they are removed. C is the covariance
+of the sorted channels, λ' is the ridge, and 1 is the identity matrix. U is the upper triangular
+Cholesky factor of H = C + λ' · 1 = Uᵀ U. For any number of removed channels, the kept channels K
+come first in the sorted order, so that H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge
+least-squares map from the kept channels K to the removed channels P is C_PK (C_KK + λ' · 1)⁻¹ =
+U_KPᵀ U_KK⁻ᵀ. One triangular solve with the submatrices U_KK and U_KP computes this map, and C is
+not needed. So the same U is used for every number of removed channels. (SparseGPT, Frantar and
+Alistarh 2023, arXiv 2301.00774, uses such a factor for one row of a weight at a time.)
 
-Legend: O output channels · I input channels · P removed, K kept channels · S consecutive channels ·
-J the S channels and all later channels.
+Legend: O output channels · I input channels · P removed, K kept channels · S channels of a strip ·
+J the channels of a strip and all channels after them.
 """
 
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ OUTPUTS = 512
 class Elimination:
     """The Cholesky factor U of H, from which the least-squares map of each removal is computed."""
 
-    order_I: Tensor  # order of the channels; channels that are removed first are at the end
-    # U in strips of STRIP rows. A strip begins at the diagonal element of its first row. If the
-    # factorisation of H fails at a channel, the last strip ends before this channel.
+    order_I: Tensor  # indices of the sorted channels; channels that are removed first come last
+    # U in strips of STRIP rows. A strip has the columns from the diagonal element of its first row
+    # on. If the factorisation of H fails at a channel, the last strip ends before this channel.
     strips: tuple[Tensor, ...]
 
     @classmethod
@@ -57,15 +57,15 @@ class Elimination:
 
     @property
     def num_channels(self) -> int:
-        """The number of channels at the front of the order for which H has a factor."""
+        """The number of sorted channels, from the first on, for which H has a factor."""
         return sum(map(len, self.strips))
 
     def slope(self, weight_OI: Tensor, removal: Removal) -> Tensor | None:
         """Return slope_OK = W_P C_PK (C_KK + λ' · 1)⁻¹ in float32, or None if this fails.
 
         W_P are the columns of the weight for the removed channels. The computation fails if H_KK
-        has no Cholesky factor, or if the result is not finite. The kept channels of the removal
-        must be at the front of the order.
+        has no Cholesky factor, or if the result is not finite. In `order_I`, the kept channels of
+        the removal must come before the removed channels.
         """
         kept = len(removal.kept_K)
         if kept > self.num_channels:
@@ -114,7 +114,7 @@ def _strips(
 
 
 def _factor(strip_SJ: Tensor) -> Tensor:
-    """Convert rows of H, from which all earlier rows are already eliminated, into rows of U.
+    """Convert rows of H into rows of U. All earlier rows must already be eliminated from them.
 
     If the factorisation fails at a row, return only the rows of U before this row.
     """

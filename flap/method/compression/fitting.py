@@ -1,9 +1,10 @@
 """Fit the output projections of a layer for one or more plans.
 
-A plan lists the units that stay. A fit is a changed output projection, in which a compensation
-makes up for removed channels. A block is the attention or the MLP of a layer. Each member of a
+A plan lists the units that stay. A fit is an output projection that a compensation has changed to
+make up for removed channels. A block is the attention or the MLP of a layer. Each member of a
 block, such as an expert, is fitted separately, on the tokens that reach it. In a trial,
 structure=search prunes one block, and measures the effect on predictions.
+
 Legend: O output channels · I input channels · K kept, P pruned channels · U units.
 """
 
@@ -26,7 +27,7 @@ class BlockFit(NamedTuple):
     """The fitted output projection of a block."""
 
     weight_OK: Tensor  # new weight, with columns only for kept channels, in the dtype of the model
-    bias_O: Tensor | None  # new bias, in the dtype of the model; None if there is none
+    bias_O: Tensor | None  # new bias, in the dtype of the model; None if it has no bias
     reports: dict[str, FitReport]  # fit reports; the keys are names of members
 
 
@@ -56,14 +57,14 @@ def fit_layer(
     for block, choices in zip(blocks, zip(*plans, strict=True), strict=True):
         removing.append(sorted({kept for kept in choices if len(kept) < block.num_units}))
 
-    # 2. for each member of each block, create a function that fits the member for all of these sets
+    # 2. for each member of each block, make a function that fits the member for each of these sets
     fitters = [
         _member_fitters(block, sets, compensation, observed, trial)
         for block, sets, observed in zip(blocks, removing, inputs, strict=True)
     ]
     every = list(chain(*fitters))
-    # Trials differ between the processes, so each process computes all fits of its trials. The
-    # final plan is the same in all processes, so they share the work of its fits.
+    # Each process has different trials, so it computes all fits of its trials. The final plan is
+    # the same in all processes, so they share the work of computing its fits.
     fits = [fitter() for fitter in every] if trial else ranks.each_by_one(every)
 
     # 3. join the fits of the members of each block into a fit of the block
@@ -80,7 +81,7 @@ def _member_fitters(
     statistics: Sequence[Statistics],
     trial: bool,
 ) -> list[Callable[[], list[Fit]]]:
-    """Return, for each member of a block, a function that fits it for all sets of kept units.
+    """Return, for each member of a block, a function that fits it for each set of kept units.
 
     If the units are whole experts, nothing is fitted, and the list is empty.
     """
@@ -127,7 +128,7 @@ def _block_fits(
 ) -> dict[Kept, BlockFit]:
     """Return the fit of a block for each set of kept units.
 
-    fits: for each member, its fits for all sets; empty if the units are whole experts, because the
+    fits: for each member, its fits for each set; empty if the units are whole experts, because the
         weights of experts that stay do not change.
     """
     block_fits = {}
@@ -148,7 +149,7 @@ def _joined(members: Sequence[Block], fits: Sequence[Fit]) -> BlockFit:
     biases = []
     reports = {}
     for member, fit in zip(members, fits, strict=True):
-        # to the dtype and device of the weight
+        # convert the fitted weight to the dtype and device of the old weight
         weights.append(fit.weight_OK.to(member.output.weight))
         bias_O = _bias(member.output, fit.bias_O)
         if bias_O is not None:

@@ -1,8 +1,9 @@
 """Linear compensation: a least-squares map predicts the removed channels from the kept channels.
 
-Every fifth calibration window is held out. Compensations are tested on the tokens of these windows,
-which are called held-out tokens. In a trial, structure=search prunes one block, and measures the
-effect on predictions.
+Every fifth calibration window is held out. The tokens of the held-out windows are called held-out
+tokens, and the tokens of all other windows are called fitting tokens. Compensations are tested on
+held-out tokens. In a trial, structure=search prunes one block, and measures the effect on
+predictions for held-out tokens.
 
 Legend: O output channels · I input channels · P pruned, K kept input channels.
 """
@@ -24,8 +25,8 @@ from flap.method.compression.elimination import Elimination
 # The ridges to choose from, as multiples of the mean variance of the input channels.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TRIAL_RIDGE = 1e-2
-# Number of tokens per input channel. A map that is fitted on fewer tokens may fit noise. So even
-# the trials of structure=search compare such a map with FLAP's bias on held-out tokens.
+# Number of fitting tokens per input channel. A map that is fitted on fewer tokens may fit noise. So
+# even the trials of structure=search compare such a map with FLAP's bias on held-out tokens.
 ENOUGH_TOKENS = 2
 
 
@@ -96,7 +97,7 @@ class LinearCompensation(Compensation):
         return [fits[k] for k in range(len(removals))]
 
     def _ridges(self, trial: bool) -> tuple[float, ...]:
-        """Return the ridges to choose from."""
+        """Return the ridges from which the best is chosen, which may be only one ridge."""
         if self.ridge is not None:
             return (self.ridge,)
         return (TRIAL_RIDGE,) if trial else RIDGES
@@ -104,7 +105,7 @@ class LinearCompensation(Compensation):
 
 @dataclass(frozen=True)
 class _Nested:
-    """Fits a projection for a chain of removals (see `chains`).
+    """Fits an output projection for each removal in a chain of removals (see `chains`).
 
     Only one Cholesky factor is in memory at a time.
     """
@@ -131,13 +132,13 @@ class _Nested:
             slopes = self._slopes(self.removals, ridge, fitting, quick=True)
             for k, slope_OK in enumerate(slopes):
                 error = held_out.error(self._lost(self.removals[k], slope_OK), fitting.mean_I)
-                # if the error is nan, the comparison is false
+                # if the error is nan, the comparison is false, and the map is not chosen
                 if slope_OK is not None and error < best[k].held_out_error:
                     best[k] = best[k]._replace(ridge=ridge, held_out_error=error)
         return best
 
     def fits(self, reports: Sequence[FitReport], covariance: Covariance, quick: bool) -> list[Fit]:
-        """Return the fit for each removal, with the ridge in the report of this removal.
+        """Return the fit for each removal, computed with the ridge in the report of this removal.
 
         If the ridge is None, FLAP's bias is used instead of a map.
         """
@@ -188,9 +189,9 @@ class _Nested:
 
 
 def chains(removals: Sequence[Removal]) -> list[list[int]]:
-    """Divide removals into chains, which are lists of indices of removals.
+    """Divide removals into chains, and return the indices of the removals in each chain.
 
-    In a chain, each removal removes all channels that the removal before it removes.
+    Each removal in a chain also removes all channels that the removal before it removes.
     """
     pruned = [set(removal.pruned_P.tolist()) for removal in removals]
     nested: list[list[int]] = []

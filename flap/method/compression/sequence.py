@@ -12,7 +12,7 @@ from flap.method.compression.compensation import Compensation, FitReport
 from flap.method.importance import Metric, score_layer
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
-DECIDED = as_json("decided")  # stores the plan of a layer, and its fit reports
+DECIDED = as_json("decided")  # stores the plan and the fit reports of a layer
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class SequentialPruning:
     def prune(
         self, calibration: Calibration, budget: Budget, work: WorkFolder = NOT_KEPT
     ) -> tuple[PruningPlan, dict[str, FitReport]]:
-        """Prune a model. Return the plan and the fit report of each block.
+        """Prune a model, and return the plan and the fit reports of the blocks.
 
         work: the working directory, from which an interrupted run resumes. If the metric needs no
             statistics, the run starts again at the first layer, because the generator of random
-            scores would otherwise give a resumed run other scores.
+            scores would otherwise give a resumed run scores that an uninterrupted run does not get.
         """
         covariance = self.metric.needs_covariance or self.compensation.needs_covariance
         adapter = calibration.model.adapter
