@@ -152,7 +152,10 @@ def test_every_file_of_models_has_its_place() -> None:
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
-    """The check includes imports inside functions, but not files that only export names."""
+    """No files import each other in a circle, also not by imports inside functions.
+
+    Files that only export names are not checked.
+    """
     files = {
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES
     }

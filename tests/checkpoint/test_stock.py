@@ -1,4 +1,4 @@
-"""A model whose layers have equal widths becomes a stock checkpoint, or flap says why it cannot.
+"""A model with layers of equal width becomes a stock checkpoint, or flap says why this fails.
 
 transformers loads a stock checkpoint with one of its own classes, without code of flap.
 """

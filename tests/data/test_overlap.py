@@ -1,7 +1,7 @@
-"""A document counts as read if a text that the run reads contains 13 of its words in a row.
+"""A document counts as read if 13 of its words occur in a row in a text that the run reads.
 
 A document of fewer words counts as read only if its words are the whole text, or a whole line of
-the text without the line's label.
+the text without the line's label (such as "Question: ").
 """
 
 import pytest
@@ -112,7 +112,7 @@ def test_a_prompt_is_known_by_its_turns_and_its_long_answers_but_not_by_the_syst
 def test_instructions_that_most_documents_have_are_not_compared(
     count: int, expected: set[int]
 ) -> None:
-    """If a task has many documents, instructions that all of them contain are not compared."""
+    """In a large task, instructions that all documents share do not make them count as read."""
     instructions = f"answer in one word and remember that {OTHER}"
     documents = [
         document_of(f"{instructions} number{n} is what", (), letters_and_digits)

@@ -1,4 +1,4 @@
-"""The command under "Results" in README.md computes the two perplexities in its comment."""
+"""The command under "Results" in README.md gives the two perplexities that its comment states."""
 
 import json
 import re

@@ -272,7 +272,8 @@ def make_packaged(name: str, target: Path) -> None:
 @torch.no_grad()
 def note_expected(model: PreTrainedModel, prompts_NT: Tensor, path: Path) -> None:
     """Write the prompts, and the outputs of transformers for them, to PATH.safetensors."""
-    # Generation must not stop at an end token, because the engines do not stop there either.
+    # Generation must not stop at an end token, because the engines do not stop at such a token
+    # either.
     model.generation_config.eos_token_id = None
     every_NT = model.generate(prompts_NT, max_new_tokens=NEW, do_sample=False)
     logits_NTV = model(input_ids=every_NT).logits[:, :-1]

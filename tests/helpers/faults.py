@@ -1,4 +1,4 @@
-"""Run a command line with a fault: a file operation fails, or the process is killed at it.
+"""Run a command line, and let one file operation fail, or kill the process at this operation.
 
 The tests of SQLite inject faults in the same way.
 

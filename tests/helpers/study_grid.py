@@ -31,7 +31,7 @@ Report = dict[str, Any]
 def altered(
     report: Report, ratio: float, dense: dict[str, float], pruned: dict[str, float | None]
 ) -> Report:
-    """Return a copy of a report, with the given ratio and numbers instead of its own."""
+    """Return a copy of a report in which the ratio and the numbers are those of the arguments."""
     other = copy.deepcopy(report)
     other["config"]["ratio"] = ratio
     other["ratio"]["realised_decoder"] = ratio + 0.0004

@@ -102,7 +102,7 @@ def test_dense_scores_are_measured_once(
 def test_dense_scores_of_another_batch_size_are_not_reused(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch size changes the rounding, so both models must be measured with the same size."""
+    """The batch size changes rounding, so it must be the same for the two models."""
     arguments = (*base, "eval.perplexity.seq_len=33", "checkpoint.save=false")
 
     def numbers(name: str, batch_size: int, cache: str) -> dict[str, dict[str, float]]:
@@ -200,7 +200,7 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(
 def contents(folder: Path) -> dict[Path, bytes]:
     """Return the content of all files in a folder, except flap.log.
 
-    The log changes, because a refused start writes its error there.
+    The log changes, because a refused start writes its error to the log.
     """
     return {
         path: path.read_bytes()

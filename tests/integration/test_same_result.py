@@ -74,8 +74,9 @@ GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 
 # The runs have 19 windows, which two or three processes cannot divide evenly. Every fifth window is
 # held out from fits, and three processes cannot divide these 4 windows evenly either. The levels
-# are the shares of a layer's KV heads or neurons that the search tries to remove. They reach three
-# quarters, because the removal of one quarter changes a tiny model hardly more than rounding does.
+# are the shares of a layer's KV heads or neurons that the search tries to remove. The largest level
+# is three quarters, because the removal of one quarter changes a tiny model hardly more than
+# rounding does.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
 # Each case has a model, options, and the setups (of PLACES) in which `make test` runs the case. Of
@@ -110,8 +111,8 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("Phi3", "", [SECOND]),
     ("OPT", "", [STREAM]),
 ]
-# In runs with these options, the model writes text. This needs a key-value cache, which the second
-# device does not support.
+# In runs with these options, the model writes text. Writing needs a key-value cache, which the
+# second device does not support.
 OWN_TEXT = "calibration.dataset=self calibration.num_samples=40"
 ANSWERS = (
     "calibration.dataset=repeat-passages calibration.answers=self calibration.count=answers "

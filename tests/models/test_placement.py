@@ -1,4 +1,4 @@
-"""At every `model.placement`, layers have their weights, and outputs are those of transformers."""
+"""At every `model.placement`, a layer in use has its weights. Outputs are those of transformers."""
 
 import copy
 from collections.abc import Callable
@@ -255,8 +255,8 @@ def test_changed_layers_become_its_files(
 ) -> None:
     """The files of changed layers become files of the checkpoint without a copy, if possible.
 
-    Then the files of the checkpoint are hard links, which need no additional disk space. The files
-    are copies if the cache is on another disk, or if the tensors have other names in the
+    In this case, the files of the checkpoint are hard links, which need no additional disk space.
+    The files are copies if the cache is on another disk, or if the tensors have other names in the
     checkpoint.
     """
     placed = placed_at("stream", directory, tmp_path / "work")

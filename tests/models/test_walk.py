@@ -145,7 +145,7 @@ def test_replaced_streams_leave_the_others_alone(tmp_path: Path) -> None:
 def test_an_interrupted_walk_goes_on(
     placement: str, layer: int, model_dir: Path, tmp_path: Path
 ) -> None:
-    """The resumed walk gives the result of an undisturbed walk to the bit, and no unused files."""
+    """The resumed walk has the result of an undisturbed walk to the bit. No unused files stay."""
     placed = placed_at(placement, model_dir)
     folder = tmp_path / "walk"
     expected = go(placed, None)

@@ -288,8 +288,9 @@ def rights(*wrong: int) -> list[float]:
 
 @pytest.mark.parametrize(
     ("wrong", "data", "marks"),
-    # If one model has five wrong answers that the other has right, and the reverse never happens, p
-    # is 0.06 in McNemar's exact test (but 0.02 in a t-test). So the difference is not clear.
+    # If one model has five wrong answers where the other is right, and the reverse never happens,
+    # the p-value is 0.06 in McNemar's exact test (but 0.02 in a t-test). So the difference is not
+    # clear.
     [
         ((0, 5), ("same", "same"), ["near", "near"]),
         ((1, 20), ("same", "same"), ["best", ""]),

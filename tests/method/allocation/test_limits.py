@@ -1,6 +1,6 @@
 """Every layer respects `min_heads`, `min_neurons`, `multiple_of_heads` and `round_to`.
 
-No other plan (a choice of heads and neurons that stay) within these limits is nearer to the budget,
+A plan says which heads and neurons stay. No other plan within these limits is nearer to the budget,
 which is the number of parameters to remove. To check this, the tests try all numbers of heads and
 neurons that the layers may keep.
 """

@@ -1,4 +1,7 @@
-"""Every structure meets the ratio to within one head or neuron, and no layer loses all of them."""
+"""Every structure meets the ratio to within one head or neuron.
+
+No layer loses all its heads or all its neurons.
+"""
 
 from collections import Counter
 

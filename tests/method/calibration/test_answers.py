@@ -1,4 +1,4 @@
-"""The model's answers are decoded greedily, reproducible, and the same after an interruption."""
+"""The model's answers are decoded greedily, and are the same in every run, interrupted or not."""
 
 from collections import Counter
 from copy import deepcopy

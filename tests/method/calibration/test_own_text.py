@@ -1,6 +1,6 @@
 """Text that a model writes is sampled from the model's distribution, and is reproducible.
 
-It contains no sequences that repeat themselves in a loop.
+Such a text contains no sequences that repeat themselves in a loop.
 """
 
 from copy import deepcopy

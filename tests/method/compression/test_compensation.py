@@ -56,8 +56,8 @@ def test_compensation_saves_the_error_of_the_mean(architecture: str, path: str) 
     mean_P is their mean. Without compensation, the error is mean ‖W_P x_P‖². With compensation, the
     error is mean ‖W_P (x_P - mean_P)‖², which is less by ‖W_P mean_P‖².
 
-    For this comparison, the pruned module must have the same inputs in all models. So the test uses
-    the first layer, and keeps its attention whole when neurons are removed.
+    For this comparison, the pruned module must have the same inputs as in the dense model. So the
+    test uses the first layer, and keeps its attention whole when neurons are removed.
     """
     model, statistics = calibrated(architecture)
     groups = ARCHITECTURES[architecture].num_key_value_heads

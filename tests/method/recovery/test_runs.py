@@ -56,8 +56,8 @@ def test_the_model_is_measured_before_and_after(trained: Report, plain: Report) 
     assert trained.evaluation["compressed"] == plain.evaluation["pruned"]
     assert numbers["pruned"] != numbers["compressed"]
     # `recovery` has the standard errors of differences between the model after training and the
-    # model before training. `difference_stderr` of the report has those of differences from the
-    # dense model.
+    # model before training. `difference_stderr` of the report has the standard errors of
+    # differences from the dense model.
     error = trained.recovery["difference_stderr"][NAME]
     assert error > 0
     assert error != trained.difference_stderr[NAME]

@@ -45,8 +45,8 @@ def assert_same_scores(scores: Scores, expected: Scores) -> None:
     assert scores.inverse_power == expected.inverse_power
 
 
-# These metrics need different statistics: OBS needs covariances, WIFV variances, taylor gradients,
-# and random none.
+# These metrics need different statistics: OBS needs covariances, WIFV needs variances, taylor needs
+# gradients, and random needs none.
 @pytest.mark.parametrize("metric", ["OBS", "WIFV", "taylor", "random"])
 @pytest.mark.parametrize("compensation", ["none", "bias", "linear"])
 def test_one_walk_scores_and_measures_as_two_do(metric: str, compensation: str) -> None:

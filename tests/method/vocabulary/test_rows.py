@@ -1,6 +1,6 @@
 """A model of any family, at any placement, loses the embedding rows of removed tokens.
 
-It also loses the rows of these tokens in the LM head. All other rows stay unchanged.
+The model also loses the rows of these tokens in the LM head. All other rows stay unchanged.
 """
 
 from pathlib import Path

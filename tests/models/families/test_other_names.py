@@ -1,4 +1,4 @@
-"""Tests of families with other module names than LLaMA, fused modules, or MLPs without a gate."""
+"""Tests of families with fused modules, MLPs without a gate, or modules named unlike LLaMA's."""
 
 # ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
 
