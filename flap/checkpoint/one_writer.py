@@ -23,5 +23,5 @@ def only_writer(directory: Path) -> Iterator[None]:
         waiting = f"checkpoint.dir={directory}: waiting for another run that works there"
         state = stack.enter_context(file_lock(lock, "checkpoint.dir", FOR_EVER, waiting))
         if state == "held":
-            stack.callback(lock.unlink, missing_ok=True)  # runs before the lock is released
+            stack.callback(lock.unlink, missing_ok=True)  # called before the lock is released
         yield

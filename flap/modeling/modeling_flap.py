@@ -6,7 +6,7 @@ file, so that users can read it before they load a checkpoint with `trust_remote
 The config has the keys of the base architecture and three additional keys:
 
 - `per_layer_config`: for each layer, the numbers of heads and neurons, and whether its two output
-  projections have a bias. If a value of a layer is missing, the value of the dense (unpruned) model
+  projections have a bias. If it lacks a value of a layer, the value of the dense (unpruned) model
   is used. In a vision-language model, only the language model is pruned, so `per_layer_config` and
   `head_dim` are in `text_config`, the part of the config for the language model.
 - `head_dim`: the number of channels of a head, if it is the same in all layers.

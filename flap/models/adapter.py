@@ -231,7 +231,7 @@ class ModelAdapter:
         return widths
 
     def refresh(self, layer: int) -> None:
-        """Update the widths in attributes of a layer's modules after its tensors have changed."""
+        """Update widths in the attributes of a layer's modules after the tensors have changed."""
         refresh_conv1d(self.layers[layer])
         self.refresh_mlp(layer)
         if self._has_heads(layer):

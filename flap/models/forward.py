@@ -25,7 +25,8 @@ class Call:
     @torch.no_grad()
     def __call__(self, layer: nn.Module, hidden_NTD: Tensor) -> Tensor:
         device = next(layer.parameters()).device
-        # if weights are on meta, accelerate's hooks load them, and move the inputs to their device
+        # if weights are on meta, accelerate's hooks load them, and move the inputs to the device of
+        # the weights
         if device.type != "meta":
             hidden_NTD = hidden_NTD.to(device)
         output = layer(hidden_NTD, *self.args, **self.options)

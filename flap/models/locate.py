@@ -56,7 +56,7 @@ def locate(path: str, cache: Path, streams: bool, tie: bool = True) -> tuple[str
 def not_found(name: str, error: Exception, what: str = "no model") -> ValueError:
     """Return the error for a model or tokenizer that does not exist or cannot be read.
 
-    what: the beginning of the message, "no model" or "no tokenizer".
+    what: what is missing, as the message says it: "no model" or "no tokenizer".
     """
     hint = ""
     if Path(name).is_dir():

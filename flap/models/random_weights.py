@@ -17,8 +17,8 @@ def fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty_like(buffer, device=device)
-    # Outer models come before inner models, so the buffers of a vision tower are computed last by
-    # the vision tower itself.
+    # `modules` yields outer models before inner models, so the vision tower itself computes its
+    # buffers last, and replaces what the whole model has computed for them.
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     for part in parts:
         for module in part.modules():  # the decoder of Falcon-H1 computes the buffers of its layers

@@ -72,7 +72,7 @@ class ModelSource(ABC):
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """The part of every cache key that identifies the model and the versions of libraries."""
-        # Another version of torch or transformers may compute other results with the same weights.
+        # The same weights may give different results with another version of torch or transformers.
         versions = {library: version(library) for library in ("torch", "transformers")}
         return self.identity() | versions
 

@@ -44,7 +44,7 @@ class Stacked(LinearLike):
 
     @property
     def bias(self) -> Tensor | None:
-        """The biases, expert after expert, or None. Most families have none before pruning."""
+        """The biases, expert after expert; None without biases, as in most unpruned families."""
         bias_ER: Tensor | None = getattr(self.experts, f"{self.name}_bias", None)
         return None if bias_ER is None else bias_ER.flatten()
 

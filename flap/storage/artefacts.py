@@ -70,7 +70,7 @@ class Artefact(Generic[T]):
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """A kind of artefact, such as scores. Each artefact of this kind is stored in its own file."""
+    """A kind of artefact, such as scores. Each artefact of a kind is stored in a separate file."""
 
     name: str
     write: Callable[[T, Path], None]  # writes the value to a file

@@ -74,7 +74,7 @@ def file_lock(
 
 @cache
 def use(folder: Path) -> None:
-    """Hold the lock of a folder until this process ends. Other readers may also hold it."""
+    """Hold the lock of a folder until this process ends. Other processes can share the lock."""
     with suppress(OSError):  # if no lock can be created, no process removes the folder
         descriptor = os.open(lock_of(folder), os.O_RDWR | os.O_CREAT, 0o666)
         # this call may have to wait for a moment, while another process checks whether the folder

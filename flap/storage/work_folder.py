@@ -174,8 +174,8 @@ def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Ite
 
     If another run uses the directory, or if no lock can be created, a temporary directory is
     yielded instead, from which no later run can resume. If a run with a temporary directory is
-    killed, its results in the cache and its measured numbers remain, but unfinished stages start
-    again from the beginning.
+    killed, its results in the cache and the numbers of its finished evaluation tasks remain, but
+    unfinished stages start again from the beginning.
 
     key: everything on which the files depend.
     resume: whether to use the files of an interrupted run; if false, these files are deleted.
