@@ -29,7 +29,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 # In transformers' grouped kernel for experts, the number of neurons of an expert must be a multiple
-# of this number, for every dtype.
+# of this number, whatever the dtype.
 KERNEL_MULTIPLE = 8
 # The Auto class for each suffix of a class name in transformers. The first matching suffix is used.
 AUTO_CLASSES = {

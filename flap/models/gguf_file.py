@@ -86,7 +86,7 @@ def find_gguf(path: str) -> Path | None:
 def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[Path, str]:
     """Convert a GGUF to safetensors in the cache. Return the directory and the origin for reports.
 
-    One process creates the directory, and later calls use it again.
+    Only the first call creates the directory. Later calls, also in other processes, reuse it.
 
     path: the option `model.path`.
     tie: whether to tie the LM head to the embedding if it is a copy of the embedding.

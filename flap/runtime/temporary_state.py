@@ -48,5 +48,5 @@ def forwards_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any])
     finally:
         for module, before in zip(modules, forwards, strict=True):
             del module.forward
-            if before is not None:  # hooks of accelerate set `forward` in the module itself
+            if before is not None:  # accelerate's hooks set `forward` as an attribute of the module
                 module.forward = before

@@ -1,6 +1,6 @@
 """Find and remove the files and folders that are created for a run before the run begins.
 
-If the run is refused, exactly these files and folders are removed.
+If the run is refused, these files and folders are removed, and no others.
 """
 
 import os

@@ -86,7 +86,7 @@ def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
 
     The config has two additional keys, which `modeling_flap_mlx.py` reads. `heads` has the numbers
     of query heads and KV heads of each layer. `windows` has the length of the sliding window of
-    each layer, or None.
+    each layer, or None for a layer without one.
 
     Raises:
         ValueError: mlx-lm lacks this architecture, or its logits would differ from transformers'.
