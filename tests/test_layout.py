@@ -24,8 +24,8 @@ from tests.helpers.code import (
 )
 
 PACKAGE = Path(flap.__file__).parent
-# The packages of flap, called rooms, from left to right. A room imports only from itself and from
-# rooms to its left. The same rule holds for STAGES, the packages in flap/method.
+# The packages of flap, called rooms, in the order of their imports. A room imports only from itself
+# and from rooms before it. The same rule holds for STAGES, the packages in flap/method.
 ROOMS = [
     "config",
     "runtime",

@@ -88,7 +88,7 @@ def built_by_vllm(
 
 
 def ask(config: FlapLlamaConfig, ranks: int) -> None:
-    """Run the plugin's check of a config, which vLLM calls before it starts its processes."""
+    """Check a config with the plugin, as vLLM does before it starts its processes."""
     vllm_config = SimpleNamespace(
         model_config=SimpleNamespace(hf_text_config=config),
         parallel_config=SimpleNamespace(tensor_parallel_size=ranks),

@@ -42,7 +42,7 @@ def test_the_same_answers_do_not_differ() -> None:
 
 
 def test_only_documents_that_changed_count() -> None:
-    """Of eight answers, two are right only in the dense model, and one only in the pruned model."""
+    """Of eight answers, the pruned model loses two right ones, and gains one right one."""
     changed = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     found = difference(RIGHT, changed)
     mean = -1 / 8
@@ -64,7 +64,7 @@ def test_only_documents_that_changed_count() -> None:
     ],
 )
 def test_answers_have_mcnemars_exact_test(lost: int, won: int, p_value: float) -> None:
-    """The p-value is twice the probability of at most min(lost, won) changes in one direction.
+    """The p-value is twice the probability that at most min(lost, won) changed answers are lost.
 
     The probability is binomial: by chance, each changed answer is lost or won with probability 1/2.
     """

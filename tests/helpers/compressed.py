@@ -74,7 +74,8 @@ def whole(statistics: Statistics) -> Tensor:
 def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
     """Return the statistics of all tokens, with co-moments.
 
-    Their field `parts` has the statistics of the tokens for fitting, and of the held-out tokens.
+    The field `parts` has the statistics of the tokens for fitting, and those of the held-out
+    tokens.
     """
     parts = with_comoments([fitting_TI]), with_comoments([held_out_TI])
     return replace(merge(*parts), parts=parts)

@@ -2,10 +2,10 @@
 
 The tests of SQLite inject faults in the same way.
 
-The following operations count, if their path is below the folder of a run: opening a file for
-writing, writing, renaming, syncing, creating a folder, reserving disk space, and mapping a file
-into memory. Deleting a file does not count: deleting needs no disk space, and flap can do nothing
-if it fails.
+The following operations count as file operations, if their path is below the folder of a run:
+opening a file for writing, writing, renaming, syncing, creating a folder, reserving disk space, and
+mapping a file into memory. Deleting a file does not count: deleting needs no disk space, and flap
+can do nothing if it fails.
 """
 
 import builtins

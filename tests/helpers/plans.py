@@ -22,7 +22,7 @@ def _ones(picture: str) -> tuple[int, ...]:
 
 
 def with_layer(plan: PruningPlan, index: int, layer: LayerPlan) -> PruningPlan:
-    """Return a copy of the plan with another layer at an index."""
+    """Return a copy of the plan in which `layer` replaces the layer at an index."""
     return PruningPlan((*plan.layers[:index], layer, *plan.layers[index + 1 :]))
 
 

@@ -135,7 +135,7 @@ def test_weights_that_are_published_quantised_are_plain_once_loaded(
 def test_quantised_weights_are_pruned_from_disk(
     packed: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """With `stream`, layers are dequantised one by one, so that never all weights are in memory.
+    """With `stream`, layers are dequantised one by one, so the weights are never all in memory.
 
     The largest models need this most, and such models are often published in quantised form.
     """

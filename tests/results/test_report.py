@@ -75,7 +75,7 @@ def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
 
 
 def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte() -> None:
-    """If the vocabulary was trimmed, the report warns about bits per byte instead of perplexity.
+    """If the vocabulary was trimmed, the warning is based on bits per byte instead of perplexity.
 
     Perplexities of two tokenizers cannot be compared.
     """

@@ -38,9 +38,9 @@ LIMITS = [
     {"multiple_of_heads": 3},  # the layers have 4 heads, and 4 is not a multiple of 3
     {"multiple_of_heads": 2, "min_heads": 3, "round_to": 8},
 ]
-# Two layers, each with three heads of 10 parameters and twenty neurons of 1 parameter. With
-# round_to=8, a layer keeps 8 or 16 of its twenty neurons. These layers are small enough for the
-# tests to try all plans.
+# Two layers, each with three heads of 10 parameters each and twenty neurons of 1 parameter each.
+# With round_to=8, a layer keeps 8 or 16 of its twenty neurons. These layers are small enough for
+# the tests to try all plans.
 SMALL = (Pair(Units(3, 10), Units(20, 1)),) * 2
 SMALL_RATIOS = [0.1, 0.17, 0.25, 0.31, 0.38, 0.44, 0.5, 0.57, 0.63]
 Width = tuple[int, int]  # the numbers of heads and of neurons that a layer keeps
