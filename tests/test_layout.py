@@ -25,7 +25,8 @@ from tests.helpers.code import (
 
 PACKAGE = Path(flap.__file__).parent
 # The packages of flap, called rooms, in the order of their imports. A room imports only from itself
-# and from rooms before it. The same rule holds for STAGES, the packages in flap/method.
+# and from rooms before it (to its left in the diagram of CONTRIBUTING.md). The same rule holds for
+# STAGES, the packages in flap/method.
 ROOMS = [
     "config",
     "runtime",

@@ -155,8 +155,8 @@ def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(
 def routed_activations(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> Tensor:
     """Return each expert's activations for each token, times the router's weight, as (T, E, I).
 
-    T are tokens, E experts, and I the neurons of an expert. The values are zero if the router does
-    not send the token to the expert.
+    The axes are T (tokens), E (experts) and I (neurons of an expert). The values are zero if the
+    router does not send the token to the expert.
     """
     experts = model.model.layers[layer].mlp.experts
     seen = []

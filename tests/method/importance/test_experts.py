@@ -28,7 +28,7 @@ def scored(name: str, model: PreTrainedModel, statistics: LayerStatistics) -> Te
 def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor]:
     """Return the outputs (T, E, H) of all experts for all tokens, and the router weights (T, E).
 
-    T are tokens, E experts, and H the channels of the hidden state.
+    The axes are T (tokens), E (experts) and H (channels of the hidden state).
     """
     adapter = adapt(model)
     arguments = []
