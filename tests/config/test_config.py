@@ -86,7 +86,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     for config in configs:
         choose(config)
     # All methods of an experiment calibrate in the same way, with two exceptions: Wanda-sp
-    # calibrates on the outputs of pruned layers, and LLM-Pruner reads fewer windows.
+    # calibrates on the outputs of pruned layers, and LLM-Pruner reads fewer windows than the
+    # others.
     expected = replace(configs[0].calibration, propagate="dense")
     for config in configs:
         calibration = replace(config.calibration, propagate="dense")

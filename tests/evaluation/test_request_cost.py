@@ -84,5 +84,6 @@ def test_the_first_token_ends_the_prefill(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(type(model), "forward", slow_prompt)
     first, whole = request_seconds(model, prompt, 3)
     assert seconds <= first < whole
-    # The model sleeps only while it reads the prompt, so writing further tokens takes less time.
+    # The model sleeps only while it reads the prompt, so writing further tokens takes less time
+    # than reading.
     assert whole - first < first

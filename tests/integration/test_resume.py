@@ -448,8 +448,8 @@ def test_a_sweep_runs_what_is_missing(quick_flap: Cli, base: list[str], tmp_path
     assert [removed.name, kept.name] == names  # a slash in the name of the model becomes a hyphen
     for file in ("report.json", "status.json"):
         (removed / file).unlink()
-    # A sweep with more values numbers its runs differently. flap finds a finished run of a sweep by
-    # its config, even if the run's folder has another number.
+    # A sweep with more values than before numbers its runs differently. flap finds a finished run
+    # of a sweep by its config, even if the run's folder has another number.
     done = quick_flap(*arguments, "metric=WIFV,magnitude", "ratio=0.2,0.4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done already") == 1

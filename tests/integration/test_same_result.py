@@ -262,8 +262,8 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
     for field in ("evaluation", "difference_stderr", "repairs"):
         numbers = flat(one[field])
         others = flat(other[field])
-        # These numbers include small differences between large numbers, so they need a larger
-        # tolerance.
+        # These numbers include small differences between large numbers, so they need a tolerance
+        # larger than ROUNDING.
         assert numbers == others or (
             not exact and numbers == pytest.approx(others, rel=10 * ROUNDING, abs=1e-6)
         ), field

@@ -59,7 +59,7 @@ def test_two_sweeps_calibrate_once_and_measure_the_dense_model_once(
 
 @pytest.mark.long
 def test_a_killed_cell_comes_back_under_another_job_number(base: list[str], tmp_path: Path) -> None:
-    """A sweep with more values numbers its runs differently, but still finds a killed run.
+    """A sweep with more values than before numbers its runs anew, but still finds a killed run.
 
     flap recognises the pruned model of the killed run by the key in pruned.json.
     """

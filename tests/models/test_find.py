@@ -78,7 +78,7 @@ def test_a_local_directory(
         ({"amx_bf16": False}, "auto", True),
         ({"amx_bf16": False}, "float32", False),
         ({"avx512_bf16": True}, "auto", False),
-        ({}, "auto", False),  # an older torch does not report whether the CPU supports bfloat16
+        ({}, "auto", False),  # an old torch does not report whether the CPU supports bfloat16
     ],
 )
 def test_a_type_in_which_the_processor_is_slow(

@@ -101,8 +101,8 @@ def test_an_attention_unit_costs_what_all_its_channels_cost_together() -> None:
 def test_the_costs_of_removed_units_add_up_to_the_remaining_error() -> None:
     """The costs of removed units add up to the error that remains after their removal.
 
-    Each channel is a unit here. The costs rise in the order of removal, because a cheaper unit
-    would get the cost of the unit that was removed before it.
+    Each channel is a unit here. The costs rise in the order of removal: a unit that is cheaper than
+    the unit that was removed before it gets the cost of that unit.
     """
     generator = torch.Generator().manual_seed(0)
     weight_OI = weights(4, 8)
