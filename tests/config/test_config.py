@@ -85,9 +85,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     configs = [composed(f"+experiment={experiment.stem}", *cell) for cell in cells]
     for config in configs:
         choose(config)
-    # All methods of an experiment calibrate in the same way, with two exceptions: Wanda-sp
-    # calibrates on the outputs of pruned layers, and LLM-Pruner reads fewer windows than the
-    # others.
+    # All methods of an experiment calibrate in the same way, except that Wanda-sp calibrates on the
+    # outputs of pruned layers, and LLM-Pruner reads fewer windows than the other methods.
     expected = replace(configs[0].calibration, propagate="dense")
     for config in configs:
         calibration = replace(config.calibration, propagate="dense")
