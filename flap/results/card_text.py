@@ -44,7 +44,7 @@ METADATA = {
 }
 PLACE = "path/to/this/checkpoint"
 # The `model_type` of each model family for which the card shows no vLLM command. vLLM refuses these
-# families, or generates another text than transformers (docs/exports.md).
+# families, or generates text that differs from that of transformers (docs/exports.md).
 NOT_IN_VLLM = (
     "falcon",
     "gpt2",
@@ -59,8 +59,8 @@ NOT_IN_VLLM = (
 def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
     """Return the model card of a checkpoint.
 
-    The card contains metadata and measured numbers. It says how the checkpoint was made, and how
-    transformers, vLLM and llama.cpp load it.
+    The card contains metadata and measured numbers. The card also says how the checkpoint was made,
+    and how transformers, vLLM and llama.cpp load this checkpoint.
 
     checkpoint: the directory of the checkpoint. The card names the GGUF files in this directory.
     base: facts about the dense model (`flap.models.base_facts`).
@@ -96,7 +96,7 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
 
 
 def _settings(report: Report) -> str:
-    """Return the run's name, its settings and the library versions as YAML."""
+    """Return the name and the settings of the run, and the library versions, as YAML."""
     settings = {"run_name": report.config["run_name"]}
     for name in MADE_WITH:
         value = report.config[name]
@@ -108,6 +108,6 @@ def _settings(report: Report) -> str:
 
 
 def _set(target: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of the config section `target` that are set; {} if none of TARGETS is set."""
+    """Return the options of the config section `target` that are set; {} if no target is set."""
     values = {name: value for name, value in target.items() if value is not None}
     return values if values.keys() & {*TARGETS} else {}

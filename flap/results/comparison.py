@@ -1,4 +1,4 @@
-"""Compare the configs and the numbers of finished runs, and how the numbers were measured."""
+"""Compare finished runs: configs, measured numbers, and the way the numbers were measured."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -81,7 +81,7 @@ def config_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def numbers_table(runs: Sequence[RunRecord]) -> Table:
-    """Return a table of the pruned models' numbers, and their differences from the first run."""
+    """Return a table of the pruned models' numbers, with the differences from the first run."""
     models = [run.report.evaluation["pruned"] for run in runs]
     first, *others = runs
     rows: list[list[str | Text]] = []
@@ -93,7 +93,7 @@ def numbers_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
-    """Describe the difference of a number between two runs, in bold if it is significant."""
+    """Describe how a number differs between two runs, in bold if the difference is significant."""
     before = first.report.evaluation["pruned"]
     after = other.report.evaluation["pruned"]
     paired = other.difference_to(first, name)
@@ -130,6 +130,6 @@ def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
 
 
 def versions_of(report: Report) -> FlatConfig:
-    """Return the library versions in a report, and the commit of flap if the report has it."""
+    """Return the library versions in a report, and flap's git commit if the report contains one."""
     commit = report.git.get("commit")
     return report.versions | {"commit": commit[:12]} if commit else report.versions

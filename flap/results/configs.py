@@ -10,7 +10,7 @@ Config = dict[str, Any]  # a config as nested dicts and lists
 # a config with dotted keys and with values as text, such as {"calibration.num_samples": "128"}
 FlatConfig = dict[str, str]
 
-# The settings that have columns of their own in tables of runs. `RunRecord.options` lists the other
+# The settings that each have a column in tables of runs. `RunRecord.options` lists the other
 # settings that a run's command line changes and that differ between the runs of a study.
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")
 # Config keys and config sections that do not change the result of a run.
@@ -43,10 +43,10 @@ def is_setting(key: str) -> bool:
 
 
 def changes_the_model(key: str) -> bool:
-    """Return whether a config key counts as a change of the pruned model.
+    """Return whether another value of a config key counts as a change of the pruned model.
 
-    The keys of BOOKKEEPING, `eval` and `checkpoint` change only measurements or files. All other
-    keys count.
+    Keys in BOOKKEEPING, `eval` and `checkpoint` do not count, because they change only measurements
+    or files. All other keys count.
     """
     return not is_bookkeeping(key) and not key.startswith(("eval.", "checkpoint."))
 
@@ -56,8 +56,9 @@ def flatten(config: Config, choices: Config) -> FlatConfig:
 
     Values are, for example, "null", "true" or "[128, 1024]".
 
-    choices: the chosen option of each config group, such as {"compensation": "linear"}. The result
-        has the name of the option as the value of the group, and leaves out the class (`_target_`).
+    choices: the chosen option of each config group, such as {"compensation": "linear"}. In the
+        result, the value of a group is the name of its option, and the class (`_target_`) of the
+        option is left out.
     """
     values = flat(config)
     for group, choice in choices.items():

@@ -18,7 +18,8 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
     """Return two heat maps: the shares of query heads and of MLP units that each layer keeps.
 
     MLP units are neurons or whole experts. Each row of a heat map is a run, and each column is a
-    layer. The runs are sorted by the label of their series, then by structure, ratio and seed.
+    layer. The runs are sorted by the label of their line in the plots (`Series`), then by
+    structure, ratio and seed.
     """
     several_seeds = len(study.values("seed")) > 1
     shares = []
@@ -36,7 +37,7 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
     figure = Figure(figsize=(9, height), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, title in zip(panels, shares[0], strict=True):
-        # in the row of a model with fewer layers, the missing layers are nan, which stays blank
+        # in the row of a model with fewer layers, the missing layers are nan, which is drawn blank
         of_runs = DataFrame([of_run[title] for of_run in shares])
         image = axes.imshow(of_runs, cmap=KEPT, vmin=0, vmax=1, aspect="auto")
         for row in range(1, len(labels)):
@@ -55,7 +56,7 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
 def _shares(report: Report) -> DataFrame:
     """Return the share of query heads, and of neurons or experts, that each layer keeps.
 
-    A share is nan if the layer of the dense model has no such units.
+    A share is nan if the layer has no units of this kind in the dense model.
     """
     shares = DataFrame(report.layers) / DataFrame(report.layers_before)
     # an MLP loses either neurons or whole experts, so take the smaller share of the two

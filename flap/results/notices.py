@@ -116,8 +116,8 @@ def _on_the_method(report: Record) -> Iterator[str]:
         end = CUT.format(**generated) if generated.get("cut") else ""
         yield OWN_TEXT.format(use=use, end=end, **generated)
 
-    # If no held-out token was routed to an expert, the error of its fit and the error of the bias
-    # are both stored as 0. This expert is left out, because the ratio of 0 and 0 is not defined.
+    # If no held-out token was routed to an expert, the error of its linear compensation and the
+    # error of a bias are both stored as 0. This expert is left out, because 0 / 0 is not defined.
     fits = [fit for fit in report.repairs.values() if fit["held_out_error_of_bias"]]
     if fits:
         left = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits)

@@ -117,8 +117,8 @@ def change(
     differences cannot be compared between texts. For a number of the evaluation `efficiency`, the
     result has only the relative difference. "within noise" marks a difference that is not
     significant. With few documents, a difference may be more than twice its standard error and
-    still not significant. Then the result has the p-value instead of "within noise". The result is
-    empty if one of the two numbers is missing or infinite.
+    still not significant. In this case, the result has the p-value instead of "within noise". The
+    result is empty if one of the two numbers is missing or infinite.
     """
     before = first.get(name, math.nan)
     after = second.get(name, math.nan)

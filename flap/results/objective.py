@@ -13,7 +13,7 @@ Objective = float | tuple[float, ...] | None
 def objective_of(report: Record, names: Sequence[str]) -> Objective:
     """Return the numbers that have these names in a report.
 
-    The result is a number for one name, a tuple for several names, and None for no name.
+    The result is a number for one name, a tuple for several names, and None if `names` is empty.
 
     names: names of numbers, such as "pruned/sciq_answers/exact_match" or "parameters/total_after".
 

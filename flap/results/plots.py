@@ -52,7 +52,7 @@ class Plot(NamedTuple):
 
 
 def draw(study: Study) -> list[Plot]:
-    """Return all plots for which the study has numbers."""
+    """Return the plots of the study; plots for which it has no numbers are left out."""
     if not study.finished:
         return []
     series = series_of(study)
@@ -113,7 +113,7 @@ def _plot(name: str, caption: str, figure: Figure) -> Plot:
 def _panels(
     study: Study, series: list[Series], names: list[str], label: str
 ) -> tuple[Figure, dict[str, Any]]:
-    """Return a figure with a legend, and with one panel for each number, side by side."""
+    """Return a figure with a legend, and with panels side by side, one for each number."""
     figure = Figure(figsize=(1.9 + 4.4 * len(names), 3.8), layout="constrained")
     panels = dict(zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True))
     for name, axes in panels.items():
@@ -130,7 +130,7 @@ def _panels(
 
 
 def _add_legend(figure: Figure, series: list[Series]) -> None:
-    """Add a legend with the colours of labels, and the markers and line styles of structures."""
+    """Add a legend: colours stand for labels, and markers and line styles for structures."""
     handles = {}
     for line in series:
         handles[line.label] = Line2D([], [], color=line.style["color"], linewidth=3)
@@ -151,8 +151,8 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
     """Draw a number over the ratio: its mean, minimum and maximum over runs with different seeds.
 
     These runs are measured on the same documents, so averaging over the runs does not make the
-    standard error smaller. Therefore each error bar is the mean of their standard errors. The dense
-    model is a horizontal line.
+    standard error smaller. Therefore each error bar shows the mean of the runs' standard errors. A
+    horizontal line shows the number of the dense model.
     """
     column = f"pruned/{name}"
     for line in series:
@@ -162,7 +162,7 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
         colour = line.style["color"]
         band = (seeds.index, seeds["min"], seeds["max"])
         axes.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
-        # if there is only one ratio, the band has no width, so draw vertical lines as well
+        # with only one ratio, the band from minimum to maximum has no width, so draw lines as well
         axes.vlines(*band, color=colour, linewidth=1)
         axes.errorbar(seeds.index, seeds["mean"], errors, capsize=3, **line.style)
     axes.set_xticks(sorted({*study.results.ratio.dropna()}))

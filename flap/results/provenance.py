@@ -28,7 +28,7 @@ def described(config: FlapConfig) -> dict[str, Any]:
     """Return the config of a run as dicts and lists without secrets.
 
     An object, such as a metric, is replaced by its options and the name of its class (`_target_`).
-    Texts in memory are replaced by their label.
+    A text that is given in memory is replaced by its label.
     """
     plain = asdict(config)
     if isinstance(config.calibration.dataset, TextsInMemory):

@@ -29,15 +29,16 @@ class Record:
     device_map: Texts = field(default_factory=dict)
     # where the model, a plan given with `plan=`, and the texts of the run and its tasks come from
     sources: Texts = field(default_factory=dict)
-    # Facts about the texts that the model wrote itself, such as their tokens, and the seconds that
-    # writing took. The keys are "calibration" and "recovery". If the model only answered the
-    # prompts of a text, the name of the text follows in parentheses.
+    # Facts about the texts that the model wrote itself, such as the number of tokens, and the
+    # seconds that writing took. The keys are "calibration" and "recovery". If the model only
+    # answered the prompts of a text, the name of the text follows in parentheses.
     own_text: Facts = field(default_factory=dict)
     # warnings about the run, the model and the texts (`Run.warnings`)
     warnings: list[str] = field(default_factory=list)
     # Numbers of parameters before and after pruning: of the whole model ("total_before" and
     # "total_after"), and of the prunable part of its decoder ("decoder_before" and
-    # "decoder_after"). If the vocabulary was trimmed, "total_trimmed" is the number after trimming.
+    # "decoder_after"). If the vocabulary was trimmed, "total_trimmed" is the number of
+    # parameters of the whole model after trimming.
     parameters: dict[str, int] = field(default_factory=dict)
     # number of tokens in the vocabulary before and after trimming; "covered" is the share of the
     # tokens in the counted text that the trimmed vocabulary still contains
@@ -76,8 +77,8 @@ class Record:
     # measured numbers of the models "dense", "pruned" and, if the run trains, "compressed" (before
     # training)
     evaluation: dict[str, Numbers] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
-    # for each number, "higher" or "lower": the values that are better; numbers for which this is
-    # unknown are missing
+    # for each measured number, whether "higher" or "lower" values are better; a number is missing
+    # if this is unknown
     better: dict[str, Better] = field(default_factory=dict)
     # for each average over tasks, the names of the averaged numbers
     averages: dict[str, list[str]] = field(default_factory=dict)
@@ -93,7 +94,7 @@ class Record:
     # "off": the cache is off, or the run has not collected statistics before pruning
     statistics_cache: str = ""
     checkpoint: str | None = None  # the folder of the checkpoint; None if none was saved
-    loads_with: str = ""  # says which software loads the checkpoint, and why
+    loads_with: str = ""  # which software loads the checkpoint, and why
     schema: int = SCHEMA  # version of the format of report.json
     # the versions of flap, Python and libraries
     versions: Texts = field(default_factory=dict)

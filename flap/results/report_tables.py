@@ -29,7 +29,7 @@ Row = tuple[str, str, str]
 def tables(report: Record) -> list[Table]:
     """Return the two tables of a report: its measured numbers, and other facts about the run.
 
-    Such facts are sizes, the ratio, targets, the placement and times. Rows without a value, and
+    These facts are, for example, sizes, the ratio, targets and times. Rows without a value, and
     tables without rows, are left out.
     """
     facts = [row for row in _facts(report) if any(row[1:])]
@@ -63,7 +63,7 @@ def measured(report: Record) -> Table:
 
 
 def _change(report: Record, before: str, name: str) -> str:
-    """Describe how a number of the pruned model differs from the same number of another model.
+    """Describe how a number of the pruned model differs from that of another model.
 
     before: the name of the other model, "dense" or "compressed".
     """
@@ -94,7 +94,7 @@ def _facts(report: Record) -> list[Row]:
 
 
 def sizes(report: Record) -> list[Row]:
-    """Return rows for all parameters, those of the decoder's Linear layers, and the vocabulary."""
+    """Return rows for the numbers of all parameters, decoder parameters and vocabulary tokens."""
     rows = []
     for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
         dense = report.parameters[f"{which}_before"]
@@ -117,7 +117,7 @@ def _ratio(ratio: Numbers) -> str:
 
 
 def show(report: Record, folder: Path) -> None:
-    """Print a run's name, tables and remarks, and the paths of its checkpoint and report.md."""
+    """Print a run's name, tables and `remarks`, and the paths of its checkpoint and report.md."""
     console = wide_console()
     console.print(escape(report.config["run_name"]), style="italic")
     for table in tables(report):
@@ -131,7 +131,7 @@ def show(report: Record, folder: Path) -> None:
 
 
 def headline(report: Record) -> str:
-    """Return a line with the first number of a report, or with the ratio if it has no number."""
+    """Return a line with the first number of a report, or with the ratio if it lacks numbers."""
     models = report.evaluation
     names = [name for name in models["pruned"] if not name.endswith("_stderr")]
     if not names:

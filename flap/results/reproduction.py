@@ -113,7 +113,7 @@ def _verdict(name: str, old: Numbers, new: Numbers) -> Verdict:
 
 
 def other_versions(old: Report, new: Report) -> list[str]:
-    """Return a text for each version, device or commit that differs between two reports."""
+    """Describe each library version, device or commit that differs between two reports."""
     before = versions_of(old) | {"device": old.device}
     after = versions_of(new) | {"device": new.device}
     changed = []

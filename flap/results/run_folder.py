@@ -49,7 +49,7 @@ class RunRecord:
 
     @property
     def number(self) -> str:
-        """The job number at the start of the folder's name; without a number, the whole name."""
+        """The job number at the start of the folder's name, else the whole name."""
         name = Path(self.folder).name
         number = name.partition("_")[0]
         return number if number.isdigit() else name
@@ -94,7 +94,7 @@ def read_run(folder: Path) -> RunRecord:
     config = report.config or read_yaml(settings / "config.yaml")
     texts = flatten(config, choices)
 
-    # The config of a run without a result still has interpolations ("${…}") with unknown values.
+    # Without a result, the config of a run still has interpolations ("${…}") of unknown values.
     resolved = {key: value for key, value in flat(config).items() if "${" not in str(value)}
     name = resolved.get("model.name")
     if resolved.get("plan"):

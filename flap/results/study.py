@@ -66,8 +66,8 @@ class Study:
         """Whether the column "method" is needed to tell the runs apart.
 
         The column is needed if the runs use several method presets, or if some runs differ only in
-        their method. If runs only change the metric of one preset, their method is "custom". Then
-        the column "metric" already shows how they differ.
+        their method. If the only preset is used with several metrics, the method of some runs is
+        "custom", but the column "metric" already tells these runs apart.
         """
         named = [method for method in self.values("method") if method != CUSTOM]
         others = [name for name in CHOSEN if name != "method"]
@@ -146,8 +146,8 @@ class Study:
     def domain(self, name: str) -> str:
         """Return the domain of the text on which a number is measured: "calibration" or "other".
 
-        "calibration" means that a run reads the same data set or documents, for example for
-        calibration. The result is empty if the domain is unknown, or if the runs disagree, for
+        "calibration" means that the run reads the data set or documents of this text, for example
+        for calibration. The result is empty if the domain is unknown, or if the runs disagree, for
         example because they have different calibration texts.
         """
         return _agreed(domain_of(name, run.report.domains) for run in self.finished)
@@ -191,6 +191,6 @@ def _row(run: RunRecord) -> dict[str, Any]:
 
 
 def _agreed(values: Iterable[str]) -> str:
-    """Return the only value that is not empty; "" if there is none, or several different ones."""
+    """Return the value that all non-empty values equal; "" if all are empty or they differ."""
     distinct = {*values} - {""}
     return distinct.pop() if len(distinct) == 1 else ""

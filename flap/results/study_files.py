@@ -40,8 +40,8 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
 def save_study(study: Study) -> Path:
     """Write the table, plots and page of a study into its folder, and return the page's path.
 
-    The content of all files is created before a file is written, so that an error in creating it
-    leaves the files of an earlier call unchanged.
+    The contents of all files are created before the first file is written. If creating a content
+    fails, the files of an earlier call stay unchanged.
 
     Raises:
         ValueError: the files cannot be written.
@@ -161,8 +161,8 @@ def _chooses_evaluations(key: str) -> bool:
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
     """Return the sort key of a run.
 
-    Finished runs come first. Then runs are sorted by ratio, by the number with the name `number`,
-    and by folder.
+    Finished runs come first. Then runs are sorted by ratio, by the measured value that `number`
+    names, and by folder.
     """
     ratio = inf if run.ratio is None else run.ratio
     quality = run.report.evaluation["pruned"].get(number, inf)

@@ -91,7 +91,7 @@ def _result(numbers: dict[str, Any], name: str, mark: Mark = "") -> TableEntry:
 def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
     """Return the results of a model.
 
-    model, moment: "dense" and "before", or "pruned" and "after".
+    model, moment: "dense" and "before" pruning, or "pruned" and "after" pruning.
     """
     return report.evaluation[model] | {
         "parameters": report.parameters.get(f"total_{moment}"),
@@ -100,7 +100,7 @@ def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
 
 
 def _marks(study: Study) -> Marks:
-    """Return the marks of all numbers. A run is compared with runs of the same model and size."""
+    """Return the marks of all numbers. Runs of the same model and size are compared."""
     marks: Marks = {}
     for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False):
         for name in study.measured:

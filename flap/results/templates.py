@@ -1,4 +1,4 @@
-"""Load the templates in this folder, for the HTML page of a study and for the model card."""
+"""Load the templates in this folder for the HTML page of a study and for the model card."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Track runs with Weights & Biases or MLflow, or not at all.
 
-A tracker gets a copy of the run's results; the files in the run's folder stay complete without it.
+A tracker gets a copy of the run's results. The run's folder has all results without a tracker, too.
 If the tracker fails, flap logs one warning and the run continues. The packages wandb and mlflow are
 imported inside functions, because importing them takes almost a second. docs/tracking.md lists the
 names of all values that are tracked.

@@ -26,7 +26,7 @@ from flap.storage import write_text
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 1.0  # minimum seconds between two messages about the progress of a step
+PROGRESS_SECONDS = 1.0  # minimum seconds between two progress values of a stage
 WIDTHS = ("query_heads", "kv_heads", "neurons")
 # columns of the table with the widths of the layers
 LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
@@ -62,7 +62,7 @@ class RunInTracker(ABC):
 
     @abstractmethod
     def log(self, values: Numbers) -> None:
-        """Send current values, such as the progress of a step."""
+        """Send current values, such as the progress of a stage."""
 
     @abstractmethod
     def summarize(self, values: Config) -> None:
@@ -97,8 +97,8 @@ class TrackedRun:
     run_dir: Path
     opened: RunInTracker | None = None  # the run in the tracker; None if nothing is tracked
     _warned: bool = False
-    # for each step, the earliest time at which its progress may be sent again, in seconds of
-    # `time.monotonic`; the keys are the names of the steps
+    # for each stage, the earliest time at which its progress may be sent again, in seconds of
+    # `time.monotonic`; the keys are the names of the stages
     _due: Numbers = field(default_factory=dict)
 
     def warn(self, error: Exception) -> None:
@@ -123,9 +123,9 @@ class TrackedRun:
             self.warn(error)
 
     def progress(self, step: Step) -> None:
-        """Send the progress of a step, and its speed in tokens per second.
+        """Send the progress of a stage, and its speed in tokens per second.
 
-        The progress of a step is sent at most once per second, and once more when the step ends.
+        The progress of a stage is sent at most once per second, and once more when the stage ends.
         """
         now = time.monotonic()
         if step.done != step.total and now < self._due.get(step.stage, 0.0):
@@ -243,7 +243,8 @@ def kept_id(folder: Path, text: str) -> str:
 def legal_id(text: str) -> str:
     """Return an id that trackers accept for runs and artifacts.
 
-    The id is the end of the text with "-" for special characters, and a hash of the whole text.
+    The id is the end of the text, with "-" in place of special characters, and a hash of the whole
+    text.
     """
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[-80:].strip("-.")
     return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -54,7 +54,7 @@ class MLflow(Tracking):
             )
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return environment variables that silence MLflow and limit its waiting for a server."""
+        """Return environment variables that silence MLflow and shorten its wait for a server."""
         return {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -77,7 +77,7 @@ class MLflow(Tracking):
 
         for key, value in flat(config | {"folder": run.run_dir.resolve()}).items():
             name = legal_name(key)
-            if name not in begun.data.params:  # MLflow refuses to change a parameter
+            if name not in begun.data.params:  # MLflow refuses to set a parameter again
                 client.log_param(opened.id, name, value)
         log.info("MLflow: run %s of the experiment %s", opened.id, self.experiment)
         return opened

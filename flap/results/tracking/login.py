@@ -12,8 +12,8 @@ MODES = ("auto", "online", "offline")
 def resolve_mode(mode: str) -> str:
     """Return the mode of W&B.
 
-    For "auto", this is the mode that WANDB_MODE or `wandb offline` has set, or else "online". If
-    W&B has no key, "online" is replaced by "offline".
+    If `mode` is "auto", W&B's mode is the one that WANDB_MODE or `wandb offline` has set, else
+    "online". If W&B has no key, this "online" is replaced by "offline".
     """
     import wandb
 

@@ -68,7 +68,7 @@ class Wandb(Tracking):
         }
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "WandbRun":
-        """Start a W&B run. If this fails, for example without a network, start an offline run."""
+        """Start a W&B run. If W&B cannot start it, such as without a network, start it offline."""
         import wandb
 
         try:
@@ -159,8 +159,8 @@ class WandbRun(RunInTracker):
         dense = wandb.Artifact(f"dense-{legal_id(path)}", type="model", metadata=source)
         # checksum=False, because W&B would read all weights to compute a checksum
         dense.add_reference(address, name="model", checksum=False)
-        # The public method run.use_artifact does the same, but refuses offline runs, and waits for
-        # the server in online runs.
+        # The public method run.use_artifact also logs an input, but refuses offline runs, and waits
+        # for the server in online runs.
         self.run._log_artifact(dense, is_user_created=True, use_after_commit=True)
 
         loads_with = {"loads_with": report.loads_with}
