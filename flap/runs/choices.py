@@ -152,7 +152,7 @@ class Choices:
 
     @property
     def _readers(self) -> list[Metric | Compensation]:
-        """The compensation and, unless a plan is given, the metric. Both may need statistics."""
+        """The choices that may need statistics: compensation and, without a plan, metric."""
         if self.selection is None:
             return [self.compensation]
         return [self.selection.metric, self.compensation]

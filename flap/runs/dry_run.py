@@ -35,12 +35,12 @@ MARGIN = 1.5
 # Host memory of a process that has imported torch, transformers and flap, and has loaded a
 # tokenizer and a text.
 PROCESS_BYTES = 720_000_000
-# Number of tensors that are in memory at the same time while a layer runs: HIDDEN_COPIES tensors of
-# the hidden size, and WIDE_COPIES tensors of the largest width of the layer.
+# While a layer runs, HIDDEN_COPIES tensors of the hidden size and WIDE_COPIES tensors of the
+# largest width of the layer are in memory at the same time.
 HIDDEN_COPIES = 5
 WIDE_COPIES = 3
-# Number of tensors that each layer stores for a backward pass: KEPT_HIDDEN tensors of the hidden
-# size, and KEPT_WIDE tensors of the largest width of the layer.
+# For a backward pass, each layer stores KEPT_HIDDEN tensors of the hidden size and KEPT_WIDE
+# tensors of the largest width of the layer.
 KEPT_HIDDEN = 14
 KEPT_WIDE = 4
 # Number of tensors of the size of the logits in a backward pass: the logits in float32, the
@@ -51,7 +51,7 @@ HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device     
 
 @dataclass(frozen=True)
 class Needs:
-    """The peak memory and disk space of a run in bytes, at one `model.placement`."""
+    """The peak memory and disk space of a run in bytes, for one `model.placement`."""
 
     # weights that are on the device at the same time: all weights, or with model.placement=stream
     # the weights of the largest layer, or those outside the layers if these are more
@@ -137,8 +137,8 @@ class DryRun:
         weights = max(*layers, total - sum(layers)) if streams else total
         device = work if self.source.loaded else weights + work
         host = PROCESS_BYTES + states
-        # if the whole model is on the CPU, the dense layers are memory-mapped files, and the pruned
-        # layers are in memory
+        # if the whole model is on the CPU, the weights of the dense layers stay in memory-mapped
+        # files, and the weights of the pruned layers are in memory
         pruned = sum(layers) - itemsize * self.removed
         if streams:
             disk += pruned
@@ -169,8 +169,8 @@ class DryRun:
     def _states(self, streams: bool) -> float:
         """Return the bytes of all hidden states that are stored while a layer runs.
 
-        The dense model and each trial pruning of a search have their own hidden states. For each of
-        them, 2 · tokens · hidden size values are stored: the inputs and the outputs of the layer.
+        The dense model and each trial pruning of a search have their own hidden states. Each
+        model stores 2 · tokens · hidden size values: the inputs and the outputs of the layer.
         """
         tokens = self.tokens if streams or self.choices.need_covariance else 0
         search = self.choices.search

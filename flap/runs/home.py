@@ -56,8 +56,8 @@ def check_home(run: Run) -> None:
 def earlier_start(run: Run) -> Path | None:
     """Return the folder in which an earlier start of the run has stored its pruned model.
 
-    Return None if there is no such folder. The function searches the run's folder, and the folders
-    of the same sweep whose names end with the name of the run.
+    The function searches the run's folder, and the folders of the same sweep whose names end with
+    the name of the run. It returns None if none of them has this pruned model.
     """
     assert run.run_dir is not None
     name = glob.escape(folder_name(run.config.run_name))

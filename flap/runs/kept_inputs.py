@@ -40,7 +40,7 @@ def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
         yield field, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if field.endswith("dataset"):  # the keys of a mixture may be the paths of its texts
+            if field.endswith("dataset"):  # in a mixture of texts, the keys may be paths of texts
                 yield field, str(key)
             inner = f"{field}.{key}" if field else str(key)
             if inner != "checkpoint":
@@ -51,7 +51,7 @@ def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Yield the absolute path. If it is a link, also yield each path to which the link leads."""
+    """Yield the absolute path, and if the path is a link, each path to which the link leads."""
     place = path.parent.resolve() / path.name
     yield place
     while place.is_symlink():

@@ -46,7 +46,7 @@ def windows(run: Run) -> Key:
 
 
 def processes() -> Key:
-    """Return the number of processes as a cache key, because it changes how sums are rounded."""
+    """Return the number of processes as a cache key; this number changes how sums are rounded."""
     if ranks.size() == 1:
         return {}
     return {"processes": ranks.size()}
@@ -75,8 +75,8 @@ def scores(run: Run) -> Key | None:
 
     For a search, the key also contains the compensation and the options of its trial prunings.
 
-    Return None if the scores are not stored. This is the case if a plan is given, or if the scores
-    are computed from statistics without covariances, which is fast.
+    Return None if the scores are not stored: with a given plan, or if the scores are computed from
+    statistics without covariances, which is fast.
     """
     search = run.choices.search
     selection = run.choices.selection

@@ -1,10 +1,11 @@
 """Look up the result of each stage of a run, or compute and store it.
 
-A stage is a part of a run, such as calibration. Its result is an artefact, which is stored under a
-key. The label of an artefact says how long the stage took, and whether the artefact was found. Only
-this module knows whether an artefact was found or computed, so the stages need no special code for
-a restart. If a finished run is started again, it finds all of its artefacts. If an artefact is
-missing, for example because the checkpoint was deleted, only the stage of this artefact runs again.
+A stage is a part of a run, such as calibration. The result of a stage is an artefact, which is
+stored under a key. The label of an artefact says how long the stage took, and whether the artefact
+was found. Only this module knows whether an artefact was found or computed, so the stages need no
+special code for a restart. If a finished run is started again, it finds all of its artefacts. If an
+artefact is missing, for example because the checkpoint was deleted, only the stage of this artefact
+runs again.
 """
 
 import logging
@@ -78,8 +79,8 @@ class Memory:
 def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T] | None:
     """Return the artefact with this key, or None if no store has it.
 
-    If no store has the artefact, the locks of the stores are entered into `locks`. Until `locks` is
-    closed, these locks keep other runs from computing the artefact at the same time.
+    If no store has the artefact, its locks in all stores are taken and added to `locks`. Until
+    `locks` is closed, they keep other runs from computing the artefact at the same time.
     """
     artefact = _look_up(stores, key)
     if artefact is None:

@@ -77,7 +77,7 @@ class Owner:
         """Return how long the processes of this run wait for each other.
 
         The processes connect before the config is checked, so this method checks the option
-        `timeout_minutes`. If its value is not valid, the new folder of the run is removed.
+        `timeout_minutes`. If this option is not valid, the new folder of the run is removed.
         """
         try:
             return timeout(self.config.timeout_minutes)
@@ -120,7 +120,7 @@ class Owner:
         if config.dry_run:
             planned = dry_run(config)
             print(config.run_name, *planned.lines(), sep="\n", flush=True)
-            print(*planned.time_lines(), sep="\n")  # measuring the speed takes a few more seconds
+            print(*planned.time_lines(), sep="\n")  # last: measuring the speed takes seconds
             return None
 
         check_launcher(self.hydra)
@@ -149,8 +149,9 @@ class Owner:
         """Return the run with the folder into which it writes its results.
 
         In a sweep, this is the folder of an earlier start of the run, if there is one. If the user
-        has added cells to the sweep since that start, the run may have got another job number. Then
-        Hydra has created a new folder for the run, and both folders are locked.
+        has added cells to the sweep since this earlier start, the run may have another job number
+        now. Then Hydra has created a new folder for the run, and the old and the new folder are
+        locked.
 
         Raises:
             ValueError: the new folder holds a finished run of another config, or of another version
@@ -289,7 +290,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def quieten_libraries() -> None:
-    """Turn off progress bars and hints of Hugging Face libraries, and prevent double messages."""
+    """Turn off progress bars and transformers' warnings, and show no Hub message twice."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     set_verbosity_error()

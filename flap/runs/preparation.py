@@ -238,7 +238,7 @@ def _contents(run: Run) -> dict[str, str]:
     The keys name the inputs in error messages.
     """
     model = dict(run.source.fingerprint)
-    for name in ("commit", "files"):  # these describe this machine's copy of the model's files
+    for name in ("commit", "files"):  # may differ between machines for the same model
         model.pop(name, None)
     contents = {"the config": digest(run.described), "the model": digest(model)}
     for name, value in keys.inputs(run).items():

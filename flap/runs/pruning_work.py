@@ -15,8 +15,8 @@ from flap.models import Block, ModelAdapter
 from flap.runs.choices import Choices
 
 # The following constants were measured with SmolLM2-135M-Instruct (experiments/cost).
-# A calibration that collects no covariances, the scoring and the bias compensation together cost as
-# much as this many forward passes.
+# The cost in forward passes of three stages together: a calibration that collects no covariances,
+# the scoring, and the bias compensation.
 PLAIN = 1.16
 BACKWARD = 3  # a forward pass and its backward pass cost as much as this many forward passes
 # Factorising a covariance of C channels and solving linear systems with its factors together take
@@ -90,7 +90,7 @@ class _Trials(NamedTuple):
 def _trials(
     choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int
 ) -> tuple[int, _Trials]:
-    """Return the number of tokens on which a search measures trials, and the cost of the trials."""
+    """Return the number of tokens on which a search measures each trial, and the trials' cost."""
     search = choices.search
     if search is None:
         return 0, _Trials(0, 0.0)

@@ -136,7 +136,7 @@ class _Measured(NamedTuple):
     """The measurements of each model of a run."""
 
     dense: list[Entry]
-    compressed: list[Entry]  # of the compressed model before training; empty without training
+    compressed: list[Entry]  # the compressed model before training; empty without training
     pruned: list[Entry]
 
 
@@ -268,8 +268,8 @@ def _total(
 
     options: the options of each evaluator.
     averages: a dict to which the names of averages are added, each with the names of its numbers.
-    trimmed: whether the model has another tokenizer than the dense model. Then numbers that depend
-        on the tokenizer are left out.
+    trimmed: whether the tokenizer of the model differs from that of the dense model. If so, numbers
+        that depend on the tokenizer are left out.
     """
     total = Measurement()
     for name, given in options.items():

@@ -336,7 +336,7 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
 def _teacher(source: ModelSource) -> Teacher:
     """Open the dense model as the teacher of the training.
 
-    If the vocabulary was trimmed, the teacher is the model with the untrimmed vocabulary.
+    If the vocabulary was trimmed, the teacher is the dense model with all its tokens.
     """
     if not isinstance(source, TrimmedSource):
         return Teacher(source.open())
@@ -385,7 +385,7 @@ def _answered_by(
 def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> PlacedModel:
     """Write the checkpoint, and return the model for later stages.
 
-    If the reloaded checkpoint produces other logits than the model, an error is raised. The file
+    If the logits of the reloaded checkpoint differ from the model's, an error is raised. The file
     flap.json of the checkpoint contains the key of the run, by which a later start of the run
     recognises the checkpoint.
 

@@ -155,8 +155,8 @@ def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict
     """Return the options for answers that have no effect on these texts, each with the reason.
 
     Options that have their default value are left out. If the run reads no text, the result is
-    empty, although no option of calibration has an effect then. Such options are no mistake of the
-    user, because a sweep may also contain methods that do not calibrate.
+    empty: no option of calibration has an effect, but setting one is no mistake, because the run
+    may belong to a sweep in which other runs calibrate.
     """
     if not texts or any(windows.asked for windows in texts.values()):
         return {}

@@ -43,8 +43,8 @@ class Trimming:
     before: int  # number of tokens in the vocabulary of the dense model
     after: int  # number of tokens that stay
     parameters: int  # number of parameters of the model after trimming
-    # "" if `after` and `parameters` are exact; "about " or "at most " if the model has still to
-    # write texts in which tokens will be counted
+    # "" if `after` and `parameters` are exact; "about " or "at most " if tokens will also be
+    # counted in texts that the model has not written yet
     roughly: str = ""
 
     def lines(self, budget: Budget) -> Iterator[str]:
@@ -80,9 +80,9 @@ def budget_after_trimming(
     vocabulary is not trimmed, or if the caller has loaded the model. The weights of a loaded model
     are not trimmed yet, so its targets are checked later.
 
-    No weight is read. The number of tokens that stay is exact, unless the model has still to write
-    texts in which tokens are counted. Then tokens are counted without these texts, and for prompts,
-    with the answers that their files have.
+    No weight is read. The number of tokens that stay is exact, unless `vocabulary.size` is not set
+    and tokens must also be counted in texts that the model has not written yet. Such texts are left
+    out of the count, and prompts are counted with the answers in their files.
 
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model, or none of its tokens

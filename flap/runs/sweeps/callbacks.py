@@ -49,7 +49,7 @@ class FolderCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Record which folders and files a single run will create, before Hydra creates them."""
-        # Hydra sets this config later, but the name of the folder is needed now
+        # Hydra sets this config later, but the name of the run's folder is needed now
         HydraConfig.instance().set_config(config)
         FolderCallback.created = _missing(config, "hydra.run.dir", FIRST_FILES)
 
@@ -72,7 +72,7 @@ class StudyCallback(Callback):
     An error in this callback never makes the sweep fail.
     """
 
-    # config of the sweep that is running in this process, or that an error has just ended
+    # config of the sweep that is running in this process, or that has just ended with an error
     open_sweep: ClassVar[DictConfig | None] = None
     cells: ClassVar[int | None] = None  # number of cells of the sweep; None if unknown
 
@@ -112,7 +112,7 @@ def begin_cells(cells: int, folder: str) -> None:
 def name_of_cell(number: int) -> str:
     """Return the name of a cell on the console, such as "cell 2 of 4".
 
-    number: the number of the cell, counted from 0.
+    number: the index of the cell, which is 1 for "cell 2".
     """
     of_all = "" if StudyCallback.cells is None else f" of {StudyCallback.cells}"
     return f"cell {number + 1}{of_all}"
@@ -173,7 +173,7 @@ class RunFailedError(Exception):
     """Raised if a run of a sweep has failed. The log of the run contains the error.
 
     folder: the folder of the sweep. line: the error in one line. told: whether the console has
-        shown this line already.
+        already shown the error.
     """
 
     # Error lines of all failed cells. The line of a cell in another process is added when Hydra
@@ -213,7 +213,7 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
             lines = failures(Path(StudyCallback.open_sweep.hydra.sweep.dir), begin)
         reason = explain_launch(error)
     elif isinstance(cause, OSError) and not isinstance(error, HydraException):
-        # a HydraException may be an OSError, too: MissingConfigException, for an unknown choice
+        # MissingConfigException, for an unknown choice, is a HydraException and also an OSError
         reason = _explain_file(cause)
     elif isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         reason = explain(error)
@@ -228,7 +228,7 @@ def _explain_file(error: OSError) -> str:
         return one_line(error)
     path = Path(error.filename)
     if error.errno == errno.ENAMETOOLONG:
-        # if Hydra does not know a choice or a key, it looks for a file with this name
+        # Hydra looks for a file with the name of an unknown choice or key
         for argument in sys.argv[1:]:
             if path.stem in argument and not argument.startswith("hydra."):
                 return f"{shown(argument)}: too long for the name of a key or of a choice"

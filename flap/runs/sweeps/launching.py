@@ -85,7 +85,7 @@ def make_jobs_private(launcher: Any) -> None:
 def remove_finished_jobs(launcher: Any) -> None:
     """Remove the files that submitit has pickled for jobs that have ended.
 
-    Files of jobs that have not ended stay, because these jobs still need them.
+    The files of all other jobs stay, because these jobs still need them.
     """
     folder = _submitit_folder(launcher)
     results = [] if folder is None else list(folder.rglob("*_result.pkl"))
@@ -95,7 +95,7 @@ def remove_finished_jobs(launcher: Any) -> None:
 
 
 def _submitit_folder(launcher: Any) -> Path | None:
-    """Return the folder that has submitit's folders of jobs; None with other launchers."""
+    """Return the folder in which submitit creates folders of jobs; None with other launchers."""
     of_jobs = launcher.get("submitit_folder")  # for example SWEEP/.submitit/%j
     return Path(str(of_jobs).partition("%")[0]) if of_jobs else None
 
@@ -132,13 +132,13 @@ def claim_gpu(sweep: Path) -> str | None:
 
 
 def _visible_gpus() -> list[str]:
-    """Return the GPUs in CUDA_VISIBLE_DEVICES; the numbers of all GPUs if it is not set."""
+    """Return the GPUs in CUDA_VISIBLE_DEVICES; the indices of all GPUs if it is not set."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
     import torch  # imported here because --help and --cfg should not wait seconds for torch
 
-    # `device_count` asks NVML, and so does not start CUDA
+    # `device_count` asks NVML, so it does not start CUDA
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
