@@ -33,14 +33,14 @@ class Metric(ABC):
     needs_covariance: ClassVar[bool] = False
     # whether the metric needs `Statistics.effect_U`, which is computed from gradients of the loss
     needs_gradients: ClassVar[bool] = False
-    # whether scores are squared errors in the output, so that the score of a unit is the sum over
-    # its channels
+    # whether scores are squared errors in the output, so that the score of a unit is the sum of the
+    # scores of its channels
     measures_error: ClassVar[bool] = False
     # whether whole experts are scored instead of the channels of their output projections
     scores_experts: ClassVar[bool] = False
 
-    # If true, scores of attention channels are squared, as in the official code of FLAP. The paper
-    # on FLAP does not square them.
+    # If true, scores of attention channels are squared, as in the official code of FLAP. In the
+    # paper on FLAP, they are not squared.
     square_attention: bool = False
 
     @abstractmethod
@@ -55,8 +55,8 @@ class Metric(ABC):
     ) -> Tensor:
         """Return score_UC, the scores of the channels of each unit.
 
-        Metrics that score whole units instead of channels override this method. `weight_OI` still
-        has the dtype of the model, so that a metric that computes in another dtype copies the
+        Metrics that score whole units instead of channels override this method. `weight_OI` has the
+        dtype of the model, so a metric that computes in a dtype other than float32 copies the
         weight only once.
         """
         name = f"{type(self).__module__}.{type(self).__name__}"
@@ -79,9 +79,7 @@ class Metric(ABC):
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
     ) -> list[Callable[[], Tensor]]:
-        """Return, for each member of a block, a function that computes the score_UC of the member.
-
-        The functions return score_UC on the CPU.
+        """Return, for each member of a block, a function that computes its score_UC, on the CPU.
 
         statistics: the statistics of each member; empty if there was no calibration.
         routed: `LayerStatistics.routed` if the units of the block are whole experts; otherwise
@@ -109,9 +107,9 @@ MetricFunction = Callable[[Tensor, Statistics], Tensor]  # score(weight_OI, stat
 def metric_of(function: MetricFunction) -> Metric:
     """Make a metric from a function `score(weight_OI, statistics) -> score_I`; higher = keep.
 
-    Reports and error messages show the class of a metric. So the class of the returned metric gets
-    the name and the module of the function. The function is called with statistics without
-    covariances.
+    The statistics that the function gets have no covariances. Reports and error messages show the
+    class of a metric, so the class of the returned metric gets the name and the module of the
+    function.
     """
 
     @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Metrics that score channels: FLAP's metrics, Wanda's metric, and two baselines.
 
-The two baselines use no activations of the model.
+The two baselines, which are the norm of weights and random scores, use no activations.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class IFV(Metric):
         score_j = var_j
 
     var (I): the sample variance of the input channels of the output projection over the calibration
-    tokens, in units of activation². The score measures how much channel j varies around its mean.
-    If channel j is removed, FLAP's bias replaces its values with this mean. Higher = keep.
+    tokens. The score measures how much channel j varies around its mean. If channel j is removed,
+    FLAP's bias (`BiasCompensation`) replaces its values with this mean. Higher = keep.
 
         python -m flap metric=IFV
     """
@@ -67,7 +67,7 @@ class WIFN(Metric):
     W (O, I): the output projection. msq (I): the mean square of its input channels over the
     calibration tokens. The mean square of a channel is its squared mean plus its variance.
     Higher = keep. Instead of the root mean square √msq_j, the official code of FLAP uses the norm
-    over the tokens of a window, which is larger by a constant factor.
+    of the channel's values at the tokens of a window, which is larger by a constant factor.
 
         python -m flap metric=WIFN
     """
@@ -94,7 +94,7 @@ class Wanda(WIFN):
     `method=wanda_sp` adds the structure and the compensation of Wanda-sp.
     """
 
-    # If true, scores of attention channels are squared. Wanda does not square them.
+    # If true, scores of attention channels are squared. In Wanda, they are not squared.
     square_attention: bool = False
 
 

@@ -24,7 +24,7 @@ class Routed(NamedTuple):
     """
 
     tokens_E: Tensor  # number R of tokens that are routed to each expert
-    mean: OfToken  # for each field of `OfToken`, its mean over each expert's tokens, of shape (E)
+    mean: OfToken  # in each field, the mean of this field over each expert's tokens, of shape (E)
     # sample variance of each expert's output over its tokens, with divisor R - 1, summed over the
     # output channels
     variance_E: Tensor
@@ -46,9 +46,9 @@ class Routed(NamedTuple):
 class ExpertMetric(WIFV):
     """Base class of metrics that score whole experts.
 
-    WIFV scores the heads, and in layers without experts also the neurons. The statistics are
-    collected before experts of the layer are removed, so the router still chooses among all of
-    them. An expert to which no token is routed gets the score 0.
+    KV heads are scored by WIFV, and so are the neurons of layers without experts. The statistics of
+    a layer are collected before any of its experts is removed, so the router still chooses among
+    all experts. An expert to which no token is routed gets the score 0.
     """
 
     scores_experts: ClassVar[bool] = True
@@ -77,8 +77,8 @@ class REAP(ExpertMetric):
         score_e = mean_t g_e(t) · ‖f_e(x_t)‖₂
 
     t: the tokens that are routed to expert e. f_e(x_t): the output of the expert. g_e(t): the
-    router's weight, by which the model multiplies the output. For Llama 4, which multiplies the
-    input instead, g_e(t) is 1. Higher = keep.
+    router's weight, by which the model multiplies the output. Llama 4 multiplies the input of the
+    expert by the router's weight, so g_e(t) is 1. Higher = keep.
 
         python -m flap structure.experts=true metric=REAP
     """

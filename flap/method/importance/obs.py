@@ -27,8 +27,8 @@ from flap.models.devices import widest_float
 log = logging.getLogger(__name__)
 
 RIDGES = 4  # number of ridges to try; each ridge is ten times the previous ridge
-# number of steps; each step removes 1/64 of all units, and adjusts the weights of the units that
-# are left
+# maximum number of steps; each step removes at least 1/64 of all units, and adjusts the weights of
+# all units that are not yet removed
 STEPS = 64
 
 
@@ -47,17 +47,17 @@ class OBS(Metric):
     in the output if the unit is removed with the best linear compensation. Units are removed in at
     most 64 steps. Each step removes the units with the lowest costs, and updates W and H⁻¹. A
     unit's score is its cost at the moment of its removal, divided evenly over its channels. If the
-    cost is lower than the cost of a unit that was removed before, it is raised to that cost.
-    Higher = keep.
+    cost is lower than the cost of a unit that an earlier step removed, it is raised to the cost of
+    that unit. Higher = keep.
 
-    In floating point, H may have no inverse. This happens with massive activations, whose rounding
-    errors exceed the ridge. In this case, the ridge is multiplied by ten, up to three times, with a
-    warning each time.
+    Rounding errors can make the inversion of H fail. This happens with massive activations, whose
+    rounding errors exceed the ridge. In this case, the ridge is multiplied by ten, up to three
+    times, with a warning each time.
 
         python -m flap metric=OBS metric.ridge=0.01
 
     Raises:
-        ValueError: H has no inverse with any of these four ridges.
+        ValueError: H cannot be inverted with any of these four ridges.
     """
 
     needs_covariance: ClassVar[bool] = True
@@ -104,7 +104,7 @@ def _costs_with(
     """With a given ridge, return cost_U, the cost of each unit at the moment of its removal.
 
     Raises:
-        LinAlgError: H has no inverse.
+        LinAlgError: H cannot be inverted.
     """
     wide = widest_float(weight_OI.device)
     columns = columns_UC.flatten().to(weight_OI.device)  # the channels of a unit become consecutive
@@ -175,7 +175,7 @@ def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int
     """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of each unit u for which the mask `units_R` is true."""
     units = len(units_R)
     if channels == 1:
-        # sums of squares take less time than norms
+        # sums of squares are computed, because norms would take more time
         squares = [strip.square().sum(0) for strip in weight_OI.split(STRIP)]
         square_I = torch.stack(squares).sum(0)
         return square_I[units_R] / inverse_II.diagonal()[units_R]

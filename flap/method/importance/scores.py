@@ -24,9 +24,9 @@ BY_LAYER = ("routed_power", "divergences")
 class Scores:
     """The scores of all units of all layers; higher = keep.
 
-    Structures that rank units by output errors may multiply the scores by `inverse_power` and
-    `routed_power`. Both fields are empty if there was no calibration, or if scores are not squared
-    output errors.
+    Structures that rank units by errors in the outputs of layers may multiply the scores by the
+    fields `inverse_power` and `routed_power`. These fields are empty if there was no calibration,
+    or if scores are not squared errors in the outputs.
     """
 
     # score_GC of each layer's attention and score_I of its MLP, finite, in float32 on the CPU
@@ -41,7 +41,7 @@ class Scores:
 
     @classmethod
     def joined(cls, parts: Iterable["Scores"]) -> "Scores":
-        """Join objects that each have the scores of some layers. The result has no divergences."""
+        """Join the scores of parts of the layers. The result has no divergences."""
         parts = list(parts)
         return cls(
             tuple(layer for part in parts for layer in part.layers),
@@ -51,7 +51,7 @@ class Scores:
 
 
 def write_scores(scores: Scores, path: Path) -> None:
-    """Write scores to a safetensors file. All other fields are stored in float64."""
+    """Write scores to a safetensors file. All fields of `Scores` except `layers` are in float64."""
     tensors = {"inverse_power": torch.tensor(scores.inverse_power, dtype=torch.float64)}
     for i, layer in enumerate(scores.layers):
         for block, score in layer._asdict().items():

@@ -31,9 +31,9 @@ class Taylor(Metric):
     Equation 3 of the paper is the Taylor expansion of the loss for a group of weights. The score is
     the first-order term of this expansion, with the whole group as one vector. Gradients are summed
     over all windows, so opposite effects in different windows cancel. The paper has two more ways
-    to score a group, which are not implemented. The first way scores single matrices, and gives a
-    group the sum, product or maximum of their scores. The second way (equation 4) scores single
-    weights, with the absolute value inside the sum. The second-order term (equation 5) is not
+    to score a group, which are not implemented: one scores each matrix of the group, and takes the
+    sum, product or maximum of these scores; the other (equation 4) scores each weight, with the
+    absolute value inside the sum. The second-order term of the expansion (equation 5) is not
     implemented, either.
 
         python -m flap metric=taylor calibration.num_samples=10

@@ -1,8 +1,8 @@
 """The choices of the config group `recover`: which weights are trained, on what, and how long.
 
-Some windows of the training text are held out. They are not trained on, but used to measure the
-divergence of the trained model's predictions from the dense model's predictions. Each such
-measurement is an evaluation.
+Some windows of the training text are held out: the model is not trained on them. In an evaluation,
+the divergence of the trained model's predictions from the dense model's predictions is measured on
+the held-out windows.
 """
 
 import math
@@ -23,10 +23,10 @@ EVALUATIONS = 10
 # Minimum number of training windows between two evaluations, as a multiple of the number of
 # held-out windows.
 EVERY = 4
-RISING = 0.05  # the learning rate rises in this share of the steps, at the beginning
+RISING = 0.05  # the learning rate rises in the first steps, which are this share of all steps
 WRITERS = ("dense", "pruned", "both")
-# Minimum number of tokens in a step, unless a batch size is given. With steps of 128 tokens at the
-# same learning rate, training made SmolLM2 worse.
+# Minimum number of tokens in a step, unless a batch size is given or there are too few tokens. With
+# steps of 128 tokens at the same learning rate, training made SmolLM2 worse.
 STEP = 1024
 
 
@@ -36,12 +36,12 @@ class Recovery:
 
     The learning rate rises during the first twentieth of the steps, and then falls as a cosine
     (`share_of_rate`). If a rank is given, each Linear module uses W + 2 B A instead of its weight
-    W, and only A and B are trained (LoRA, arXiv 2106.09685). A has `rank` rows. At the end, 2 B A
-    is added to W.
+    W, and only A and B are trained (LoRA, arXiv 2106.09685). A has `rank` rows. At the end of the
+    training, 2 B A is added to W.
     """
 
-    # the training text or a mixture of texts, in the form of `calibration.dataset`; None if `use`
-    # is "calibration"
+    # the training text or a mixture of texts, written as in the option `calibration.dataset`; None
+    # if `use` is "calibration"
     dataset: Any
     # Number of tokens to train on, rounded down to whole steps; at least one step. Each token is
     # used `epochs` times.
@@ -55,9 +55,11 @@ class Recovery:
     # number of tokens in a window, 2 or more
     seq_len: int = 256
     # Number of windows in a step, a multiple of the number of processes. None stands for the
-    # smallest such number of windows with at least STEP tokens together.
+    # smallest multiple whose windows have at least STEP tokens together, or if `tokens` is too
+    # small for this, for the largest multiple that is possible.
     batch_size: int | None = 8
-    # training ends after this many evaluations in a row without a lower divergence, 1 or more
+    # training ends after this many evaluations in a row in which the divergence is not lower than
+    # the lowest one before; 1 or more
     patience: int = 2
     # if true, activations are computed again instead of being stored, which takes less memory and
     # more time
@@ -70,7 +72,8 @@ class Recovery:
     # The windows to train on: "recovery" stands for windows of `dataset`, and "calibration" stands
     # for the calibration windows.
     use: str = "recovery"
-    # which model answers the training prompts: the dense model, the pruned model, or both in turns
+    # which model answers the training prompts: "dense", "pruned" or "both"; with "both", every
+    # second window has answers of the pruned model
     writer: str = "dense"
 
     def __post_init__(self) -> None:
@@ -130,7 +133,7 @@ class Recovery:
         return (1 + math.cos(math.pi * progress)) / 2
 
     def check(self, adapter: ModelAdapter) -> None:
-        """Check that a model can be trained in this way. Its weights need not be loaded yet.
+        """Check that a model can be trained in this way. The model need not have its weights yet.
 
         Raises:
             ValueError: the batch size does not fit the processes, or the rank does not fit the
@@ -155,8 +158,8 @@ class Recovery:
 class Reconstruction:
     """Train all weights except embeddings and LM head, on the calibration windows only.
 
-    `Recovery` explains the options. The held-out windows are the same as those of calibration, on
-    which compensations are tested.
+    `Recovery` explains the options. The held-out windows are the calibration windows on which
+    compensations are tested.
     """
 
     # number of times that each window is trained on, 1 or more

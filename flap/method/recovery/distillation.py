@@ -2,8 +2,9 @@
 
 Source: Hinton et al., arXiv 1503.02531.
 
-Held-out windows are not trained on. The held-out divergence is measured on these windows: it is the
-divergence of the compressed model's predictions from the dense model's predictions.
+Some windows are held out: the model is not trained on them. The held-out divergence is the
+divergence of the compressed model's predictions from the dense model's predictions on the held-out
+windows.
 
 Legend: N windows · T tokens in a window.
 """
@@ -41,14 +42,14 @@ def training_windows(
 ) -> Batch:
     """Return all windows for training. The first `recovery.held_out` windows are held out.
 
-    Held-out windows always have answers of the dense model. If some texts have answers, the
-    held-out divergence is measured only on tokens of answers. If there are no answers, or too few
-    tokens of answers (`judged`), it is measured on all tokens.
+    In texts with prompts, the held-out windows always have answers of the dense model. If some
+    texts have answers, the held-out divergence is measured only on tokens of answers. If there are
+    no answers, or too few tokens of answers (`judged`), it is measured on all tokens.
 
-    by_pruned: the windows of the same texts, with answers of the pruned model. Training uses these
-        windows instead of windows with the dense model's answers: all windows of texts with
-        prompts, or, with writer=both, every second one. In this way, the pruned model sees its own
-        mistakes, and learns what the dense model predicts after them.
+    by_pruned: the windows of the same texts, with answers of the pruned model. In texts with
+        prompts, they replace all windows that are not held out, or with writer=both, every second
+        one of them. In this way, the pruned model sees its own mistakes, and learns what the dense
+        model predicts after them.
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)
@@ -65,7 +66,7 @@ def training_windows(
     held_out_windows = Batch(tokens_NT[:held_out], of_answers_NT)
     mask_NT[:held_out] = judged(held_out_windows, torch.zeros(held_out)).mask_NT
 
-    # 2. outside of the held-out windows, take windows with the pruned model's answers
+    # 2. replace windows that are not held out with windows that have the pruned model's answers
     if by_pruned is not None:
         of_pruned = _held_out_first(recovery, by_pruned.batch)
         step = 2 if recovery.writer == "both" else 1
@@ -81,8 +82,8 @@ def training_windows(
 def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
     """Return a mask that is false for tokens that repeat a passage of a held-out window.
 
-    A token repeats a passage if it is the last of OVERLAP successive tokens that also occur in this
-    order in a held-out window.
+    A token repeats a passage if it is the last of OVERLAP successive tokens, and a held-out window
+    contains the same successive tokens.
     """
     seen = {run for row in held_out_NT.tolist() for run in ngrams(row, OVERLAP)}
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
@@ -155,8 +156,8 @@ def _put_back(model: nn.Module, values: dict[str, Tensor]) -> None:
 def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool) -> dict[str, Any]:
     """Return the summary of the training for the report.
 
-    history: the number of each step with an evaluation, and the held-out divergence after this
-        step.
+    history: for each evaluation, the number of steps before it, and the held-out divergence that it
+        measured.
     better: whether training has improved the model.
     """
     by_tokens: list[tuple[int, float | None]] = []

@@ -1,4 +1,4 @@
-"""A module that returns the loss of the compressed model, for transformers' Trainer.
+"""A module for transformers' Trainer, which returns the loss of the compressed model.
 
 The teacher is the dense model, whose predictions the compressed model learns.
 
@@ -53,9 +53,9 @@ class Student(nn.Module):
 
         `Teacher.loss` defines the loss, such as KL(dense ‖ compressed). The mean of the loss is
         taken over the positions that predict a counted token. The gradient of the loss with respect
-        to the final hidden states is computed at the same time, for one chunk of positions after
-        another. So logits need not be stored, and are computed only once. The logits of a whole
-        batch would take more memory than the model.
+        to the final hidden states is computed together with the loss, for one chunk of positions
+        after another. So the logits of a chunk are computed only once, and are freed before the
+        next chunk. The logits of a whole batch would take more memory than the model.
 
         input_ids: tokens_NT. token_mask: mask_NT, which is true for counted tokens.
         """
@@ -88,8 +88,8 @@ class Student(nn.Module):
     def _loss(self, targets: Targets, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss in nats, summed over positions, and its gradient.
 
-        The gradient is taken with respect to the hidden states, and is 0 if they do not require a
-        gradient.
+        The gradient is the gradient with respect to the hidden states. It is 0 if they do not
+        require a gradient.
         """
         nats = torch.zeros((), device=hidden_PD.device)
         gradient_PD = torch.zeros_like(hidden_PD)

@@ -1,7 +1,7 @@
 """The dense model as the teacher, which says what the student learns at each position of a window.
 
-The student is the compressed model. If its vocabulary was trimmed, a token that was removed from it
-is spelled with several tokens that stayed.
+The student is the compressed model. If the student's vocabulary was trimmed, each removed token is
+spelled with several tokens that stayed.
 
 Legend: N windows · T tokens in a window · S tokens of the same text in the teacher's vocabulary ·
 P positions · D hidden size · V the teacher's vocabulary · K the student's vocabulary.
@@ -63,13 +63,13 @@ class Teacher:
 
 
 class UntrimmedTeacher(Teacher):
-    """The dense model with its whole vocabulary, as the teacher of a student with a trimmed one.
+    """The dense model as the teacher of a student whose vocabulary was trimmed.
 
-    The teacher reads the text of a window in the tokens of its own vocabulary. Where a token of the
-    teacher and a token of the student end at the same place, the student learns the teacher's
-    prediction, as a distribution over the student's tokens (`Alignment.marginal`). Inside a removed
-    token, the student learns the spelling of this token: the loss is the cross-entropy of the
-    student's next token.
+    The teacher has the whole vocabulary, and reads the text of a window in tokens of the whole
+    vocabulary. Where a token of the teacher and a token of the student end at the same place, the
+    student learns the teacher's prediction, as a distribution over the student's tokens
+    (`Alignment.marginal`). Inside a removed token, the student learns the spelling of this token:
+    the loss is the cross-entropy of the student's next token.
     """
 
     def __init__(self, model: PlacedModel, alignment: Alignment) -> None:

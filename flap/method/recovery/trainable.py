@@ -1,4 +1,4 @@
-"""Make the compressed model trainable, and an ordinary model again after the training."""
+"""Make the compressed model trainable, and turn it back into an ordinary model after training."""
 
 import warnings
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ from flap.runtime.temporary_state import replaced
 def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
     """Yield the trained parameters in float32, and freeze all other parameters.
 
-    At the end of the `with` block, the model gets its original dtypes and classes of modules back.
-    Inside the block, dropout and noise are off, because the dense model also predicts without
-    dropout and noise.
+    Inside the `with` block, dropout and noise are off, because the dense model also predicts
+    without dropout and noise. At the end of the block, the tensors of the model get their original
+    dtypes back, and the modules get their original classes back.
     """
     # 1. copy all tensors, because the compressed model may share unpruned tensors with the dense
     # model

@@ -1,8 +1,8 @@
 """The training loop, which uses transformers' Trainer and evaluates on held-out windows.
 
 An interrupted training resumes from the checkpoints that Trainer writes. The student is the
-compressed model. The held-out divergence is the divergence of its predictions from the dense
-model's predictions on held-out windows, which are not trained on.
+compressed model. The student is not trained on the held-out windows. The held-out divergence is the
+divergence of its predictions from the dense model's predictions on these windows.
 
 Legend: N windows · T tokens in a window · P positions of all held-out windows.
 """
@@ -87,8 +87,8 @@ def _trainer(
     trainer = Trainer(
         student,
         arguments,
-        # cut to whole steps, because otherwise Trainer would make a smaller step of the last
-        # windows
+        # leave out the last windows if they do not fill a step, because Trainer would make a
+        # smaller step of them
         train_dataset=_dataset(fitting[: recovery.windows]),
         eval_dataset=_dataset(held_out),
         callbacks=[
@@ -138,7 +138,7 @@ def _arguments(
         ddp_find_unused_parameters=False,
     )
     if arguments.n_gpu > 1:
-        # keeps Trainer from copying the student to all GPUs, in threads of this process
+        # otherwise, Trainer would copy the student to all GPUs, and run the copies in threads
         arguments._n_gpu = 1
     return arguments
 
@@ -149,8 +149,9 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
     The learning rate of a tensor is proportional to the tensor's root mean square, as in Adafactor
     (Shazeer and Stern, arXiv 1804.04235, section 8). The reason is that AdamW moves each element by
     about the learning rate, however small or large the gradient is. Typical weights are 0.2 in
-    SmolLM2 but 0.02 in Gemma 3, so the same learning rate would change them to different degrees.
-    Low-rank updates keep the given rate, because they begin with the same size in every model.
+    SmolLM2 but 0.02 in Gemma 3, so with the same rate, the weights of Gemma 3 would change ten
+    times as much relative to their size. Low-rank updates keep the given rate, because they begin
+    with the same size in every model.
     """
     for parameter in trained:
         rate = recovery.learning_rate
@@ -197,8 +198,8 @@ class KeepBest(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save the parameters if they are the best so far, and decide whether the training stops.
 
-        The training stops after `patience` evaluations in a row without a lower divergence, or if
-        the divergence is not finite. The decision uses all evaluations in Trainer's state, which
+        The training stops after `patience` evaluations since the lowest divergence, or if the
+        divergence is not finite. The decision uses all evaluations in Trainer's state, which
         the checkpoints store. So a resumed training ends at the same step as an uninterrupted
         training.
         """

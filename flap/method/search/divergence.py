@@ -2,8 +2,8 @@
 
 The divergence is KL(dense ‖ pruned) of the distribution of the next token. With structure=search,
 units are chosen so that this divergence stays low. A plan lists the units that stay in each layer.
-A stream is the hidden states of all measured windows, which are carried from layer to layer
-(`Stream`).
+A stream contains the hidden states of all measured windows, on which the layers are run one after
+another (`Stream`).
 
 Legend: N windows · T tokens in a window · D hidden size · V vocabulary · X texts · K plans.
 """
@@ -36,9 +36,9 @@ COMPARED_TOKENS = 1024
 # name of the dense model's stream, which all plans share before the first layer
 SHARED = "0"
 
-# A function that returns layer i of each plan, from i and the statistics of layer i, while layer i
-# is in memory. If an interrupted run has already finished layer i, the function is called with None
-# instead of statistics, and must return the same plans as in the interrupted run.
+# A function that gets the index i of a layer and the statistics of the layer, and returns layer i
+# of each plan. It is called while layer i is in memory. If an interrupted run has already finished
+# layer i, it gets None instead of statistics, and must return the same plans as in that run.
 PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
 
 
@@ -46,23 +46,23 @@ PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
 class PlanDivergence:
     """Measures KL(dense ‖ pruned) of the next token for several plans, in nats per token.
 
-    All plans are measured in one pass over the layers. Plans share a stream as long as their layers
-    are equal. The stream forks at the first layer in which the plans differ. Each layer is read
-    once, and a copy of it is pruned for each distinct plan of the layer. If there are several
-    processes, the plans are divided among them. Each process has the stream of the dense model and
-    the streams of its plans.
+    All plans are measured in one pass over the layers. Plans that keep the same units in the first
+    layers share a stream up to the first layer in which they differ. There, the stream forks. Each
+    layer is read once, and a copy of it is pruned for each distinct plan of the layer. If there are
+    several processes, the plans are divided among them. Each process has the stream of the dense
+    model and the streams of its plans.
 
     Every fifth calibration window is held out, and plans are measured on the last held-out windows.
-    Linear compensation is fitted without held-out windows here. Only the predictions at every
-    fourth position are compared, because predictions at neighbouring positions add little
-    information. With a large vocabulary, computing all predictions would take as long as computing
-    many layers. In texts with answers, the predictions of all tokens in answers are compared
-    instead.
+    For this measurement, linear compensation is fitted without held-out windows. Only the
+    predictions at every fourth position are compared, because predictions at neighbouring positions
+    add little information. With a large vocabulary, computing all predictions would take as long as
+    computing many layers. In texts with answers, the predictions of all tokens in answers are
+    compared instead.
 
     If the calibration text is a mixture, the divergence is measured on each text of the mixture,
-    and the result is the largest value. A unit that only one of these texts needs is probably
-    needed by some texts outside the mixture, too. A mean over the texts would hide the importance
-    of such a unit.
+    and the result is the largest value. If one text of the mixture needs a unit and the other texts
+    do not, some texts outside the mixture probably need this unit, too. A mean over the texts would
+    hide its importance.
     """
 
     calibration: Calibration
@@ -84,21 +84,21 @@ class PlanDivergence:
         """
         walk = Walk(self.calibration.model, "score, layer by layer", work)
         nats = self._walked(walk, plans, num_tokens, covariance)
-        # possible only now, because files of hidden states were mapped into memory until now
+        # the directory cannot be deleted before, because its files were mapped into memory
         work.clear()
         return nats
 
     def _walked(
         self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool
     ) -> list[float]:
-        """Visit all layers, and return the divergence of each plan."""
+        """Run all layers on the streams, and return the divergence of each plan."""
         windows, text_N = self._windows(num_tokens)
         dense = dense_plan(self.calibration.model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
             return [dense.layers[i], *ranks.own_share(plans(i, observed))]
 
-        # the name of each plan's stream after the layers that an interrupted run has finished
+        # the name of each plan's stream after the last layer that an interrupted run has finished
         names: list[str] = []
         for i in range(walk.layers_done):
             names = _next_streams(with_dense(i, None), names)
@@ -117,10 +117,9 @@ class PlanDivergence:
         return ranks.gather_in_order(self._nats(windows, text_N, outputs))
 
     def _windows(self, num_tokens: int) -> tuple[Batch, Tensor]:
-        """Return the windows on which plans are measured, and text_N.
+        """Return the windows on which plans are measured, and text_N, the index of their texts.
 
-        text_N contains the index of each window's text. The mask of the windows is true for tokens
-        on whose predictions plans are measured.
+        The mask of the windows is true for the tokens whose predictions are compared.
         """
         tokens_NT = self.calibration.windows.tokens_NT
         windows = Batch.of(tokens_NT)
@@ -206,8 +205,8 @@ def kl(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
     p: the distribution that the dense model predicts. q: the distribution that the pruned model
         predicts, given by its logits.
 
-    The terms p · (log p - log q) are summed, because the difference of the sums Σ p log p and
-    Σ p log q would lose digits. With a vocabulary of 50,000 tokens, this difference was wrong by
+    The terms p · (log p - log q) are summed, because subtracting Σ p log q from Σ p log p would
+    lose digits. With a vocabulary of 50,000 tokens, the result of such a subtraction was wrong by
     0.001 nats per token.
     """
     nats_TV = log_softmax(logits_TV, dim=-1)
@@ -238,7 +237,7 @@ def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tup
         part = slice(n, n + windows)
         chosen_T = fourth_T
         if int(text_N[n]) in with_answers:
-            predicted_T = measured[part].predicted_P  # `part` selects a single window here
+            predicted_T = measured[part].predicted_P  # with answers, `part` has a single window
             chosen_T = every_T if predicted_T is None else every_T[predicted_T]
         for position in chosen_T.split(COMPARED_TOKENS):
             if len(position):
@@ -268,7 +267,7 @@ def pruned_layer(
     if fits == (None, None):
         yield dense
         return
-    # put the copy into the model, because the adapter finds only layers of the model
+    # put the copy into the model, because the adapter can only access layers of the model
     layers[i] = model.copy_layer(i)
     try:
         write_layer(slice_out, model.adapter, i, plan, fits)
@@ -284,7 +283,7 @@ def _next_streams(plans: Sequence[LayerPlan], before: Sequence[str]) -> list[str
     If plans share a stream before the layer, and keep the same units of the layer, they share a
     stream after the layer.
 
-    plans: the plan of the layer in each plan of the model.
+    plans: the units that each plan keeps in the layer.
     before: the name of each plan's stream before the layer; empty before the first layer, where all
         plans share a stream.
     """

@@ -23,7 +23,7 @@ def score_and_try(
 
     An interrupted pass over the layers resumes from the working directory `work`. If the metric
     needs no statistics, the pass starts again at the first layer, because the generator of random
-    scores would otherwise give a resumed run other scores.
+    scores would otherwise give a resumed run scores that an uninterrupted run does not get.
 
     Raises:
         ValueError: activations, scores or predictions are not finite.
@@ -34,10 +34,9 @@ def score_and_try(
     counts = [sum(map(len, search.removals(units))) for units in budget.layers]
 
     def plans_of_layer(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
-        """Return the plan of layer i in every trial.
+        """Return the plan of layer i in every trial of the model.
 
-        Layer i is pruned only in the trials of its blocks, and stays dense in the trials of other
-        layers.
+        Layer i is pruned in the trials of its two blocks, and stays dense in all other trials.
         """
         _note_scores(metric, divergence.calibration, notes, i, observed)
         [scores] = notes.read(i).layers
@@ -65,6 +64,7 @@ def _note_scores(
     if observed is None and i in notes:
         return
     if not metric.needs_covariance:
-        # use the stored statistics, as other structures do, because the metric needs no covariances
+        # without covariances, score from the stored statistics, from which all other structures
+        # score, too
         observed = calibration.layers[i] if calibration.layers else None
     notes.write(i, scores_of_layer(metric, calibration.model.adapter.blocks(i), observed))

@@ -26,8 +26,8 @@ from flap.models import Pair
 # The minimum rise of the divergence from one level in `Search.levels` to the next, in nats. If no
 # rise was measured, this minimum makes sure that units keep the order of their scores.
 LEAST = 1e-200
-# In `spread`, scores below this share of the highest score are raised to it, so that every further
-# unit increases the sum of scores.
+# Minimum score of a unit in `spread`, as a share of the highest score. Lower scores are raised to
+# this minimum, so that every unit increases the sum of scores.
 LEAST_COST = 1e-9
 
 
@@ -44,8 +44,7 @@ class Search(Structure):
 
     `in_nats` divides the divergence of a trial, in nats, among the removed units. All units are
     then ranked by their nats divided by their price (`Budget.prices`). The search does not measure
-    the divergence of the final plan. With `eval=divergence`, this divergence is measured after
-    pruning.
+    the divergence of the final plan, but the option `eval=divergence` does so after pruning.
     """
 
     # number of calibration tokens on which each trial is measured, 1 or more
@@ -96,11 +95,11 @@ class Search(Structure):
     def in_nats(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
         """Return nats_G and nats_I of each layer: the nats of each unit divided by its price.
 
-        Within a block, units keep the order of their scores. A higher level removes more units than
-        the next lower level. The rise of the divergence between both levels is divided among these
-        additional units, in proportion to their scores. This gives a curve of the divergence over
-        the number of removed units. The curve is replaced by its lower convex envelope, so that no
-        unit has fewer nats than a lower-scored unit.
+        Within a block, units keep the order of their scores. From each level to the next higher
+        level, a number of units is removed in addition. The rise of the divergence from one level
+        to the other is divided among these additional units, in proportion to their scores. This
+        gives a curve of the divergence over the number of removed units. The curve is replaced by
+        its lower convex envelope, so that no unit has fewer nats than a lower-scored unit.
         """
         prices = budget.prices
         layers = []
@@ -122,7 +121,7 @@ class Search(Structure):
 def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
     """Return score_G and score_I of a layer.
 
-    The score of a head is the sum of the scores of its channels.
+    The score of an attention unit is the sum of the scores of its channels.
     """
     return Pair(layer.attention.sum(dim=1), layer.mlp)
 
@@ -130,9 +129,9 @@ def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
 def removal_counts(levels: Sequence[float], units: int) -> list[int]:
     """Convert the shares `levels` of a block's units into numbers of units to remove, ascending.
 
-    At least one unit is removed, and at least one unit stays. Shares that round to no unit or to
-    all units are dropped. If all shares round to such numbers, the nearest possible numbers are
-    used instead. For a block with fewer than two units, the list is empty.
+    Each number leaves at least one unit, and is at least 1. So shares that round to no unit or to
+    all units are dropped. If this would drop all shares, they are rounded to the nearest possible
+    number instead. For a block with fewer than two units, the list is empty.
     """
     if units < 2:
         return []
@@ -146,7 +145,7 @@ def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) ->
     """Do the same as `spread` for neurons of experts, and return nats_I.
 
     All experts lose the same number of neurons. So the neurons that have the same rank in their
-    experts count as one unit, and all get the same nats.
+    experts count as one unit for `spread`, and all of these neurons get the nats of this unit.
     """
     order_ER = ranked(score_I, experts)
     nats_R = spread(score_I[order_ER].double().mean(dim=0), measured)
@@ -189,8 +188,8 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     divergence[start:] = divergence[start] + slope * beyond
 
     # 3. The nats of each unit are a step of the lower convex envelope. Steps on a straight piece of
-    # the envelope are equal. So the steps are multiplied by factors that grow very slightly with
-    # the score, which keeps the order of the scores.
+    # the envelope are equal. To keep the order of the scores, the steps are multiplied by factors
+    # that grow very slightly with the score.
     factor = 1 + 1e-9 * torch.arange(len(order_U)).double()
     nats_U = torch.empty_like(cost_U)
     nats_U[order_U] = convex_steps(divergence.tolist()) * factor

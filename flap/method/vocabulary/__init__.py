@@ -1,4 +1,4 @@
-"""Trim the vocabulary: choose the tokens that stay, and remove all other tokens of the model."""
+"""Trim the vocabulary: choose the tokens that stay, and remove all other tokens from the model."""
 
 from flap.method.vocabulary.tokens import Tokens
 from flap.method.vocabulary.trim import KeptTokens, Ranking, Trim, Trimmed

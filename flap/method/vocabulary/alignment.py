@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from flap.method.vocabulary.tokens import Tokens
 from flap.method.vocabulary.trim import Trimmed
 
-BROKEN = "\ufffd"  # the character into which a tokenizer decodes a part of a character
-NOWHERE = -1  # stands for the position of a new token that is aligned with no old token
+BROKEN = "\ufffd"  # the character into which a tokenizer decodes an incomplete character
+NOWHERE = -1  # position of the aligned old token, for a new token with which none is aligned
 
 
 class Aligned(NamedTuple):
@@ -27,8 +27,8 @@ class Aligned(NamedTuple):
 
     old_S: Tensor
     # For each new token, the position in old_S of the old token that ends at the same place in the
-    # text. NOWHERE if there is no such old token, or if the spelling of the old token after it does
-    # not begin with the next new token.
+    # text. NOWHERE if there is no such old token, or if the spelling of the next old token does not
+    # begin with the next new token.
     position_T: Tensor
 
 
@@ -38,8 +38,8 @@ class Alignment:
 
     before: PreTrainedTokenizerBase
     after: PreTrainedTokenizerBase
-    # for each old token, the id of the new token with which its spelling begins; if it has no
-    # spelling, the number of all new tokens
+    # for each old token, the id of the new token with which its spelling begins; if the old token
+    # has no spelling, the number of new tokens, which is no id
     first_V: Tensor
     length_V: Tensor  # number of bytes of each old token
     length_K: Tensor  # number of bytes of each new token
@@ -48,7 +48,7 @@ class Alignment:
     def of(cls, before: PreTrainedTokenizerBase, trimmed: Trimmed, rows: int) -> "Alignment":
         """Return the alignment of a tokenizer with its trimmed version.
 
-        rows: number of rows of the embedding before it was trimmed.
+        rows: number of rows of the embedding before the vocabulary was trimmed.
         """
         tokens = Tokens.of(before, rows)
         kept = len(trimmed.rows_K)
@@ -68,9 +68,9 @@ class Alignment:
     def align(self, tokens_T: Tensor) -> Aligned:
         """Tokenise the text of a window with the old tokenizer, and align its old and new tokens.
 
-        The window may begin or end inside a character. Such incomplete characters are left out of
-        the text. The bytes before the first complete character are then missing in the text, so
-        places are counted in bytes from the end of the text.
+        The window may begin or end inside a character. An incomplete character is left out of the
+        text. Because bytes may be missing at the beginning of the text, places in the text are
+        counted in bytes from its end.
 
         tokens_T: the new tokens of the window.
         """
@@ -82,12 +82,12 @@ class Alignment:
             text = self._text(new)
         encoded = self.before(text.lstrip(BROKEN), add_special_tokens=False, verbose=False)
         known = [i for i in encoded.input_ids if i < len(self.first_V)]
-        # keep at most as many old tokens as the window has new ones, and at least one, because a
+        # keep at most as many old tokens as the window has new tokens, but at least one, because a
         # model cannot read an empty sequence
         old_S = torch.tensor(known[-len(tokens_T) :] or [0])
 
-        # 2. find old and new tokens that end at the same place, with the same number of bytes after
-        # them
+        # 2. find old and new tokens that end at the same place, which is where the same number of
+        # bytes follows
         left_S = _left(self.length_V[old_S])
         position_of = {left: s for s, left in enumerate(left_S.tolist()[:-1])}
         next_S = self.first_V[old_S[1:]].tolist()
@@ -102,9 +102,9 @@ class Alignment:
     def marginal(self, p_PV: Tensor) -> Tensor:
         """Return p_PK, the probability of each new token to come next, computed from p_PV.
 
-        p_PV contains the probability of each old token to come next. The probability of a new token
-        is the sum of the probabilities of the old tokens whose spelling begins with the new token.
-        Old tokens without a spelling are left out, and the sums are divided by their total.
+        p_PV contains the probability of each old token to come next. For each new token, the
+        probabilities of the old tokens whose spelling begins with the new token are summed. These
+        sums leave out old tokens without a spelling, so they are divided by their total.
         """
         kept = len(self.length_K)
         sums_PK = p_PV.new_zeros(len(p_PV), kept + 1)

@@ -1,6 +1,7 @@
 """Compute how often the model expects each token in a text.
 
-With these numbers, a trimmed vocabulary can also keep tokens that do not occur in the texts.
+If tokens are chosen by these numbers, a trimmed vocabulary can also contain tokens that the model
+expects but that do not occur in the texts.
 
 Legend: N windows · T tokens in each window · D hidden size · P positions · V vocabulary.
 """
@@ -16,8 +17,8 @@ from flap.data import Pool, Text
 from flap.models import PlacedModel
 from flap.models.predictions import map_batches, positions_per_chunk
 
-TOKENS = 16384  # number of tokens that the model reads; more tokens hardly change the result
-LENGTH = 256  # number of tokens in a window that the model reads
+TOKENS = 16384  # number of tokens that the model reads; more tokens would hardly change the result
+LENGTH = 256  # number of tokens in each window that the model reads
 BATCH = 8  # number of windows in a forward pass
 
 

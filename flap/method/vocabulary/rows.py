@@ -2,7 +2,7 @@
 
 The tokens that stay get new ids, without gaps.
 
-Legend: K the tokens that stay.
+Legend: the suffix K is the axis of the tokens that stay, in the order of their new ids.
 """
 
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ WORDS = ("bad_words_ids", "sequence_bias")
 
 
 def named_ids(model: PreTrainedModel) -> set[int]:
-    """Return the token ids that occur in a model's configs.
+    """Return the ids of special tokens in a model's configs, from keys such as bos_token_id.
 
-    Tokens with these ids must stay, even if they are not special tokens of the tokenizer.
+    Tokens with these ids must stay, even if they are no special tokens for the tokenizer.
     """
     ids: set[int] = set()
     for config in (model.config, model.config.get_text_config(), model.generation_config):

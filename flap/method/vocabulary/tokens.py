@@ -63,7 +63,7 @@ class Tokens(ABC):
     def of_model(self) -> list[str]:
         """The tokens in the tokenizer's model (the part `model` of tokenizer.json), sorted by id.
 
-        Added tokens are left out if they are not in the model.
+        These may include some of the added tokens.
         """
 
     @abstractmethod
@@ -78,10 +78,10 @@ class Tokens(ABC):
     def stay(self) -> frozenset[str]:
         """The tokens that must stay so that every text can be tokenised.
 
-        Special tokens, added tokens, the unknown token and the tokens of single bytes must stay. If
-        the tokenizer has no byte tokens, the tokens of all single characters must stay instead. If
-        it has byte tokens, "▁" must stay, too, because it stands for a space. Byte tokens in the
-        place of "▁" would be decoded as the character "▁" instead of a space.
+        Special tokens, added tokens and the unknown token must stay. If the tokenizer has byte
+        tokens, such as <0x0A>, they must stay, and the token "▁", which stands for a space, must
+        stay, too. Otherwise, spaces would be tokenised into the bytes of "▁", and decoded as this
+        character. If the tokenizer has no byte tokens, all tokens of one character must stay.
         """
         stay = {token for token, i in self.ids.items() if i in self.special}
         stay |= {entry["content"] for entry in self.spec["added_tokens"]}
@@ -107,9 +107,9 @@ class Tokens(ABC):
     def cut(self, kept: Collection[str]) -> tuple[dict[str, Any], list[int]]:
         """Return the content of tokenizer.json with only the kept tokens, and their old ids.
 
-        New ids have no gaps. Tokens of the tokenizer's model come first, and all other added tokens
-        after them. Each of the two groups keeps its old order. The old ids are returned in the
-        order of the new ids.
+        The new ids have no gaps. The tokens of the tokenizer's model get the first ids, and added
+        tokens that are not in the model get the ids after them. In each of these two groups, the
+        order of the tokens does not change. The old ids are returned in the order of the new ids.
         """
         of_model = [token for token in self.of_model if token in kept]
         added = sorted(set(kept).difference(of_model), key=self.ids.__getitem__)
@@ -133,7 +133,7 @@ class BPE(Tokens):
 
     Of all pairs of neighbours, the pair whose merge has the lowest rank is merged first. This is
     repeated until no pair has a merge. A text whose tokens all stay is tokenised in the same way as
-    before the trimming. The merges that produce its tokens stay in the same order, and no new
+    before the trimming, because the merges that produce its tokens stay in the same order, and no
     merges are added.
     """
 

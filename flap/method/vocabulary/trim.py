@@ -27,7 +27,7 @@ from flap.models import PlacedModel
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """All tokens of a tokenizer in a ranking, of which a vocabulary of n tokens keeps the first n.
+    """A ranking of all tokens of a tokenizer. A trimmed vocabulary of n tokens keeps the first n.
 
     Tokens that must stay come first. All other tokens follow, sorted by their worth (see `of`).
     Each token comes after the tokens from which the tokenizer builds it (`Tokens.needed`).
@@ -44,10 +44,10 @@ class Ranking:
             worth_v = c_v + Σ_t p(v | x_<t)
 
         c_v: how often token v occurs in the texts. p(v | x_<t): the probability that the model
-        predicts for v at position t. The sum says how often the model expects v in as many tokens
-        as the texts have. This sum is the product of share_V (see `expected`) and the number of
-        tokens in the texts. Because of the sum, tokens that do not occur in the texts can stay,
-        too. Without share_V, the worth is only c_v. The formula is not from a paper.
+        predicts for v at position t of the texts. The sum Σ_t says how often the model expects v.
+        It is estimated as the number of tokens in the texts, multiplied by share_V (see
+        `expected`). Because of the sum, tokens that do not occur in the texts can stay, too.
+        Without share_V, the worth is only c_v. The formula is not from a paper.
         """
         worth_V = counts_V if share_V is None else counts_V + counts_V.sum() * share_V
         name_of = {i: token for token, i in tokens.ids.items()}
@@ -64,7 +64,7 @@ class Ranking:
         return cls(tokens, list(names), counts_V[ids_R])
 
     def covering(self, share: float) -> int:
-        """Return how many tokens must stay to make up this share of the tokens in the texts."""
+        """Return how many tokens must stay so that they are this share of the texts' tokens."""
         # allow for rounding errors, because the weighted counts of a mixture of texts are not whole
         # numbers
         enough = share * float(self.counts_R.sum()) * (1 - 1e-9)
@@ -86,7 +86,7 @@ class Trimmed:
 
     tokenizer: PreTrainedTokenizerBase
     rows_K: Tensor  # the old ids of the tokens that stay, in the order of the new ids
-    # numbers for the report: the rows of the embedding before and after trimming, and
+    # numbers for the report: how many rows the embedding has before and after trimming, and
     # `KeptTokens.covered`
     facts: dict[str, float]
 
@@ -104,11 +104,11 @@ class Trimmed:
 class Trim:
     """Keep the tokens that occur most often in texts, or that the model expects most often.
 
-    With `coverage`, only the counts of tokens in the texts decide, so the number of tokens that
-    stay is known before weights are read. With `size`, the number of times that the model expects
-    each token in the texts also decides (`Ranking.of`). If a target allows more tokens than
-    `coverage` needs, as many tokens stay as the target allows, and they are chosen in the same way
-    as with `size`.
+    With `coverage`, tokens are chosen only by their counts in the texts, so the number of tokens
+    that stay is known before weights are read. With `size`, tokens are also chosen by how often the
+    model expects them in the texts (`Ranking.of`). If a target allows more tokens than `coverage`
+    needs, as many tokens stay as the target allows, and they are chosen in the same way as with
+    `size`.
 
     If a token stays, all tokens from which the tokenizer builds this token stay, too. Special,
     added and byte tokens stay, so that every text can still be tokenised. A text that contained
@@ -118,8 +118,8 @@ class Trim:
     Command: python -m flap ratio=null target.bytes=200e6 vocabulary=trim
     """
 
-    # the most frequent tokens stay, so many that they make up this share of the tokens in the
-    # texts; above 0 and at most 1
+    # the share of the tokens in the texts that must be tokens that stay; as few tokens as possible
+    # stay, the most frequent first; above 0 and at most 1
     coverage: float = 0.999
     # the number of tokens that stay; if it is given, `coverage` has no effect
     size: int | None = None
@@ -166,8 +166,7 @@ class Trim:
     def choose(self, model: PlacedModel, texts: Windows, room: int) -> KeptTokens:
         """Choose the tokens that stay.
 
-        texts: the texts in which tokens are counted, and on which the model's expectations are
-            computed.
+        texts: the texts in which tokens are counted, and for which the model predicts tokens.
         room: see `number`.
         """
         rows = model.adapter.vocab_size
@@ -184,7 +183,7 @@ class Trim:
 def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
     """Return share_V: for each token, the mean of the probabilities that the model predicts for it.
 
-    The mean is taken over positions in the texts.
+    The mean is taken over some positions in the texts (`sampled`).
     """
     number = len(texts.existing)
     windows = [sampled(text, texts.tokenizer, texts.bos, number) for text in texts.existing]
@@ -195,8 +194,9 @@ def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
 def counted(texts: Windows, rows: int) -> Tensor:
     """Return counts_V, how often each token occurs in the texts.
 
-    The counts of each text are scaled, so that their sum is proportional to the weight of the text
-    in the mixture. The sum of all scaled counts is the number of tokens of all texts.
+    If the texts are a mixture, the counts of each text are multiplied by a factor, so that the sum
+    of its counts is proportional to the text's weight in the mixture. The factors are chosen so
+    that all counts together sum to the number of tokens of all texts.
     """
     counts = []
     for text in texts.existing:
