@@ -44,8 +44,8 @@ class Record:
     # tokens in the counted text that the trimmed vocabulary still contains
     vocabulary: Numbers = field(default_factory=dict)
     # Shares of parameters: "requested" (to remove), "realised_decoder" and "realised_total"
-    # (removed from the decoder and from the whole model), and "rounding_cost" (the share of the
-    # decoder that was removed in addition, because widths were rounded).
+    # (removed from the decoder and from the whole model), and "rounding_cost" (if widths are
+    # rounded: "realised_decoder" minus "requested").
     ratio: Numbers = field(default_factory=dict)
     # for each target, such as "bytes": the requested value ("asked"), the value of the dense model
     # ("dense"), and the value of the pruned model ("realised")

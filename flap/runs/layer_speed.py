@@ -86,7 +86,7 @@ def _without_weights(source: ModelSource) -> ModelAdapter:
 
 
 def _shapes(adapter: ModelAdapter) -> dict[int, int]:
-    """Count the layers of each shape. A key is the index of the first layer with this shape."""
+    """Return how many layers have each shape, by the index of the first layer of this shape."""
     first: dict[tuple[tuple[str, torch.Size], ...], int] = {}
     counts: dict[int, int] = {}
     for index, layer in enumerate(adapter.layers):
@@ -123,7 +123,7 @@ def _product_seconds(adapter: ModelAdapter, tokens: int) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the mean seconds of a call of `work`, without the first call."""
+    """Return the mean seconds of a call of `work`; the first call is not counted."""
     _timed(work, device)
     times: list[float] = []
     while sum(times) < ENOUGH:

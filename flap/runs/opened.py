@@ -10,7 +10,7 @@ from flap.storage import WorkFolder
 
 
 class NoRoomError(RuntimeError):
-    """Raised if an evaluation task needs more memory than is free. Then the task is left out."""
+    """Raised if an evaluation task needs more memory than is free; the run leaves this task out."""
 
 
 class Opened:

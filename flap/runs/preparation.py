@@ -191,9 +191,9 @@ def _check_room(run: Run) -> None:
 def _check_reloads(source: ModelSource) -> None:
     """Check that the rotary frequencies of a loaded model are not rounded.
 
-    The frequencies are not saved, and a reloaded model computes them in float32. So if they are
-    rounded, for example by `model.to(dtype)`, a reloaded checkpoint would produce other logits than
-    the model.
+    The frequencies are not saved, and a reloaded model computes them in float32. So if the
+    loaded model has rounded frequencies, for example after `model.to(dtype)`, the logits of a
+    reloaded checkpoint would differ from its logits.
     """
     buffers = source.skeleton().named_buffers() if source.loaded else ()
     if any(name.endswith("inv_freq") and buffer.itemsize < 4 for name, buffer in buffers):
@@ -205,13 +205,13 @@ def _check_reloads(source: ModelSource) -> None:
 
 
 def _alike(run: Run) -> Run:
-    """Check that all processes have the same inputs, and add their devices to the run.
+    """Check that all processes have the same inputs, and add the processes' devices to the run.
 
     Also check that every process gets at least one calibration window.
 
     Raises:
-        ValueError: the processes differ. The message names the first process that differs from rank
-            0.
+        ValueError: the inputs differ (the message names the first process whose inputs differ from
+            those of rank 0), or `model.placement` or the number of windows is not allowed.
     """
     source = run.source
     own = (ranks.name(), device_name(source.device), _contents(run))

@@ -51,7 +51,7 @@ def begin_report(run: Run, model: PlacedModel) -> Report:
 
 
 def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter) -> None:
-    """Add the parameters, ratios, targets and widths of the dense and pruned models to a report.
+    """Add parameter counts, ratios, targets and widths of the dense and pruned model to a report.
 
     adapter: the adapter of the pruned model.
     """
@@ -218,7 +218,7 @@ def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> li
     """Return the measurements of a model.
 
     Earlier starts of the run may have measured numbers with the same names, but with other options.
-    The measurements of this run's tasks come last, so that they replace these numbers.
+    The measurements of this run's tasks come last, so that they replace those of earlier starts.
 
     key: the cache key of the measured model. The key of a measurement consists of this key and the
         task.
@@ -238,8 +238,8 @@ def _measured_alike(entries: Iterable[Entry], of_pruned: Iterable[Entry]) -> lis
 
     Two measurements match if their data or their options are the same. Other measurements are left
     out. They may come from an earlier start of the run with other options. Comparing only data is
-    not enough, because with a trimmed vocabulary, the same text has other tokens, and therefore
-    other data.
+    not enough, because with a trimmed vocabulary, the tokens of the same text are different,
+    and so are its data.
     """
     pruned = {entry.key["task"]: entry for entry in of_pruned}
     found = []
@@ -293,7 +293,7 @@ def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
 def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[str, Any]:
     """Return standard errors and p-values of differences between two models, paired by document.
 
-    They are the values of the keys "difference_stderr" and "difference_p_value".
+    The keys of the result are "difference_stderr" and "difference_p_value".
     """
     found = with_averages(paired(before.documents, after.documents), averages)
     return {

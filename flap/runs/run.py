@@ -135,7 +135,7 @@ class Run:
         return [*warnings, *measured_again(self.texts, self.tasks)]
 
     def reading(self, texts: Mapping[str, Windows]) -> "Run":
-        """Return the run with other texts, and log the warnings that only these texts cause."""
+        """Return the run with new texts, and log the warnings that the old texts did not cause."""
         run = replace(self, texts=texts)
         for warning in run.warnings:
             if warning not in self.warnings:

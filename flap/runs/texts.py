@@ -143,7 +143,7 @@ def answers_of(own: CalibrationConfig) -> Answers:
 
 
 def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
-    """Return all documents from which windows could be drawn or tokens counted, with any seed."""
+    """Return all documents from which, with some seed, windows are drawn or tokens counted."""
     read = list[ReadText]()
     for use, windows in texts.items():
         for dataset, documents in windows.read.items():
@@ -174,7 +174,7 @@ def own_text_files(use: str, windows: Windows) -> dict[int, str]:
     """Return the file names of the texts that the model writes, by the index of each text.
 
     The names are valid and distinct on all file systems, including file systems that ignore case.
-    If two names would be the same, the number of the text is added to every name.
+    If two names would be the same, each name gets the position of its text, counted from 1.
 
     use: "calibration" or "recovery".
     """

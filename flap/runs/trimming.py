@@ -126,7 +126,7 @@ def _check_vocabulary(choices: Choices, tokens: Tokens) -> None:
 
 
 def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
-    """Return the largest number of tokens with which a model of dense layers meets the targets.
+    """Return the largest number of tokens with which a model of unpruned layers meets the targets.
 
     The result is 0 if no target limits parameters, or if trimming alone cannot meet the targets.
     """

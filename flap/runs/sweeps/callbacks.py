@@ -69,7 +69,7 @@ def _missing(config: DictConfig, key: str, names: Iterable[str]) -> list[Path]:
 class StudyCallback(Callback):
     """Writes the study of a sweep, and sends its table to the tracker.
 
-    An error in this callback never makes the sweep fail.
+    An error while the study is written or its table is sent never makes the sweep fail.
     """
 
     # config of the sweep that is running in this process, or that has just ended with an error
@@ -77,7 +77,7 @@ class StudyCallback(Callback):
     cells: ClassVar[int | None] = None  # number of cells of the sweep; None if unknown
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Store the sweep's config, in case an error ends the sweep, and check its job options."""
+        """Check the options of the sweep's jobs; keep its config for the case of an error."""
         protect_secrets_of(config, config.hydra.job.env_set)
         StudyCallback.open_sweep = config
         with exit_on_error():  # Hydra would catch a ValueError here, and only log a warning

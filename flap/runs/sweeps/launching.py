@@ -107,7 +107,7 @@ def claim_gpu(sweep: Path) -> str | None:
     This process then sees only the reserved GPU, so call this function before CUDA starts.
 
     The GPU is one of the GPUs in CUDA_VISIBLE_DEVICES, or any GPU of the machine if this variable
-    is not set. If there are fewer than two such GPUs, do nothing and return None.
+    is not set. If fewer than two GPUs can be chosen, do nothing and return None.
 
     Raises:
         ValueError: there are more processes than GPUs, or the file system of the folder `sweep` has
