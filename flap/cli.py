@@ -18,6 +18,7 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import hydra
@@ -146,6 +147,7 @@ def main() -> None:
     the command that continues the work, and exit with code 130.
     """
     arguments = sys.argv[1:]
+    _find_modules_here()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # replaces characters unknown to the terminal
     protect_output()
@@ -178,6 +180,14 @@ def main() -> None:
         with suppress(KeyboardInterrupt):  # ignore a second Ctrl-C
             # if a run has failed, Hydra does not call `on_multirun_end`, which writes the study
             write_open_study()
+
+
+def _find_modules_here() -> None:
+    """Let the command `flap` import modules in the current folder, as `python -m flap` can."""
+    with suppress(OSError):  # the current folder may have been removed
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.insert(0, here)
 
 
 def _run_with_short_errors() -> None:

@@ -1,5 +1,6 @@
 """The command `python -m flap doctor`, which checks whether flap can run on this machine."""
 
+import argparse
 import os
 import platform
 from importlib.metadata import distributions, metadata, requires, version
@@ -21,6 +22,10 @@ def main(arguments: list[str]) -> None:
     Exit with code 1 if a package is missing or has a wrong version, or if the cache cannot be
     written.
     """
+    argparse.ArgumentParser(
+        prog="python -m flap doctor",
+        description="Check package versions, devices, optional extras, the cache and W&B.",
+    ).parse_args(arguments)
     lines = {
         "versions": installed_versions(),
         "devices": devices(),

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import pytest
 from omegaconf import OmegaConf
 
 from flap import load as loaded
+from flap.cli import main
 from flap.config import config_dir
 from flap.storage import read_state
 from tests.helpers.permissions import bound_by_permissions
@@ -167,3 +169,14 @@ def test_cfg_job_answers_without_torch(flap: Cli, tmp_path: Path) -> None:
     assert "${" not in config  # all interpolations are resolved
     assert OmegaConf.create(config).ratio == 0.35
     assert not (tmp_path / "outputs").exists()
+
+
+def test_the_command_finds_modules_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script in an environment's `bin` does not have the current folder in its module path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", ["flap", "--version"])
+    main()
+    assert sys.path[0] == str(tmp_path)

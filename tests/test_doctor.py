@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from flap.doctor import cache, unmet
+from flap.doctor import cache, main, unmet
 from tests.helpers.forked import command_line
 
 
@@ -25,6 +25,13 @@ def test_one_line_for_each(tmp_path: Path) -> None:
     )
     assert said["cache"].startswith(f"{tmp_path / 'cache'}, ") and not (tmp_path / "cache").exists()
     assert said["W&B"].startswith("offline; online after `wandb login`")
+
+
+def test_help_runs_no_check(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: python -m flap doctor")
 
 
 def test_a_cache_that_cannot_be_written_is_a_problem(

@@ -10,6 +10,7 @@ import pytest
 
 from flap.reproduce import main
 from flap.results import Report
+from flap.results.reproduction import compare_runs, read_finished
 
 
 @pytest.fixture
@@ -69,6 +70,32 @@ def test_another_number_exits_with_code_1_and_is_named(
     assert "Not reproduced: 1 of " in printed
     [line] = [row for row in printed.splitlines() if row.rstrip(" │").endswith("different")]
     assert "words.txt/perplexity@16" in line
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.5, "within the error"), (2.0, "different")])
+def test_a_report_alone_has_an_error_for_perplexities(
+    run: Path, tmp_path: Path, share: float, verdict: str
+) -> None:
+    """A perplexity has no error of its own, so the error of its difference from dense is used.
+
+    share: the change of the perplexity, divided by this error.
+    """
+    name = "words.txt/perplexity@16"
+    new = read_finished(run)
+    assert new.report is not None
+
+    def change(report: dict) -> None:
+        assert f"{name}_stderr" not in report["evaluation"]["pruned"]
+        report["evaluation"]["pruned"][name] += share * report["difference_stderr"][name]
+
+    edit_report(run, change)
+    alone = tmp_path / "report.json"
+    alone.write_bytes((run / "report.json").read_bytes())
+    comparisons = compare_runs(read_finished(alone), new)
+    assert {(one.model, one.verdict) for one in comparisons if one.name == name} == {
+        ("dense", "equal"),
+        ("pruned", verdict),
+    }
 
 
 def test_another_seed_and_a_log_as_of_any_run(

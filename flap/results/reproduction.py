@@ -55,10 +55,12 @@ def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
     """Compare every number of two runs.
 
     Two numbers are equal if their relative difference is at most one millionth. Two numbers are
-    within the error if they differ by at most one standard error of the original number. Numbers of
-    the pruned models are also within the error if both runs have stored their values for the same
-    documents, and a paired test of these values finds no significant difference. Numbers of
-    parameters are within the error if their relative difference is at most `SAME_SIZE`.
+    within the error if they differ by at most one standard error of the original number. If a
+    report has no such error for a number of the pruned model, as for perplexities, the standard
+    error of its difference from the dense model is used. Numbers of the pruned models are also
+    within the error if both runs have stored their values for the same documents, and a paired test
+    of these values finds no significant difference. Numbers of parameters are within the error if
+    their relative difference is at most `SAME_SIZE`.
 
     Speeds, times and amounts of memory depend on the machine, so they are not compared.
     """
@@ -66,8 +68,10 @@ def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
     models = _models(new.report)
     for model, before in _models(old.report).items():
         after = models.get(model, {})
+        errors = old.report.difference_stderr if model == "pruned" else {}
         for name in in_order(before | after, {}):
-            verdict = _verdict(name, before, after)
+            error = before.get(f"{name}_stderr", errors.get(name, 0.0))
+            verdict = _verdict(name, before, after, error)
             if verdict == "different" and model == "parameters" and _close(before, after, name):
                 verdict = "within the error"
             if verdict == "different" and model == "pruned":
@@ -99,7 +103,7 @@ def _close(old: Mapping[str, float], new: Mapping[str, float], name: str) -> boo
     return name in old and name in new and math.isclose(old[name], new[name], rel_tol=SAME_SIZE)
 
 
-def _verdict(name: str, old: Numbers, new: Numbers) -> Verdict:
+def _verdict(name: str, old: Numbers, new: Numbers, error: float) -> Verdict:
     before = old.get(name)
     after = new.get(name)
     if before is None or after is None:
@@ -108,7 +112,6 @@ def _verdict(name: str, old: Numbers, new: Numbers) -> Verdict:
         return "equal"
     if is_efficiency(name) and name not in SIZES:
         return "not compared"
-    error = old.get(f"{name}_stderr", 0.0)
     return "within the error" if abs(after - before) <= error else "different"
 
 
