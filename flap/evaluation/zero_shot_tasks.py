@@ -234,7 +234,7 @@ def packaged(name: str) -> LoadedTask:
 
     Raises:
         ValueError: the documents of the task, or of a split that the task needs, are not packaged.
-        NotInstalledError: the wheel is not installed.
+        NotInstalledError: the wheel with packaged documents is not installed.
     """
     # imported here because importing lm-eval takes seconds
     from lm_eval.api.task import ConfigurableTask

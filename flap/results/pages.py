@@ -51,8 +51,8 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
 def _fields(run: RunRecord, keys: Iterable[str]) -> dict[str, str]:
     """Return the values of a run by which the page can filter runs.
 
-    These are the choices and the state of the run, and its values of the config keys that differ
-    between the runs.
+    These are the columns `FILTERS` of the table, such as the model and the metric, and the run's
+    value of each config key that differs between the runs.
     """
     values = {name: getattr(run, name) for name in FILTERS}
     values |= {key: run.config.get(key) for key in keys}

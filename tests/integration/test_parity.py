@@ -5,8 +5,9 @@ official code supports only multi-head attention, so SmolLM2's 3 KV heads are re
 
 The official code computes a running variance, which drops the first sample (a calibration window),
 and measures each later sample against the mean at that time. With flap's exact statistics, the
-plans therefore differ in about 0.5 % of the neurons. With an imitation of the official running
-variance, each plan of the method FLAP differs in at most one head and 13 of the 46,080 neurons.
+plans therefore differ in about 0.5 % of the neurons. If flap imitates the official running
+variance, each of its plans with `method=flap` differs from the official plan in at most one head
+and 13 of the 46,080 neurons.
 """
 
 import hashlib

@@ -143,8 +143,8 @@ def test_a_larger_ridge_is_used_with_a_warning_if_activations_need_it(
 ) -> None:
     activation_TI = correlated(40)
     weight_OI = weights(4, 40)
-    # A few large tokens make the rounding error of the covariance larger than the variance of all
-    # other tokens.
+    # Two of the 400 tokens get very large activations. Therefore, the rounding error of the
+    # covariance is larger than the variance of all other tokens.
     activation_TI[::200] *= 1e5
     statistics = statistics_of(activation_TI)
     score_I = OBS(ridge=1e-7).score(weight_OI, statistics)
