@@ -13,26 +13,20 @@ searches a text for every secret that this process knows, in every form that the
 JSON, YAML, HTML, URLs and shells.
 """
 
-import html
 import json
 import os
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
 from typing import Any
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import quote, unquote
 
-import yaml
-from markupsafe import escape
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-HIDDEN = "***"
-# Texts are searched only for secrets of at least this many characters. A shorter secret, such as
-# "1", would be found in many texts that have nothing to do with the secret.
-SHORTEST = 6
+from flap.config.secret_forms import SHORTEST, pattern_of
 
+HIDDEN = "***"
 SECRET_NAME = re.compile(
     r"(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|(^|[_.])PASS|API_?KEY|(^|[_.])KEY)$",
     re.IGNORECASE,
@@ -53,11 +47,6 @@ URI_IN_TEXT = re.compile(
 )
 ENV_SET_IN_TEXT = re.compile(
     r"""(hydra\.job\.env_set[\w.]*=)(?!\*\*\*)('[^']*'|"[^"]*"|\{[^}]*\}|[^\s'"<>]+)"""
-)
-
-IN_SCRIPTS = str.maketrans(
-    # escapes in JSON inside an HTML page
-    {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "'": r"\u0027"}
 )
 
 _known: set[str] = set()  # the secrets that this process knows
@@ -87,7 +76,7 @@ def redacted(value: Any, name: str = "") -> Any:
 def redact(text: str) -> str:
     """Return a text, such as a log line, without the secrets that this process knows."""
     if _known:
-        text = _pattern(frozenset(_known)).sub(HIDDEN, text)
+        text = pattern_of(frozenset(_known)).sub(HIDDEN, text)
     text = URI_IN_TEXT.sub(_without_user, text)
     return ENV_SET_IN_TEXT.sub(lambda match: f"{match[1]}{_hidden(match[2])}", text)
 
@@ -230,50 +219,3 @@ def _resolved(node: Any) -> Any:
         return OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException:
         return _plain(node)
-
-
-@cache
-def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
-    """Return a regular expression that finds secrets in all of their forms.
-
-    Longer forms come first, because a form may contain a shorter form of the same or another
-    secret.
-    """
-    forms = {form for secret in secrets for form in _forms(secret)}
-    ordered = sorted(forms, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, ordered)))
-
-
-def _forms(secret: str) -> set[str]:
-    """Return the forms in which a secret may occur in a text."""
-    written: set[str] = set()
-    for plain in {secret, unquote(secret)}:
-        if len(plain) >= SHORTEST:
-            written |= _written(plain)
-
-    # the forms that a secret has inside a list that Python prints
-    forms = written | {repr(form)[1:-1] for form in written}
-    forms |= {form.replace("\\", r"\\").replace("'", r"\'") for form in written}
-    in_html = {html.escape(form) for form in forms}
-    in_html |= {html.escape(form, quote=False) for form in forms}
-    in_html |= {str(escape(form)) for form in forms}
-    in_scripts = {form.translate(IN_SCRIPTS) for form in forms}
-    return forms | in_html | in_scripts
-
-
-def _written(plain: str) -> set[str]:
-    """Return the forms in which URLs, JSON, YAML, Hydra and shells write a secret."""
-    return {
-        plain,
-        quote(plain),
-        quote(plain, safe=""),
-        quote_plus(plain),
-        json.dumps(plain)[1:-1],
-        json.dumps(plain, ensure_ascii=False)[1:-1],
-        yaml.dump(plain, default_style='"', width=10**6).strip()[1:-1],
-        plain.replace("'", "''"),  # inside YAML's single quotes
-        plain.replace("'", r"\'"),  # inside Hydra's single quotes
-        plain.replace('"', '\\"'),  # inside Hydra's double quotes
-        re.sub(r"([\\()\[\]{}:=,\s])", r"\\\1", plain),  # in Hydra's grammar, without quotes
-        plain.replace("'", "'\"'\"'"),  # inside a shell's single quotes
-    }
