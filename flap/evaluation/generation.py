@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from flap.evaluation.task_documents import longest_answer
+from flap.evaluation.task_index import expand
 from flap.evaluation.zero_shot import ZeroShot
-from flap.evaluation.zero_shot_tasks import LoadedTask, expand
+from flap.evaluation.zero_shot_tasks import LoadedTask
 
 
 @dataclass(frozen=True)

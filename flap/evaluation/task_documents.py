@@ -9,7 +9,8 @@ from datasets import Dataset
 
 from flap.data import Prompt
 from flap.data.overlap import OVERLAP, Document, document_of, letters_and_digits, turns
-from flap.evaluation.zero_shot_tasks import LoadedTask, examples_are_documents
+from flap.evaluation.few_shot import examples_are_documents
+from flap.evaluation.zero_shot_tasks import LoadedTask
 from flap.runtime.agenda import Workload
 
 LONGEST = 256  # lm-eval's maximum number of tokens in an answer, if the task sets no maximum

@@ -18,17 +18,11 @@ from flap.data.dialogue import question
 from flap.data.named_prompts import PASSAGES_OF
 from flap.data.overlap import letters_and_digits
 from flap.evaluation.base import TEMPLATED, Evaluator, Leaving, Measurement, Task
+from flap.evaluation.few_shot import check_shots
 from flap.evaluation.task_documents import documents_of, without_documents, workload_of
+from flap.evaluation.task_index import expand
 from flap.evaluation.zero_shot_results import by_document, directions, f1, flat_numbers, margin
-from flap.evaluation.zero_shot_tasks import (
-    SOURCES,
-    Asking,
-    LoadedTask,
-    check_shots,
-    expand,
-    is_source,
-    load_tasks,
-)
+from flap.evaluation.zero_shot_tasks import SOURCES, Asking, LoadedTask, is_source, load_tasks
 from flap.models import PlacedModel
 from flap.runtime.temporary_state import seeded
 from flap.storage import NOT_KEPT, WorkFolder, digest

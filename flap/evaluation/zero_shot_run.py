@@ -11,8 +11,9 @@ from lm_eval.api import metrics, model
 from lm_eval.api import task as lm_eval_task
 from transformers import GenerationConfig
 
+from flap.evaluation.task_index import quiet
 from flap.evaluation.zero_shot_lm import ResumableLM
-from flap.evaluation.zero_shot_tasks import Asking, LoadedTask, quiet
+from flap.evaluation.zero_shot_tasks import Asking, LoadedTask
 from flap.models import PlacedModel
 from flap.runtime.temporary_state import replaced
 from flap.storage import WorkFolder

@@ -6,11 +6,9 @@ The tasks are loaded and checked before the weights of the model are loaded.
 import io
 import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
+from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import cache
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,19 +17,18 @@ import datasets
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import one_line, shown
-from flap.data import FORMATS
+from flap.config import one_line
 from flap.data.hub import offline_without_hub
 from flap.data.named_texts import INSTALL
 from flap.evaluation.document_files import FORMATS as ENDINGS
 from flap.evaluation.document_files import DocumentFiles
 from flap.evaluation.packaged_documents import WHEEL, NotInstalledError, read_packaged
+from flap.evaluation.task_index import is_prompt_file, quiet, task_manager
 from flap.runtime.temporary_state import replaced
 
 log = logging.getLogger(__name__)
 
 SOURCES = ("auto", "hub", "packaged")
-OWN_TASKS = Path(__file__).with_name("tasks")  # tasks that flap defines, in lm-eval's format
 
 
 @dataclass(frozen=True)
@@ -60,68 +57,6 @@ class Asking(NamedTuple):
     template: Any  # the chat template for prompts; None if the prompts are plain text
 
 
-@cache
-def task_manager() -> Any:
-    """Return lm-eval's index of its tasks, which also contains flap's tasks.
-
-    The index is cached, because reading about ten thousand YAML files takes seconds.
-    """
-    from lm_eval.tasks import TaskManager  # imported here because importing lm-eval takes seconds
-
-    with quiet():
-        return TaskManager(include_path=OWN_TASKS)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide lm-eval's output during a `with` block, except errors.
-
-    Without this, lm-eval would log dozens of lines.
-    """
-    logger = logging.getLogger("lm_eval")
-    with ExitStack() as stack, redirect_stdout(io.StringIO()):
-        stack.callback(logger.setLevel, logger.level)
-        logger.setLevel(logging.ERROR)
-        if datasets.is_progress_bar_enabled():
-            stack.callback(datasets.enable_progress_bars)
-        datasets.disable_progress_bars()
-        yield
-
-
-def expand(names: list[str]) -> list[str]:
-    """Return the names of the tasks without duplicates, with each tag replaced by its tasks.
-
-    names: names of tasks, groups or tags of lm-eval, or paths of files with prompts.
-
-    A path stays unchanged. A group is not replaced by its tasks, because lm-eval computes the
-    number of a group as a weighted mean over its tasks.
-
-    Raises:
-        ValueError: a name is not the path of a file of prompts, and lm-eval has no task, group or
-            tag with this name.
-    """
-    if all(map(_is_file, names)):  # no name needs lm-eval's index, which takes seconds to load
-        return list(dict.fromkeys(names))
-    manager = task_manager()
-    tasks: list[str] = []
-    for name in names:
-        if name in manager.all_tags:
-            tasks += sorted(manager.task_index[name].tags)
-        elif name in manager.task_index or _is_file(name):
-            tasks.append(name)
-        else:
-            similar = ", ".join(get_close_matches(name, manager.all_tasks, n=3))
-            hint = "expected a task, group or tag of lm-eval"
-            if similar:
-                hint = f"did you mean {similar}?"
-            raise ValueError(f"tasks={shown(name)}: unknown task; {hint}")
-    return list(dict.fromkeys(tasks))
-
-
-def _is_file(name: str) -> bool:
-    return Path(name).suffix in FORMATS
-
-
 def is_source(source: str) -> bool:
     """Return whether documents can come from `source`: a name in SOURCES, a file, or a folder."""
     path = Path(source)
@@ -145,7 +80,10 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
     """
     if source not in SOURCES:
         files = DocumentFiles(source)
-        return [_of_file(name) if _is_file(name) else _from_files(name, files) for name in names]
+        tasks = []
+        for name in names:
+            tasks.append(_of_file(name) if is_prompt_file(name) else _from_files(name, files))
+        return tasks
     tasks = [_load(name, source) for name in names]
     fallbacks = [task.name for task in tasks if task.origin.startswith("packaged")]
     if source == "auto" and fallbacks:
@@ -157,7 +95,7 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
 
 
 def _load(name: str, source: str) -> LoadedTask:
-    if _is_file(name):
+    if is_prompt_file(name):
         return _of_file(name)
     if source == "packaged":
         return packaged(name)
@@ -262,51 +200,3 @@ def _from_hub(name: str) -> LoadedTask:
         split = "test" if task.has_test_docs() else "validation"
         origins.add(f"{task.DATASET_PATH}, {split} split")
     return LoadedTask(name, loaded, f"hub {'; '.join(sorted(origins))}")
-
-
-def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
-    """Check that a task supports `num_fewshot` few-shot examples.
-
-    Without this check, lm-eval would ignore `num_fewshot`, or would not raise an error until the
-    model is loaded.
-
-    num_fewshot: the number of examples; None stands for the task's default.
-
-    Raises:
-        ValueError: the task takes no examples, has too few documents for them, or runs code that
-            the model writes.
-    """
-    for name, subtask in task.subtasks.items():
-        if getattr(subtask, "UNSAFE_CODE", False):
-            raise ValueError(f"tasks={task.name}: runs code that the model writes; not supported")
-
-        own = subtask.get_config("num_fewshot")
-        shots = (own or 0) if num_fewshot is None else num_fewshot
-        others = None  # how many other documents or prompts can be the examples of one of them
-        if task.path and subtask.most_shots:
-            others = subtask.most_shots
-        elif not task.path and examples_are_documents(subtask):
-            others = len(subtask.eval_docs) - 1
-        if others is not None and shots > others:
-            kind = "prompts" if task.path else "documents"
-            raise ValueError(
-                f"num_fewshot={shots}: {name} has {others} other {kind}; expected 0 to {others}"
-            )
-        if shots and own == 0:
-            raise ValueError(
-                f"num_fewshot={shots}: {name} is defined without examples; expected null or 0"
-            )
-
-
-def examples_are_documents(task: Any) -> bool:
-    """Return whether a task of lm-eval takes its examples from its evaluation documents."""
-    config = task.config
-    examples = getattr(task, "fewshot_cfg", None)
-    if examples is None or not hasattr(task, "sampler"):
-        return False
-    # the definition of the task lists its examples one by one
-    if examples.split is None and examples.samples is not None:
-        return False
-    splits = (examples.split, config.training_split, config.validation_split, config.test_split)
-    of_examples = next(filter(None, splits), None)
-    return bool(of_examples == (config.test_split or config.validation_split))

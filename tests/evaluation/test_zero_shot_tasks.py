@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerFast
 from flap.data.named_texts import INSTALL
 from flap.evaluation import Measurement, packaged_documents
 from flap.evaluation.packaged_documents import packaged_splits
+from flap.evaluation.task_index import task_manager
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
-from flap.evaluation.zero_shot_tasks import packaged, task_manager
+from flap.evaluation.zero_shot_tasks import packaged
 from flap.models import Resident
 from tests.cases import tiny_model
 

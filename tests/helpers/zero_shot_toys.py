@@ -14,7 +14,7 @@ from lm_eval.tasks import TaskManager
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.evaluation import zero_shot_tasks
+from flap.evaluation import task_index, zero_shot_tasks
 
 ANIMALS = ("cat", "dog", "red mat")
 PLACES = ("mat", "tree", "old tree")
@@ -119,7 +119,8 @@ def only_toys(folder: Path) -> Iterator[None]:
     """Within the block, let lm-eval find only the toy tasks, and hide the hub from flap."""
     manager = TaskManager(include_path=write_toys(folder), include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zero_shot_tasks, "task_manager", lambda: manager)
+        for module in (task_index, zero_shot_tasks):
+            patch.setattr(module, "task_manager", lambda: manager)
         patch.setattr("flap.data.hub.hub_reachable", lambda: False)
         yield
 

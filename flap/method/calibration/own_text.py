@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flap.data import SELF, Text, Windows, repetition
-from flap.data.read_windows import beginning
+from flap.data.part_reader import beginning
 from flap.data.token_text import decoded
 from flap.method.calibration.sampling import (
     BATCH,

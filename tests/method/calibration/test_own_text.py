@@ -13,7 +13,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from flap.data import Part, Windows
-from flap.data.read_windows import beginning
+from flap.data.part_reader import beginning
 from flap.method.calibration.own_text import Draft, write
 from flap.method.calibration.sampling import USES, attention_of_one_query, sample
 from flap.models import PLACEMENTS, Resident
