@@ -97,9 +97,10 @@ def base_facts(path: str) -> dict[str, Any]:
         card = Path(path) / "README.md" if local else Path(hf_hub_download(path, "README.md"))
         text = card.read_text(encoding="utf-8")
         facts = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
-    # A run must not fail without these facts, which only complete the card of a pruned checkpoint.
-    # The libraries raise errors of many types if there is no card, no network or no valid YAML.
     except Exception:
+        # These facts only complete the card of a pruned checkpoint, so no run may fail without
+        # them. A missing file, a broken network and invalid YAML raise errors of many libraries
+        # (huggingface_hub, httpx, yaml), which have no common base class.
         return named
     return {name: facts[name] for name in CARD_KEYS if name in facts} | named
 
