@@ -42,8 +42,10 @@ SEQ_LEN, TOKENS = 256, 16_384
 
 
 @torch.no_grad()
-def quantised(model: nn.Module, kind: str) -> int:
-    """Round the matrices to a type in place, and return how many bytes fewer than in f16 they take.
+def quantised(weight_OI: Tensor, kind: str) -> int:
+    """Round a matrix to a type in place, and return how many bytes fewer than in f16 it takes.
+
+    Legend: O outputs · I inputs.
 
     kind: a key of TYPES. If the length of a row is not a multiple of 32, zeros are added to the row
         before it is rounded. The bytes of these zeros are counted, too.
@@ -51,13 +53,11 @@ def quantised(model: nn.Module, kind: str) -> int:
     if TYPES[kind] is None:
         return 0
     quant = gguf.GGMLQuantizationType[TYPES[kind]]
-    saved = 0
-    for weight in (one for one in model.parameters() if one.dim() == 2):
-        rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
-        packed = gguf.quants.quantize(rows, quant)
-        weight.copy_(torch.from_numpy(gguf.quants.dequantize(packed, quant))[:, : weight.shape[1]])
-        saved += 2 * weight.numel() - packed.nbytes
-    return saved
+    inputs = weight_OI.shape[1]
+    padded = nn.functional.pad(weight_OI.float(), (0, -inputs % 32))
+    packed = gguf.quants.quantize(padded.numpy(), quant)
+    weight_OI.copy_(torch.from_numpy(gguf.quants.dequantize(packed, quant))[:, :inputs])
+    return 2 * weight_OI.numel() - packed.nbytes
 
 
 @torch.no_grad()
@@ -148,7 +148,7 @@ def main() -> None:
             if kind in K_QUANTS:
                 size = k_quantised(model, checkpoint, kind, options.llama)
             else:
-                size -= quantised(model, kind)
+                size -= sum(quantised(one, kind) for one in model.parameters() if one.dim() == 2)
             for cell, text in zip(cells, options.texts, strict=True):
                 cut, bytes_N = windows(text, dense, own)
                 tokens_N = cut.mask_NT[:, 1:].sum(dim=1)

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 sys.path.append(str(Path(__file__).parents[1] / "bytes"))
 from frontier import quantised
@@ -22,13 +21,11 @@ def main(checkpoint: Path, kind: str, folder: Path) -> None:
     shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("*.gguf"))
     num_bytes = 0
     for file in folder.glob("*.safetensors"):
-        # `quantised` rounds the matrices of a module in place
         tensors = load_file(file)
-        module = nn.Module()
-        for name, tensor in tensors.items():
-            module.register_parameter(name.replace(".", "/"), nn.Parameter(tensor, False))
-        saved = quantised(module, kind)
-        num_bytes += sum(2 * tensor.numel() for tensor in tensors.values()) - saved
+        for tensor in tensors.values():
+            num_bytes += 2 * tensor.numel()
+            if tensor.dim() == 2:
+                num_bytes -= quantised(tensor, kind)
         save_file(tensors, file, metadata={"format": "pt"})
     print(f"{num_bytes:,} bytes in {kind}")
 
