@@ -51,7 +51,8 @@ def a_sum(generator: random.Random) -> tuple[str, str]:
     kind = generator.choice(["story", "-", "x", "+"])
     first, second = generator.randrange(1, 100), generator.randrange(1, 100)
     if kind == "story":
-        question = f"Tom has {first} coins and finds {second} more. How many coins does Tom have now?"
+        question = f"Tom has {first} coins and finds {second} more."
+        question += " How many coins does Tom have now?"
         result = first + second
     elif kind == "-":
         first, second = max(first, second), min(first, second)
