@@ -191,14 +191,14 @@ def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
     import xllamacpp
 
     options = xllamacpp.CommonParams()
-    options.model.path, options.n_ctx, options.n_parallel, options.n_gpu_layers, options.port = (
-        str(gguf),
-        512,
-        1,
-        0,
-        0,
-    )
-    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = options.n_threads_http = 1
+    options.model.path = str(gguf)
+    options.n_ctx = 512
+    options.n_parallel = 1
+    options.n_gpu_layers = 0
+    options.port = 0
+    options.cpuparams.n_threads = 1
+    options.cpuparams_batch.n_threads = 1
+    options.n_threads_http = 1
     options.warmup = False
     server = xllamacpp.Server(options)
     logprobs = [

@@ -49,17 +49,18 @@ def sums(generator: random.Random) -> dict[str, Any]:
 def a_sum(generator: random.Random) -> tuple[str, str]:
     """Return a sum, a difference or a product of small numbers, and its result."""
     kind = generator.choice(["story", "-", "x", "+"])
-    first, second = generator.randrange(1, 100), generator.randrange(1, 100)
+    first = generator.randrange(1, 100)
+    second = generator.randrange(1, 100)
     if kind == "story":
         question = f"Tom has {first} coins and finds {second} more."
         question += " How many coins does Tom have now?"
         result = first + second
     elif kind == "-":
-        first, second = max(first, second), min(first, second)
-        question = f"Work out {first} - {second}."
-        result = first - second
+        result = abs(first - second)
+        question = f"Work out {max(first, second)} - {min(first, second)}."
     elif kind == "x":
-        first, second = generator.randrange(2, 13), generator.randrange(2, 13)
+        first = generator.randrange(2, 13)
+        second = generator.randrange(2, 13)
         question = f"Work out {first} x {second}."
         result = first * second
     else:

@@ -36,9 +36,9 @@ from llama_quantize import quantise
 
 TYPES = {"f16": None, "q8_0": "Q8_0", "q5_1": "Q5_1", "q4_0": "Q4_0"}
 K_QUANTS = {"q6_k": "Q6_K", "q4_k_m": "Q4_K_M"}
-# Number of tokens in a window, and in all windows of a text, counted with the dense model's
-# tokenizer.
-SEQ_LEN, TOKENS = 256, 16_384
+# These numbers of tokens are counted with the dense model's tokenizer.
+SEQ_LEN = 256  # number of tokens in a window
+TOKENS = 16_384  # number of tokens in all windows of a text
 
 
 @torch.no_grad()

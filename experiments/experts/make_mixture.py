@@ -154,7 +154,8 @@ def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
     # others.
     trace_T = gram_TEE.diagonal(dim1=1, dim2=2).sum(dim=1)
     gram_TEE /= trace_T[:, None, None]
-    input_TD, size = input_TD.float(), input_TD.float().square().mean().sqrt()
+    input_TD = input_TD.float()
+    size = input_TD.square().mean().sqrt()
     train, held_out = (
         (input_TD[part] / size, gram_TEE[part])
         for part in (slice(ROUTER_TOKENS), slice(ROUTER_TOKENS, None))
@@ -205,7 +206,8 @@ def filled(cosine_IE: Tensor) -> Tensor:
     for pair in cosine_IE.flatten().argsort(descending=True).tolist():
         neuron, expert = divmod(pair, experts)
         if expert_I[neuron] < 0 < room_E[expert]:
-            expert_I[neuron], room_E[expert] = expert, room_E[expert] - 1
+            expert_I[neuron] = expert
+            room_E[expert] -= 1
     return torch.tensor(expert_I)
 
 

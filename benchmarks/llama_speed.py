@@ -1,0 +1,86 @@
+"""Compare how fast llama.cpp processes prompts and generates tokens with several GGUF files.
+
+    python benchmarks/llama_speed.py DENSE.gguf OTHER.gguf ...
+
+The script needs the wheel xllamacpp. In each round, it sends one prompt to each model in turn, so
+that slow moments of a shared machine meet all models. It prints the median speeds on one thread in
+tokens per second, and the medians of the ratios to the first file in the same round.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+PROMPT = 256  # number of tokens in a prompt
+NEW_TOKENS = 64
+IDS = range(1000, 10_000)  # ids of which prompts consist; a trimmed vocabulary has them, too
+SPEEDS = ("prompt_per_second", "predicted_per_second")  # names in the answers of llama.cpp's server
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+
+    servers = [serve(file) for file in options.files]
+    rounds = []
+    for number in range(options.rounds + 1):
+        prompt = random.Random(number).sample(IDS, PROMPT)
+        rounds.append([speeds(server, prompt) for server in servers])
+    del rounds[0]  # the first answers of a server are slower
+
+    for index, file in enumerate(options.files):
+        print(file, *(summary(rounds, index, speed) for speed in SPEEDS), sep="\t")
+
+
+def serve(file: Path) -> Any:
+    """Load a GGUF file in a server of llama.cpp that uses one thread."""
+    import xllamacpp
+
+    options = xllamacpp.CommonParams()
+    options.model.path = str(file)
+    options.n_ctx = PROMPT + NEW_TOKENS
+    options.n_parallel = 1
+    options.n_gpu_layers = 0
+    options.port = 0
+    options.cpuparams.n_threads = 1
+    options.cpuparams_batch.n_threads = 1
+    options.n_threads_http = 1
+    return xllamacpp.Server(options)
+
+
+def speeds(server: Any, prompt: list[int]) -> dict[str, float]:
+    """Return the speeds at which a server answers a prompt, in tokens per second."""
+    question = {
+        "prompt": prompt,
+        "n_predict": NEW_TOKENS,
+        "temperature": 0,
+        "ignore_eos": True,
+        "cache_prompt": False,
+    }
+    request = urllib.request.Request(
+        f"{server.listening_address}/completion",
+        json.dumps(question).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        timings = json.load(answer)["timings"]
+    return {speed: timings[speed] for speed in SPEEDS}
+
+
+def summary(rounds: list[list[dict[str, float]]], index: int, speed: str) -> str:
+    """Return the median speed of a file, and its median ratio to the first file."""
+    found = [one[index][speed] for one in rounds]
+    ratios = [one[index][speed] / one[0][speed] for one in rounds]
+    return f"{speed} {statistics.median(found):.1f} ({statistics.median(ratios):.2f}x)"
+
+
+if __name__ == "__main__":
+    main()
