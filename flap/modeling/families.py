@@ -11,17 +11,16 @@ class Family:
     The defaults are the names of LLaMA. Output projections are given as paths in a decoder layer. A
     layer may lack the attention or the MLP. Input projections are given by their names in the
     module that also contains their output projection. If one Linear combines query, key and value
-    projections, its rows are ordered KV head after KV head, each KV head together with its query
-    heads. If `stacked` is true, all query rows come first instead, then all key rows, and then all
-    value rows. If one Linear combines gate and up projections, all gate rows come before the up
-    rows.
+    projections, the rows of each KV head are next to the rows of its query heads. If `stacked` is
+    true, all query rows come first instead, then all key rows, and then all value rows. If one
+    Linear combines gate and up projections, all gate rows come before the up rows.
     """
 
     # path of the decoder in the base model; empty if the base model itself is the decoder
     decoder: str = ""
     # path of the layers in the decoder
     layers: str = "layers"
-    # whether a layer returns a tuple whose first item is its output
+    # whether a layer returns a tuple that begins with the hidden states
     tuples: bool = False
 
     # path of the output projection of the attention
@@ -54,7 +53,7 @@ class Family:
     kv_heads: str = "num_key_value_heads"
     # config key with the number of neurons of an MLP
     neurons: str = "intermediate_size"
-    # config key with the number of neurons of one expert; empty if it is the key `neurons`
+    # config key with the number of neurons of one expert; empty if it is the same key as `neurons`
     expert_neurons: str = ""
     # config keys that must be false or 0, because flap does not support these options
     without: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
 """Pruned models whose layers differ in width.
 
-This file is saved with the weights, and needs only transformers and torch. The code is in a single
-file, so that users can read it before they load a checkpoint with `trust_remote_code`.
+This file comes from flap (flap-pruning), whose method is FLAP, An et al., AAAI 2024. The file is
+saved with the weights, and needs only transformers and torch. The code is in a single file, so that
+users can read it before they load a checkpoint with `trust_remote_code`.
 
 The config has the keys of the base architecture and three additional keys:
 
@@ -14,8 +15,7 @@ The config has the keys of the base architecture and three additional keys:
   flap/modeling/families.py).
 
 The classes of an architecture are created on first use, and derive from the classes of the base
-architecture. For example, `FlapLlamaConfig` derives from `LlamaConfig`. This file was written by
-flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
+architecture. For example, `FlapLlamaConfig` derives from `LlamaConfig`.
 """
 
 import math
@@ -221,7 +221,7 @@ def share_config(model):
 class LayerConfig:
     """The config of a layer: the layer's widths, and all other values of the model's config.
 
-    Later changes of these other values in the model's config also take effect here.
+    If one of these other values changes later in the model's config, this config changes, too.
     """
 
     def __init__(self, config, layer):

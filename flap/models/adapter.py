@@ -17,7 +17,7 @@ from flap.modeling.families import Family
 from flap.models.block import Block, NoBlock, Pair, as_linear, refresh_conv1d, split
 from flap.runtime.temporary_state import forwards_replaced
 
-# Names of the attributes of attention modules that hold the numbers of heads.
+# Names of the attributes in which attention modules store their numbers of heads.
 QUERY_HEADS = ("num_heads", "num_attention_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 
@@ -135,7 +135,7 @@ class ModelAdapter:
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether layers get information about the tokens from more than the hidden states.
+        """Whether layers get information about the tokens in addition to the hidden states.
 
         In Gemma 4, layers may get separate embeddings of the tokens, or read the keys of earlier
         layers.
@@ -182,7 +182,8 @@ class ModelAdapter:
         for name in before.sub_configs:
             copies[id(getattr(before, name))] = getattr(config, name)
         for module in self.model.modules():
-            # In a model that lacks a part, such as a vision tower, the config of this part is None.
+            # If the model lacks a part, such as a vision tower, the part's config and its copy are
+            # None.
             if hasattr(module, "config") and id(module.config) in copies:
                 module.config = copies[id(module.config)]
 
@@ -296,7 +297,7 @@ def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any
 
 
 def _rows(sizes: Sequence[int], units: int) -> Tensor:
-    """Return the rows of each unit in a Linear that stacks projections with these row counts."""
+    """Return the rows of each unit in a Linear of stacked projections with `sizes` rows each."""
     rows = []
     start = 0
     for size in sizes:

@@ -7,8 +7,8 @@ import sys
 import psutil
 import torch
 
-# Names in torch of CPU features for products in bfloat16. Intel has the first feature, AMD and
-# Intel have the second, and ARM has the third.
+# Names that torch gives to CPU instructions for products in bfloat16. CPUs of Intel have the first,
+# CPUs of AMD and Intel the second, and ARM CPUs the third.
 FAST_IN_16_BITS = ("amx_bf16", "avx512_bf16", "bf16")
 # Memory that is needed to run a model, as a multiple of the size of its weights.
 ROOM_TO_RUN = 1.5

@@ -120,7 +120,8 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
 def _key(path: str, gguf: Path, tie: bool) -> str:
     """Return a key that changes with the file, `tie` and VERSION.
 
-    For a file from a wheel (PACKAGED), the key is the size, because such files never change.
+    For a file from a wheel (PACKAGED), the key is only the file's size, because the file of a wheel
+    never changes.
     """
     state = gguf.stat()
     if path in PACKAGED:

@@ -18,7 +18,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 BLOCK = re.compile(r"blk\.(\d+)\.")  # the beginning of the name of each tensor in a layer
 SUFFIXES = (".weight", ".bias")
 ROPE_FACTORS = "rope_freqs.weight"  # the only tensor whose values become config values
-# A dict from projections, as a GGUF names them, to the config key that says if they have a bias.
+# A dict from projections, as a GGUF names them, to the config key that says whether the projection
+# has a bias.
 BIASES = {"attn_q": "attention_bias", "attn_output": "attention_bias", "ffn_down": "mlp_bias"}
 # llama.cpp recognises the 27B models of Gemma by these numbers of layers.
 LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
@@ -133,7 +134,7 @@ class GGUFHeader:
 
     def _complete_rope(self, config: PreTrainedConfig) -> None:
         scaled = [key for key in self.reader.fields if ".rope.scaling." in key]
-        if config.model_type == "gpt_oss":  # transformers reads these keys for gpt_oss
+        if config.model_type == "gpt_oss":  # for gpt_oss, transformers reads these keys
             scaled = []
         if ROPE_FACTORS in self.tensors:
             factors = torch.tensor(self.tensors[ROPE_FACTORS].data)
@@ -151,7 +152,7 @@ def _check_divides(name: str, number: Any, width_name: str, width: Any) -> None:
 
 
 def _set_llama3_rope(config: PreTrainedConfig, factors: torch.Tensor) -> bool:
-    """Set the RoPE of LLaMA 3, and return whether it gives the frequencies of the GGUF.
+    """Set RoPE scaling as in LLaMA 3, and return whether the frequencies are those of the GGUF.
 
     factors: the tensor `rope_freqs.weight` of the GGUF, which has a divisor for the frequency of
         each pair of dimensions.

@@ -20,7 +20,7 @@ from flap.models.placed_model import PlacedModel
 from flap.models.weights import QUIET
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
-# The files of the processor of a vision-language model.
+# The names of the files of a vision-language model's processor.
 PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 

@@ -44,7 +44,7 @@ class Stacked(LinearLike):
 
     @property
     def bias(self) -> Tensor | None:
-        """The biases, expert after expert; None without biases, as in most unpruned families."""
+        """The biases, expert after expert; None if there are none, as in most unpruned families."""
         bias_ER: Tensor | None = getattr(self.experts, f"{self.name}_bias", None)
         return None if bias_ER is None else bias_ER.flatten()
 
@@ -109,7 +109,7 @@ def refresh_experts(experts: Any) -> None:
     # the old class
     if hasattr(experts, "_old_forward"):
         forward = MethodType(type(experts).forward, experts)
-        if experts.forward == experts._old_forward:  # a block of `onloaded` bypasses the hook
+        if experts.forward == experts._old_forward:  # true inside a block of `onloaded`
             experts.forward = forward
         experts._old_forward = forward
     for name in WIDTHS:

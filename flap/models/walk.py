@@ -75,7 +75,7 @@ class Stream:
 
 
 class Walk:
-    """One visit to every decoder layer of a model, whatever its placement (`PlacedModel`).
+    """One visit to every decoder layer of a model at any placement (`PlacedModel`).
 
     Iteration yields the index of each layer while the weights of the layer are on the device. If
     there is a working directory, hidden states are in memory-mapped files, and a journal contains

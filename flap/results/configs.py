@@ -43,7 +43,7 @@ def is_setting(key: str) -> bool:
 
 
 def changes_the_model(key: str) -> bool:
-    """Return whether another value of a config key counts as a change of the pruned model.
+    """Return whether a change of this config key counts as a change of the pruned model.
 
     Keys in BOOKKEEPING, `eval` and `checkpoint` do not count, because they change only measurements
     or files. All other keys count.

@@ -14,7 +14,7 @@ from flap.evaluation.errors import SIGNIFICANCE
 # uses the same data set or documents as a text that the run reads for calibration, training or
 # trimming, else "other".
 Domains = Mapping[str, str]
-# parts of the names of numbers in nats or bits, which are shown with 4 decimals instead of 3
+# a number whose name contains one of these texts is shown with 4 decimals instead of 3
 SMALL = ("/kl@", "/bits_per_byte@", "margin")
 
 

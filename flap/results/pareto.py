@@ -3,7 +3,7 @@
 A model is on the front if no other model is cheaper and at least as good, or better and at most as
 expensive. Dense models can be on the front, too. Two costs that differ by at most 1 % count as
 equal, because pruning removes whole units and meets a ratio only approximately. Two qualities count
-as equal if they are equal after rounding to four digits.
+as equal if they are equal after rounding to four significant digits.
 """
 
 from typing import NamedTuple

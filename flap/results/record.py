@@ -30,8 +30,8 @@ class Record:
     # where the model, a plan given with `plan=`, and the texts of the run and its tasks come from
     sources: Texts = field(default_factory=dict)
     # Facts about the texts that the model wrote itself, such as the number of tokens, and the
-    # seconds that writing took. The keys are "calibration" and "recovery". If the model only
-    # answered the prompts of a text, the name of the text follows in parentheses.
+    # seconds that writing took. The keys are "calibration" and "recovery", or "calibration (NAME)"
+    # and "recovery (NAME)" if the model only answered the prompts of the text NAME.
     own_text: Facts = field(default_factory=dict)
     # warnings about the run, the model and the texts (`Run.warnings`)
     warnings: list[str] = field(default_factory=list)

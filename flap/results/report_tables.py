@@ -22,7 +22,7 @@ UNITS = {
 MODELS = ("dense", "compressed", "pruned")  # models in the order of the table's columns
 VOCABULARY = ("{before:,}", "{after:,} ({covered:.2%} of the counted tokens)")
 
-# a name, and the values that belong to it for the dense and for the pruned model, as text
+# a row of a table: a name, and its values for the dense and for the pruned model, as text
 Row = tuple[str, str, str]
 
 
@@ -94,7 +94,7 @@ def _facts(report: Record) -> list[Row]:
 
 
 def sizes(report: Record) -> list[Row]:
-    """Return rows for the numbers of all parameters, decoder parameters and vocabulary tokens."""
+    """Return rows that count all parameters, decoder parameters and vocabulary tokens."""
     rows = []
     for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
         dense = report.parameters[f"{which}_before"]
@@ -131,7 +131,7 @@ def show(report: Record, folder: Path) -> None:
 
 
 def headline(report: Record) -> str:
-    """Return a line with the first number of a report, or with the ratio if it lacks numbers."""
+    """Return a line with the first measured number, or with the ratio if nothing was measured."""
     models = report.evaluation
     names = [name for name in models["pruned"] if not name.endswith("_stderr")]
     if not names:

@@ -14,7 +14,7 @@ from flap.results.report import Report
 from flap.results.run_folder import RunRecord
 from flap.results.tables import Table, wide_console
 
-EQUAL = 1e-6  # two numbers are equal if their relative difference is at most this
+EQUAL = 1e-6  # two numbers are equal if their relative difference is at most this share
 # The largest relative difference in the number of parameters that counts as an effect of rounding.
 # On another machine, floating-point rounding can change the order of heads or neurons with almost
 # equal scores, and so the number of parameters that are removed.
@@ -55,12 +55,12 @@ def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
     """Compare every number of two runs.
 
     Two numbers are equal if their relative difference is at most one millionth. Two numbers are
-    within the error if they differ by at most one standard error of the original number. If a
-    report has no such error for a number of the pruned model, as for perplexities, the standard
-    error of its difference from the dense model is used. Numbers of the pruned models are also
-    within the error if both runs have stored their values for the same documents, and a paired test
-    of these values finds no significant difference. Numbers of parameters are within the error if
-    their relative difference is at most `SAME_SIZE`.
+    within the error if they differ by at most one standard error of the original number. If the
+    original report has no standard error of a pruned model's number, such as a perplexity, the
+    standard error of the number's difference from the dense model is used. Numbers of the pruned
+    models are also within the error if both runs have stored their values for the same documents,
+    and a paired test of these values finds no significant difference. Numbers of parameters are
+    within the error if their relative difference is at most `SAME_SIZE`.
 
     Speeds, times and amounts of memory depend on the machine, so they are not compared.
     """

@@ -1,4 +1,4 @@
-"""Read the choices, the state and the report of one run from its folder."""
+"""Read the settings, the state and the report of one run from its folder."""
 
 import json
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ FILES = ("report.md", "report.json", "layers.png", "flap.log")
 class RunRecord:
     """A run as its files describe it.
 
-    A choice, such as `metric`, is None if the files do not contain it.
+    A setting, such as `metric`, is None if the files do not contain it.
     """
 
     # path of the run's folder; in a study, it is relative to the folder of the study's files
@@ -49,14 +49,14 @@ class RunRecord:
 
     @property
     def number(self) -> str:
-        """The job number at the start of the folder's name, else the whole name."""
+        """The job number with which the folder's name begins; without one, the whole name."""
         name = Path(self.folder).name
         number = name.partition("_")[0]
         return number if number.isdigit() else name
 
     @property
     def dense_identity(self) -> frozenset[str]:
-        """The facts on which the numbers of the dense model depend, as one text per evaluator.
+        """The facts on which the dense model's numbers depend, as one text for each evaluation.
 
         The documents that a task leaves out are among these facts, because the dense model is not
         measured on these documents.
@@ -136,7 +136,7 @@ def _targets(config: FlatConfig) -> str:
 
 
 def _read_choices(path: Path) -> Config:
-    """Read the choice of each config group, such as {"metric": "WIFV"}, from hydra.yaml."""
+    """Read the chosen option of each config group, such as {"metric": "WIFV"}, from hydra.yaml."""
     values = flat(read_yaml(path)).items()
     prefix = "hydra.runtime.choices."
     return {key.removeprefix(prefix): value for key, value in values if key.startswith(prefix)}

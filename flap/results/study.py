@@ -15,7 +15,7 @@ from flap.results.configs import flat
 from flap.results.number_texts import domain_of, in_order, is_bits_per_byte
 from flap.results.run_folder import RunRecord
 
-# The columns of a study's table that have the sweep and the settings of a run.
+# The columns of a study's table with the sweep and the settings of each run.
 CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "ratio", "seed")
 COLUMNS = [
     "cell",
@@ -76,7 +76,7 @@ class Study:
 
     @cached_property
     def frame(self) -> DataFrame:
-        """A table with a row for each run: its choices, sizes and numbers.
+        """A table with a row for each run: its settings, sizes and numbers.
 
         A number that was not measured is None. A number that is not finite is the text "nan".
         """
@@ -169,7 +169,7 @@ class Study:
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    """Return the row of a run in `Study.frame`. The keys are the columns of this frame."""
+    """Return the row of a run in `Study.frame`; keys that are no column have no effect."""
     report = run.report
     numbers = {
         "dense": report.evaluation["dense"],
@@ -191,6 +191,6 @@ def _row(run: RunRecord) -> dict[str, Any]:
 
 
 def _agreed(values: Iterable[str]) -> str:
-    """Return the value that all non-empty values equal; "" if all are empty or they differ."""
+    """Return the only distinct non-empty value; "" if there is none, or more than one."""
     distinct = {*values} - {""}
     return distinct.pop() if len(distinct) == 1 else ""

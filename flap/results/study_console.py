@@ -13,11 +13,11 @@ from flap.results.study import Study
 from flap.results.study_table import TableEntry, tabulate
 from flap.results.tables import Table
 
-UNFOLDED = 10_000  # a console width in characters that is larger than any table
+UNFOLDED = 10_000  # a width of the console in characters into which every table fits
 
 
 def show_study(study: Study) -> None:
-    """Print the choices that differ between runs, and as many numbers as fit into the console."""
+    """Print the settings that differ between runs, and as many numbers as fit into the console."""
     console = Console(highlight=False)
     table = _without_constant_choices(study)
     left_out = list[str]()
@@ -32,7 +32,7 @@ def show_study(study: Study) -> None:
 
 
 def _without_constant_choices(study: Study) -> Table:
-    """Return the table of a study without the choices that are the same in all runs."""
+    """Return the table of a study without the settings that are the same in all runs."""
     table = tabulate(study)
     names = [*table.choices, *table.results]
     constant = set[str]()

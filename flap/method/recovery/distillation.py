@@ -40,16 +40,16 @@ W = TypeVar("W", Tensor, Batch)
 def training_windows(
     recovery: Recovery, windows: Windows, by_pruned: Windows | None = None
 ) -> Batch:
-    """Return all windows for training. The first `recovery.held_out` windows are held out.
+    """Return the `recovery.held_out` held-out windows, followed by the windows to train on.
 
-    In texts with prompts, the held-out windows always have answers of the dense model. If some
+    In texts with prompts, the held-out windows always contain the dense model's answers. If some
     texts have answers, the held-out divergence is measured only on tokens of answers. If there are
     no answers, or too few tokens of answers (`judged`), it is measured on all tokens.
 
     by_pruned: the windows of the same texts, with answers of the pruned model. In texts with
-        prompts, they replace all windows that are not held out, or with writer=both, every second
-        one of them. In this way, the pruned model sees its own mistakes, and learns what the dense
-        model predicts after them.
+        prompts, they replace windows to train on: all of them with writer=pruned, and every second
+        one with writer=both. In this way, the pruned model sees its own mistakes, and learns what
+        the dense model predicts after them.
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)
@@ -58,8 +58,7 @@ def training_windows(
     tokens_NT = batch.tokens_NT.clone()
     mask_NT = batch.mask_NT.clone()
 
-    # 1. set the mask of held-out windows, which is true for tokens on which the divergence is
-    # measured
+    # 1. set the mask of held-out windows: true for the tokens on which the divergence is measured
     has_answers = torch.tensor([bool(text and text.counted) for text in windows.texts])
     has_answers_N1 = has_answers[text_N[:held_out], None]
     of_answers_NT = in_answers.mask_NT[:held_out] & has_answers_N1
@@ -82,8 +81,8 @@ def training_windows(
 def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
     """Return a mask that is false for tokens that repeat a passage of a held-out window.
 
-    A token repeats a passage if it is the last of OVERLAP successive tokens, and a held-out window
-    contains the same successive tokens.
+    A token repeats a passage if it is the last of OVERLAP successive tokens that also occur, in the
+    same order, in a held-out window.
     """
     seen = {run for row in held_out_NT.tolist() for run in ngrams(row, OVERLAP)}
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
@@ -95,7 +94,7 @@ def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
 
 
 def _held_out_first(recovery: Recovery, windows: W) -> W:
-    """Return the windows in an order in which the held-out windows come first.
+    """Return the same windows, sorted so that the held-out windows come first.
 
     With use="recovery", the first windows are held out, so the order does not change. With
     use="calibration", every fifth window is held out, and moves to the front.
@@ -119,7 +118,7 @@ def distil(
     The model gets its old weights back if training does not lower the held-out divergence.
 
     teacher: the dense model.
-    windows: the training windows; the held-out windows come first.
+    windows: the result of `training_windows`.
     folder: the working directory, from which an interrupted training resumes.
 
     Raises:
@@ -139,7 +138,7 @@ def distil(
         train(student, recovery, windows, folder, seed, bf16)
         student.load_state_dict(load_file(folder / BEST))
 
-    # rounding the trained float32 weights to the model's dtype may undo an improvement
+    # measure again, because rounding to the model's dtype may undo an improvement
     after = mean_divergence(model, teacher, held_out, recovery.windows_a_step)
     better = after < before
     if not better:

@@ -1,4 +1,4 @@
-"""A module for transformers' Trainer, which returns the loss of the compressed model.
+"""The module that transformers' Trainer trains: its output is the loss of the compressed model.
 
 The teacher is the dense model, whose predictions the compressed model learns.
 
@@ -17,16 +17,16 @@ from flap.models.forward import final_states
 from flap.runtime import ranks
 from flap.runtime.progress import shared_out
 
-# Maximum number of bytes of the logits of one chunk of positions, in float32. A few tensors of this
-# size are in memory at a time.
+# Maximum bytes of the float32 logits of one chunk of positions. A few tensors of this size are in
+# memory at a time.
 LOGITS_BYTES = 2**26
 
 
 class Student(nn.Module):
-    """A module whose `forward` returns the loss, and that has only the trained parameters.
+    """A module with only the trained parameters of a model, whose `forward` returns the loss.
 
     The checkpoints of Trainer therefore contain only the trained parameters, and do not depend on
-    the class of the model or on the names of its parameters.
+    the model's class or the names of its parameters.
     """
 
     def __init__(self, model: PlacedModel, teacher: Teacher, trained: list[nn.Parameter]) -> None:
@@ -75,7 +75,7 @@ class Student(nn.Module):
 
         In training, the divisor is the mean of `positions` over all processes, because DDP averages
         the gradients of the processes. In evaluation, the divisor is proportional to the number of
-        windows, because Trainer averages the losses of batches by their numbers of windows.
+        windows, because Trainer weights the loss of each batch by the number of its windows.
 
         windows: number of windows in the batch. positions: number of positions at which the loss of
             the batch is computed.
@@ -86,10 +86,9 @@ class Student(nn.Module):
         return self.judged_positions * windows or positions or 1
 
     def _loss(self, targets: Targets, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss in nats, summed over positions, and its gradient.
+        """Return the sum of the loss in nats, and its gradient with respect to hidden_PD.
 
-        The gradient is the gradient with respect to the hidden states. It is 0 if they do not
-        require a gradient.
+        The gradient is 0 if hidden_PD does not require a gradient.
         """
         nats = torch.zeros((), device=hidden_PD.device)
         gradient_PD = torch.zeros_like(hidden_PD)
@@ -104,7 +103,7 @@ class Student(nn.Module):
 
 
 class _Loss(torch.autograd.Function):
-    """An autograd function for a loss whose gradient at hidden_PD is already computed."""
+    """An autograd function for a loss whose gradient with respect to hidden_PD is known."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, hidden_PD: Tensor, gradient_PD: Tensor) -> Tensor:

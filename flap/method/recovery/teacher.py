@@ -21,7 +21,7 @@ from flap.models.forward import final_states
 
 # values of `Targets.token_P` at positions where no token is learnt
 PREDICTED = -1  # the student learns the teacher's prediction
-NOTHING = -100  # the student learns nothing, because the token after the window is not known
+NOTHING = -100  # the student learns nothing, because the next token is not in the window
 
 
 @dataclass(frozen=True, eq=False)

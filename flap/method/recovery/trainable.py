@@ -57,7 +57,7 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
 
 
 def _dropouts(decoder: PreTrainedModel) -> Iterator[tuple[Any, str]]:
-    """Yield each attribute of a module or of the config that is a rate of dropout or noise."""
+    """Yield owner and name of each attribute that is a rate of dropout or noise."""
     for owner in (*decoder.modules(), decoder.config):
         for name, value in vars(owner).items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -80,7 +80,7 @@ def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
     with warnings.catch_warnings():
         # peft uses a name that is deprecated in transformers
         warnings.simplefilter("ignore", FutureWarning)
-        # for the Conv1D of GPT-2, peft sets the option fan_in_fan_out by itself, but warns
+        # for the Conv1D of GPT-2, peft sets the option fan_in_fan_out by itself, but warns about it
         warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)
         return get_peft_model(decoder, options)
 

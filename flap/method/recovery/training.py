@@ -1,8 +1,8 @@
 """The training loop, which uses transformers' Trainer and evaluates on held-out windows.
 
 An interrupted training resumes from the checkpoints that Trainer writes. The student is the
-compressed model. The student is not trained on the held-out windows. The held-out divergence is the
-divergence of its predictions from the dense model's predictions on these windows.
+compressed model, and is not trained on the held-out windows. The held-out divergence is the
+divergence of the student's predictions from the dense model's predictions on the held-out windows.
 
 Legend: N windows · T tokens in a window · P positions of all held-out windows.
 """
@@ -44,8 +44,8 @@ def train(
     """Train the parameters of a student.
 
     After the training, the file BEST in the folder contains the parameters with the lowest held-out
-    divergence, and the file HISTORY contains the held-out divergence after each evaluated step. A
-    killed training resumes from Trainer's last checkpoint in the folder. Only tensors and numbers
+    divergence, and the file HISTORY contains the held-out divergence that each evaluation measured.
+    A killed training resumes from Trainer's last checkpoint in the folder. Only tensors and numbers
     are read from the checkpoint (`weights_only`). A finished training is not repeated.
 
     windows: the training windows; the held-out windows come first.
@@ -144,14 +144,14 @@ def _arguments(
 
 
 def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[dict[str, Any]]:
-    """Yield the parameters with their learning rates.
+    """Yield each trained parameter and its learning rate, as a parameter group of AdamW.
 
     The learning rate of a tensor is proportional to the tensor's root mean square, as in Adafactor
     (Shazeer and Stern, arXiv 1804.04235, section 8). The reason is that AdamW moves each element by
     about the learning rate, however small or large the gradient is. Typical weights are 0.2 in
     SmolLM2 but 0.02 in Gemma 3, so with the same rate, the weights of Gemma 3 would change ten
-    times as much relative to their size. Low-rank updates keep the given rate, because they begin
-    with the same size in every model.
+    times as much relative to their size. For low-rank updates, the rate is `learning_rate` itself,
+    because the updates begin with the same size in every model.
     """
     for parameter in trained:
         rate = recovery.learning_rate
@@ -164,7 +164,7 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
 def last_checkpoint(folder: Path) -> str | None:
     """Return the folder of Trainer's last complete checkpoint, or None if there is none.
 
-    A checkpoint with a state file is complete, because Trainer writes this file last.
+    A checkpoint with a trainer_state.json is complete, because Trainer writes this file last.
     """
     states = folder.glob("checkpoint-*/trainer_state.json")
     complete = [state.parent for state in states if read_json(state)]
@@ -174,9 +174,9 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def history(state: Any) -> dict[int, float]:
-    """Return a dict from each evaluated step to the held-out divergence in nats per token.
+    """Return the held-out divergence that each evaluation measured, in nats per token.
 
-    The value for step 0 is measured before the training.
+    The keys are the numbers of finished steps; the value at 0 was measured before the training.
     """
     return {
         entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry
@@ -198,8 +198,8 @@ class KeepBest(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save the parameters if they are the best so far, and decide whether the training stops.
 
-        The training stops after `patience` evaluations since the lowest divergence, or if the
-        divergence is not finite. The decision uses all evaluations in Trainer's state, which
+        The training stops if the last `patience` evaluations measured no new lowest divergence, or
+        if the divergence is not finite. The decision uses all evaluations in Trainer's state, which
         the checkpoints store. So a resumed training ends at the same step as an uninterrupted
         training.
         """

@@ -1,6 +1,6 @@
 """structure=search, which ranks units by the measured effect of their removal.
 
-The effect is the divergence of the pruned model's predictions from the dense model's predictions.
+The effect is how far the pruned model's predictions diverge from the dense model's predictions.
 """
 
 from flap.method.search.divergence import PlanDivergence

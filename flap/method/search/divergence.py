@@ -47,10 +47,10 @@ class PlanDivergence:
     """Measures KL(dense ‖ pruned) of the next token for several plans, in nats per token.
 
     All plans are measured in one pass over the layers. Plans that keep the same units in the first
-    layers share a stream up to the first layer in which they differ. There, the stream forks. Each
-    layer is read once, and a copy of it is pruned for each distinct plan of the layer. If there are
-    several processes, the plans are divided among them. Each process has the stream of the dense
-    model and the streams of its plans.
+    layers share a stream up to the first layer in which they differ. At that layer, the stream
+    forks. Each layer is read once, and a copy of it is pruned for each distinct plan of the layer.
+    If there are several processes, the plans are divided among them. Each process has the stream of
+    the dense model and the streams of its plans.
 
     Every fifth calibration window is held out, and plans are measured on the last held-out windows.
     For this measurement, linear compensation is fitted without held-out windows. Only the
@@ -84,7 +84,7 @@ class PlanDivergence:
         """
         walk = Walk(self.calibration.model, "score, layer by layer", work)
         nats = self._walked(walk, plans, num_tokens, covariance)
-        # the directory cannot be deleted before, because its files were mapped into memory
+        # the directory is not deleted earlier, because until here its files are mapped into memory
         work.clear()
         return nats
 
@@ -117,9 +117,10 @@ class PlanDivergence:
         return ranks.gather_in_order(self._nats(windows, text_N, outputs))
 
     def _windows(self, num_tokens: int) -> tuple[Batch, Tensor]:
-        """Return the windows on which plans are measured, and text_N, the index of their texts.
+        """Return the windows on which plans are measured, and text_N, the index of each one's text.
 
-        The mask of the windows is true for the tokens whose predictions are compared.
+        The mask of the windows is true for tokens of answers, or in texts with no or few answers,
+        for all tokens.
         """
         tokens_NT = self.calibration.windows.tokens_NT
         windows = Batch.of(tokens_NT)
@@ -193,8 +194,8 @@ class PlanDivergence:
                 "structure=search: predictions of a pruned model are not finite; "
                 "try model.dtype=float32 or bfloat16, or check the weights"
             )
-        # A text without measured windows gets the divergence 0. The minimum is 0, because rounding
-        # can make a divergence slightly negative.
+        # A text without measured windows gets the divergence 0. A negative divergence becomes 0,
+        # because only rounding can make it negative.
         nats_K = (total_KX / tokens_X.clamp(min=1)).amax(dim=1).clamp(min=0)
         return list(map(float, nats_K))
 

@@ -1,8 +1,8 @@
 """The first step of structure=search: compute scores and the divergences of trials.
 
 In a trial, one block, which is the attention or the MLP of a layer, loses its lowest-scored units.
-The divergence of a trial is measured by `PlanDivergence`. Scores and trials of a layer both need
-the covariances of the layer, so they are computed in the same pass over the layers.
+The divergence of a trial is measured by `PlanDivergence`. The scores and the trials of a layer may
+both need the covariances of the layer, so they are computed in the same pass over the layers.
 """
 
 from dataclasses import replace
@@ -22,8 +22,9 @@ def score_and_try(
     """Return the scores of all units, with the divergence of each trial in nats per token.
 
     An interrupted pass over the layers resumes from the working directory `work`. If the metric
-    needs no statistics, the pass starts again at the first layer, because the generator of random
-    scores would otherwise give a resumed run scores that an uninterrupted run does not get.
+    needs no statistics, the pass starts again at the first layer instead: random scores come from
+    one generator for all layers, and a resumed run must get the same scores as an uninterrupted
+    run.
 
     Raises:
         ValueError: activations, scores or predictions are not finite.
@@ -64,7 +65,7 @@ def _note_scores(
     if observed is None and i in notes:
         return
     if not metric.needs_covariance:
-        # without covariances, score from the stored statistics, from which all other structures
-        # score, too
+        # without covariances, use the statistics that were collected before, as with all other
+        # structures
         observed = calibration.layers[i] if calibration.layers else None
     notes.write(i, scores_of_layer(metric, calibration.model.adapter.blocks(i), observed))

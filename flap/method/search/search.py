@@ -5,7 +5,7 @@ or an expert. The divergence is KL(dense ‖ pruned) of the distribution of the 
 of a unit are the part of a measured divergence that is attributed to the removal of this unit.
 
 Legend: G attention units · U units of a block · I neurons (of all experts) or experts · E experts ·
-R ranks of an expert's neurons.
+    R neurons of an expert, by rank.
 """
 
 import math
@@ -95,11 +95,11 @@ class Search(Structure):
     def in_nats(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
         """Return nats_G and nats_I of each layer: the nats of each unit divided by its price.
 
-        Within a block, units keep the order of their scores. From each level to the next higher
-        level, a number of units is removed in addition. The rise of the divergence from one level
-        to the other is divided among these additional units, in proportion to their scores. This
-        gives a curve of the divergence over the number of removed units. The curve is replaced by
-        its lower convex envelope, so that no unit has fewer nats than a lower-scored unit.
+        Within a block, units keep the order of their scores. The trial of each level removes more
+        units than the trial of the level below. The rise of the divergence between the two trials
+        is divided among these additional units, in proportion to their scores. This gives a curve
+        of the divergence over the number of removed units. The curve is replaced by its lower
+        convex envelope, so that no unit has fewer nats than a lower-scored unit.
         """
         prices = budget.prices
         layers = []
@@ -173,8 +173,8 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     error = torch.zeros(len(cost_U) + 1).double()
     error[1:] = cost_U.cumsum(0)
 
-    # 2. interpolate the divergence between the measured numbers of removed units, and extrapolate
-    # it after the last one, in proportion to the sum of scores
+    # 2. interpolate the divergence between the trials, and extrapolate it beyond the last trial, in
+    # proportion to the sum of scores
     divergence = torch.zeros_like(error)
     start = 0
     slope = 1.0
@@ -187,9 +187,9 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     beyond = error[start:] - error[start]
     divergence[start:] = divergence[start] + slope * beyond
 
-    # 3. The nats of each unit are a step of the lower convex envelope. Steps on a straight piece of
-    # the envelope are equal. To keep the order of the scores, the steps are multiplied by factors
-    # that grow very slightly with the score.
+    # 3. The nats of each unit are a step of the lower convex envelope (the difference between two
+    # neighbouring values). Steps on a straight piece of the envelope are equal. To keep the order
+    # of the scores, the steps are multiplied by factors that grow very slightly with the score.
     factor = 1 + 1e-9 * torch.arange(len(order_U)).double()
     nats_U = torch.empty_like(cost_U)
     nats_U[order_U] = convex_steps(divergence.tolist()) * factor

@@ -1,4 +1,4 @@
-"""Align the tokens of a text before and after a vocabulary was trimmed.
+"""Align two tokenisations of a text: before and after the vocabulary was trimmed.
 
 Old tokens belong to the tokenizer before trimming, and new tokens to the trimmed tokenizer. A
 removed token is spelled with several new tokens. The old and the new tokens of a text have
@@ -19,7 +19,7 @@ from flap.method.vocabulary.tokens import Tokens
 from flap.method.vocabulary.trim import Trimmed
 
 BROKEN = "\ufffd"  # the character into which a tokenizer decodes an incomplete character
-NOWHERE = -1  # position of the aligned old token, for a new token with which none is aligned
+NOWHERE = -1  # value in `Aligned.position_T` of a new token without an aligned old token
 
 
 class Aligned(NamedTuple):
@@ -39,7 +39,7 @@ class Alignment:
     before: PreTrainedTokenizerBase
     after: PreTrainedTokenizerBase
     # for each old token, the id of the new token with which its spelling begins; if the old token
-    # has no spelling, the number of new tokens, which is no id
+    # has no spelling, the number of new tokens, which is the id of no token
     first_V: Tensor
     length_V: Tensor  # number of bytes of each old token
     length_K: Tensor  # number of bytes of each new token
@@ -66,7 +66,7 @@ class Alignment:
         return cls(before, trimmed.tokenizer, first_V, length_V, length_V[trimmed.rows_K])
 
     def align(self, tokens_T: Tensor) -> Aligned:
-        """Tokenise the text of a window with the old tokenizer, and align its old and new tokens.
+        """Tokenise a window's text with the old tokenizer, and align the old and the new tokens.
 
         The window may begin or end inside a character. An incomplete character is left out of the
         text. Because bytes may be missing at the beginning of the text, places in the text are
@@ -86,8 +86,8 @@ class Alignment:
         # model cannot read an empty sequence
         old_S = torch.tensor(known[-len(tokens_T) :] or [0])
 
-        # 2. find old and new tokens that end at the same place, which is where the same number of
-        # bytes follows
+        # 2. find pairs of an old and a new token that end at the same place, so that the same
+        # number of bytes follows both
         left_S = _left(self.length_V[old_S])
         position_of = {left: s for s, left in enumerate(left_S.tolist()[:-1])}
         next_S = self.first_V[old_S[1:]].tolist()
@@ -100,11 +100,11 @@ class Alignment:
         return Aligned(old_S, position_T)
 
     def marginal(self, p_PV: Tensor) -> Tensor:
-        """Return p_PK, the probability of each new token to come next, computed from p_PV.
+        """Return p_PK, the probability that each new token comes next, computed from p_PV.
 
-        p_PV contains the probability of each old token to come next. For each new token, the
-        probabilities of the old tokens whose spelling begins with the new token are summed. These
-        sums leave out old tokens without a spelling, so they are divided by their total.
+        p_PV contains the probability that each old token comes next. For each new token, the
+        probabilities of the old tokens whose spelling begins with the new token are summed. Old
+        tokens without a spelling are in none of these sums, so the sums are divided by their total.
         """
         kept = len(self.length_K)
         sums_PK = p_PV.new_zeros(len(p_PV), kept + 1)

@@ -35,10 +35,10 @@ def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: in
 
 @torch.no_grad()
 def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return share_V, the mean probability that the model predicts for each token, in float64.
+    """Return share_V in float64: the mean probability that the model predicts for each token.
 
-    p(v | x_<t) is the predicted probability that token v comes next at position t. The mean is
-    taken over all positions of the windows.
+    For token v, it is the mean of p(v | x_<t), the predicted probability that v comes next, over
+    all positions t of the windows.
 
     windows: tokens_NT of each text. weights: the weight of each text in the mean.
     """

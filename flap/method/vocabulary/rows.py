@@ -1,4 +1,4 @@
-"""Remove tokens from a model: their rows in embedding and LM head, and their ids in its configs.
+"""Remove tokens from a model: the rows in embedding and LM head, and the ids in configs.
 
 The tokens that stay get new ids, without gaps.
 
@@ -19,15 +19,15 @@ from flap.models.offload import onloaded
 
 # Suffixes of config keys whose values are token ids or lists of token ids.
 ID_KEYS = ("_token_id", "_token_index", "suppress_tokens")
-# Config keys whose values are lists of words, with or without a bias. A word is a list of token
-# ids.
+# Config keys whose values are lists of words, or lists of pairs of a word and a bias. A word is a
+# list of token ids.
 WORDS = ("bad_words_ids", "sequence_bias")
 
 
 def named_ids(model: PreTrainedModel) -> set[int]:
     """Return the ids of special tokens in a model's configs, from keys such as bos_token_id.
 
-    Tokens with these ids must stay, even if they are no special tokens for the tokenizer.
+    Tokens with these ids must stay, even if the tokenizer does not treat them as special tokens.
     """
     ids: set[int] = set()
     for config in (model.config, model.config.get_text_config(), model.generation_config):
@@ -52,7 +52,7 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
 
 @torch.no_grad()
 def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -> None:
-    """Do the same as `cut_rows`, for a model whose embedding and LM head are already in memory."""
+    """Do the same as `cut_rows`, with embedding and LM head in memory or on the meta device."""
     new_ids = {old: new for new, old in enumerate(rows_K.tolist())}
 
     # 1. cut the rows of embedding and LM head
@@ -85,9 +85,9 @@ def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -
 def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
     """Replace the token ids in a config with the new ids.
 
-    A value that is not the id of a token that stays, such as -1, becomes None, or is dropped from a
-    list of ids. Words that contain a removed token are dropped from lists of words, because the
-    text of such a word now has other tokens.
+    A value that is not the id of a kept token, such as -1, becomes None; in a list of ids, it is
+    dropped. A word that contains a removed token is dropped, because its text is now tokenised
+    differently.
     """
     for name, value in config.to_dict().items():
         if name.endswith(ID_KEYS) and value is not None:

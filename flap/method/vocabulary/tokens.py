@@ -35,7 +35,8 @@ class Tokens(ABC):
     def of(tokenizer: PreTrainedTokenizerBase, rows: int, named: Collection[int] = ()) -> "Tokens":
         """Return the tokens of a tokenizer.
 
-        rows: number of rows of the embedding. Tokens with higher ids are ignored.
+        rows: number of rows of the embedding. Tokens whose ids are not below this number are
+            ignored.
         named: token ids that occur in the configs of the model. Tokens with these ids must stay,
             like special tokens.
 
@@ -93,7 +94,7 @@ class Tokens(ABC):
         return frozenset(stay & self.ids.keys())
 
     def num_bytes(self, token: str) -> int:
-        """Return the number of bytes in UTF-8 of a token, as it is written in tokenizer.json.
+        """Return the number of UTF-8 bytes in which tokenizer.json writes a token.
 
         A token that stands for a byte, such as <0x0A>, has one byte.
         """
@@ -196,7 +197,7 @@ class Unigram(Tokens):
 
     @property
     def _unknown(self) -> set[str]:
-        """The unknown token, and the token with the lowest score, which must stay, too.
+        """The unknown token and the token with the lowest score, which must both stay.
 
         The tokenizers library computes the score of unknown characters from the lowest score.
         """

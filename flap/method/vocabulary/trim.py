@@ -29,8 +29,9 @@ from flap.models import PlacedModel
 class Ranking:
     """A ranking of all tokens of a tokenizer. A trimmed vocabulary of n tokens keeps the first n.
 
-    Tokens that must stay come first. All other tokens follow, sorted by their worth (see `of`).
-    Each token comes after the tokens from which the tokenizer builds it (`Tokens.needed`).
+    Tokens that must stay come first. All other tokens follow, sorted by their worth (see `of`),
+    except that the tokens from which the tokenizer builds a token (`Tokens.needed`) always come
+    before it.
     """
 
     tokens: Tokens
@@ -64,7 +65,7 @@ class Ranking:
         return cls(tokens, list(names), counts_V[ids_R])
 
     def covering(self, share: float) -> int:
-        """Return how many tokens must stay so that they are this share of the texts' tokens."""
+        """Return how many tokens must stay to make up at least this share of the texts' tokens."""
         # allow for rounding errors, because the weighted counts of a mixture of texts are not whole
         # numbers
         enough = share * float(self.counts_R.sum()) * (1 - 1e-9)
@@ -118,8 +119,8 @@ class Trim:
     Command: python -m flap ratio=null target.bytes=200e6 vocabulary=trim
     """
 
-    # the share of the tokens in the texts that must be tokens that stay; as few tokens as possible
-    # stay, the most frequent first; above 0 and at most 1
+    # the tokens that stay make up at least this share of the texts' tokens, above 0 and at most 1;
+    # as few tokens as possible stay, and the most frequent are chosen first
     coverage: float = 0.999
     # the number of tokens that stay; if it is given, `coverage` has no effect
     size: int | None = None
@@ -132,7 +133,7 @@ class Trim:
 
     @property
     def without_effect(self) -> dict[str, str]:
-        """A dict from each option that has no effect to the reason."""
+        """The options that have no effect: a dict from option to reason."""
         if self.size is None:
             return {}
         return {"vocabulary.coverage": f"vocabulary.size={self.size} decides how many tokens stay"}

@@ -23,7 +23,7 @@ from flap.storage.atomic_files import atomic_file
 
 
 class LayerFiles:
-    """The files of a model on the meta device, from which weights are read layer by layer.
+    """The files from which the weights of a model on the meta device are read, layer by layer.
 
     The index None stands for all weights outside the decoder layers: embeddings, final norm, LM
     head, and any vision tower.

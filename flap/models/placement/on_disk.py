@@ -86,7 +86,7 @@ class OnDisk(PlacedModel):
 
     @contextmanager
     def _present(self, index: int | None) -> Iterator[None]:
-        """Load the weights of a layer, or for None those outside the layers, for a `with` block.
+        """Load the weights of a layer inside a `with` block; None: all weights outside the layers.
 
         At the end of the block, write these weights to a file if they were changed, and drop them.
         """
@@ -213,7 +213,7 @@ class OnDisk(PlacedModel):
 def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return the memory address, the shape and the strides of each tensor.
 
-    If the results for two dicts are equal, the two dicts contain the same tensors.
+    If the results for two dicts are equal, the tensors of the two dicts share their memory.
     """
     return {
         name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in tensors.items()
