@@ -106,7 +106,7 @@ class PrunedModelMixin:
     def is_custom_code(cls):
         """Return False, so that transformers computes the buffers that are not stored in files.
 
-        This is correct because all modules are instances of classes in transformers.
+        False is correct, because all modules are instances of classes in transformers.
         """
         return False
 

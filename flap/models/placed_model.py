@@ -54,7 +54,7 @@ class PlacedModel(ABC):
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.adapter = adapt(model)
-        self.passes = 0  # number of times that all layers were run or read
+        self.passes = 0  # how many times all layers were run, or read from disk
         self.work = NOT_KEPT  # the working directory for data that does not fit into memory
 
     @classmethod

@@ -40,8 +40,8 @@ class Record:
     # "decoder_after"). If the vocabulary was trimmed, "total_trimmed" is the number of
     # parameters of the whole model after trimming.
     parameters: dict[str, int] = field(default_factory=dict)
-    # number of tokens in the vocabulary before and after trimming; "covered" is the share of the
-    # tokens in the counted text that the trimmed vocabulary still contains
+    # numbers of tokens in the vocabulary "before" and "after" trimming; "covered" is the share of
+    # the tokens in the counted text that the trimmed vocabulary still contains
     vocabulary: Numbers = field(default_factory=dict)
     # Shares of parameters: "requested" (to remove), "realised_decoder" and "realised_total"
     # (removed from the decoder and from the whole model), and "rounding_cost" (if widths are

@@ -66,8 +66,8 @@ class Study:
         """Whether the column "method" is needed to tell the runs apart.
 
         The column is needed if the runs use several method presets, or if some runs differ only in
-        their method. If the only preset is used with several metrics, the method of some runs is
-        "custom", but the column "metric" already tells these runs apart.
+        their method. With one preset and several metrics, the method of some runs is "custom", but
+        the column "metric" already tells these runs apart.
         """
         named = [method for method in self.values("method") if method != CUSTOM]
         others = [name for name in CHOSEN if name != "method"]

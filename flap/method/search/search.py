@@ -97,8 +97,8 @@ class Search(Structure):
 
         Within a block, units keep the order of their scores. The trial of each level removes more
         units than the trial of the level below. The rise of the divergence between the two trials
-        is divided among these additional units, in proportion to their scores. This gives a curve
-        of the divergence over the number of removed units. The curve is replaced by its lower
+        is divided among these additional units, in proportion to their scores. The result is a
+        curve of the divergence over the number of removed units. The curve is replaced by its lower
         convex envelope, so that no unit has fewer nats than a lower-scored unit.
         """
         prices = budget.prices

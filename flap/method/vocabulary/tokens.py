@@ -64,7 +64,7 @@ class Tokens(ABC):
     def of_model(self) -> list[str]:
         """The tokens in the tokenizer's model (the part `model` of tokenizer.json), sorted by id.
 
-        These may include some of the added tokens.
+        Some of these tokens may also be added tokens.
         """
 
     @abstractmethod
@@ -81,8 +81,8 @@ class Tokens(ABC):
 
         Special tokens, added tokens and the unknown token must stay. If the tokenizer has byte
         tokens, such as <0x0A>, they must stay, and the token "▁", which stands for a space, must
-        stay, too. Otherwise, spaces would be tokenised into the bytes of "▁", and decoded as this
-        character. If the tokenizer has no byte tokens, all tokens of one character must stay.
+        stay, too. If "▁" were removed, spaces would be tokenised into its bytes, and decoded as
+        "▁". If the tokenizer has no byte tokens, all tokens of one character must stay.
         """
         stay = {token for token, i in self.ids.items() if i in self.special}
         stay |= {entry["content"] for entry in self.spec["added_tokens"]}
@@ -132,10 +132,10 @@ class Tokens(ABC):
 class BPE(Tokens):
     """Byte-pair encoding, which merges two neighbouring tokens of a text at a time.
 
-    Of all pairs of neighbours, the pair whose merge has the lowest rank is merged first. This is
-    repeated until no pair has a merge. A text whose tokens all stay is tokenised in the same way as
-    before the trimming, because the merges that produce its tokens stay in the same order, and no
-    merges are added.
+    Of all pairs of neighbours, the pair whose merge has the lowest rank is merged first. Merging
+    ends when no pair of neighbours has a merge. A text whose tokens all stay is tokenised in the
+    same way as before the trimming, because the merges that produce its tokens stay in the same
+    order, and no merges are added.
     """
 
     @property

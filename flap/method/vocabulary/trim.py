@@ -46,7 +46,7 @@ class Ranking:
 
         c_v: how often token v occurs in the texts. p(v | x_<t): the probability that the model
         predicts for v at position t of the texts. The sum Σ_t says how often the model expects v.
-        It is estimated as the number of tokens in the texts, multiplied by share_V (see
+        The sum is estimated as the number of tokens in the texts, multiplied by share_V (see
         `expected`). Because of the sum, tokens that do not occur in the texts can stay, too.
         Without share_V, the worth is only c_v. The formula is not from a paper.
         """
