@@ -198,7 +198,7 @@ def run_tiny(base: list[str]) -> Callable[..., Report]:
 
 @pytest.fixture
 def quick_flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a faster form of the fixture `flap`: it forks a process that has all imports."""
+    """Return a faster form of the fixture `flap`, which forks a process with all imports done."""
     return partial(import_module("tests.helpers.forked").command_line, tmp_path)
 
 

@@ -40,8 +40,8 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
 def save_study(study: Study) -> Path:
     """Write the table, plots and page of a study into its folder, and return the page's path.
 
-    The contents of all files are created before the first file is written. If creating a content
-    fails, the files of an earlier call stay unchanged.
+    The contents of all files are created before the first file is written. If this fails, the files
+    of an earlier call stay unchanged.
 
     Raises:
         ValueError: the files cannot be written.
@@ -137,9 +137,9 @@ def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     """Return the runs with `options` set to the overrides that differ between them.
 
-    An override is left out if its key has the same value in all runs, for example because this
-    value is the default in the other runs. Overrides that choose evaluations are also left out,
-    because they do not change the pruned model.
+    An override is left out if its key has the same value in the configs of all runs, including runs
+    in which this value is the default. Overrides that choose evaluations are also left out, because
+    they do not change the pruned model.
     """
     different = varying(run.config | run.overrides for run in runs)
     described = []
@@ -161,8 +161,8 @@ def _chooses_evaluations(key: str) -> bool:
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
     """Return the sort key of a run.
 
-    Finished runs come first. Then runs are sorted by ratio, by the measured value that `number`
-    names, and by folder.
+    The key has four parts: whether the run has not finished, its ratio, the measured value that
+    `number` names, and its folder.
     """
     ratio = inf if run.ratio is None else run.ratio
     quality = run.report.evaluation["pruned"].get(number, inf)

@@ -1,4 +1,4 @@
-"""The table of a study: the choices and results of each run, with the best numbers marked.
+"""The table of a study: the settings and results of each run, with the best numbers marked.
 
 A study is the runs of one or more sweeps.
 """
@@ -10,7 +10,7 @@ from flap.results.number_texts import short
 from flap.results.report import Report
 from flap.results.study import CHOSEN, Study
 
-# these choices are always shown, and other choices only if the runs differ in them
+# these settings are always shown, and other settings only if the runs differ in them
 ALWAYS_SHOWN = ("metric", "structure", "ratio")
 # The formats of results that are not measured by an evaluator.
 FORMATS = {"removed": "{:.4f}", "parameters": "{:,}", "vocabulary": "{:,}", "seconds": "{:,.1f}"}
@@ -19,7 +19,7 @@ FORMATS = {"removed": "{:.4f}", "parameters": "{:,}", "vocabulary": "{:,}", "sec
 # best number is marked "best". If numbers of other runs do not differ significantly from the best
 # number, the best number and these numbers are marked "near" instead.
 Mark = Literal["best", "near", ""]
-# The marks of numbers. A key is the index of the run's row in `study.frame`, with the name of the
+# The marks of numbers. A key has the index of the run's row in `study.frame`, and the name of the
 # number.
 Marks = dict[tuple[int, str], Mark]
 
@@ -36,10 +36,10 @@ class TableEntry(NamedTuple):
 class StudyTable(NamedTuple):
     """The table of a study."""
 
-    choices: list[str]  # headings of the first columns
-    results: list[str]  # headings of the other columns
-    rows: list[list[TableEntry]]  # a row for each run, with its choices and results
-    dense: list[tuple[str, list[TableEntry]]]  # the name of each dense model, and its results
+    choices: list[str]  # headings of the columns with settings
+    results: list[str]  # headings of the columns with results, which come last
+    rows: list[list[TableEntry]]  # a row for each run, with its settings and results
+    dense: list[tuple[str, list[TableEntry]]]  # for each dense model, its name and its results
 
 
 def tabulate(study: Study) -> StudyTable:
@@ -91,7 +91,7 @@ def _result(numbers: dict[str, Any], name: str, mark: Mark = "") -> TableEntry:
 def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
     """Return the results of a model.
 
-    model, moment: "dense" and "before" pruning, or "pruned" and "after" pruning.
+    model: "dense" or "pruned". moment: "before" pruning for the dense model, else "after".
     """
     return report.evaluation[model] | {
         "parameters": report.parameters.get(f"total_{moment}"),

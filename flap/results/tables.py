@@ -43,9 +43,9 @@ class Table(NamedTuple):
         table = rich_table.Table(pad_edge=False, collapse_padding=True)
         for i, heading in enumerate(self.heads):
             table.add_column(heading, overflow="fold", justify="right" if numeric and i else "left")
-        # Set `width` of the first column, so that rich wraps only the other columns. With
-        # `min_width` instead, rich would make a wide table wider than the console, and the console
-        # would cut the last column off.
+        # Set `width` of the first column, so that rich narrows only the other columns of a table
+        # that is too wide for the console. With `min_width` instead, the table would stay too wide,
+        # and the console would cut the last column off.
         lines = self.heads[0].splitlines() + [str(row[0]) for row in self.rows]
         longest = max((len(line) for line in lines), default=0)
         table.columns[0].width = min(longest, LONGEST_NAME)

@@ -2,6 +2,6 @@
 
 All inputs except the weights are made and checked before weights are read.
 
-This file imports nothing. Python also runs this file when the command line imports
+This file imports nothing, because Python also runs it when the command line imports
 `flap.runs.sweeps`, and the command line should not have to wait until torch is imported.
 """

@@ -1,4 +1,4 @@
-"""Make objects of the choices of a config, check that they can be combined, and count the budget.
+"""Make objects of a config's choices, check that they can be combined, and compute the budget.
 
 A choice is the chosen option of a config group, such as `metric`. The budget is the number of
 parameters to remove. A unit is a KV head with its query heads, an MLP neuron or an expert. A plan
@@ -55,7 +55,7 @@ class Selection(NamedTuple):
 class Choices:
     """The choices of a config.
 
-    For most config groups, a field has an object of the chosen class. The sections `calibration`
+    For most config groups, a field holds an object of the chosen class. The sections `calibration`
     and `target` stay config dataclasses.
     """
 
@@ -144,8 +144,8 @@ class Choices:
     def read_plain_statistics(self) -> bool:
         """Whether statistics without covariances are collected in all layers before pruning begins.
 
-        This is so if the metric or the compensation needs such statistics, unless each layer is
-        pruned before the next layer is calibrated (`in_sequence`).
+        They are collected if the metric or the compensation needs them, unless each layer is pruned
+        before the next layer is calibrated (`in_sequence`).
         """
         plain = [one for one in self._readers if not one.needs_covariance]
         return not self.in_sequence and any(reader.needs_statistics for reader in plain)
@@ -321,7 +321,7 @@ def bounds(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> tuple
 def _check_types(adapter: ModelAdapter, target: TargetConfig) -> None:
     """Check that all weights have the same dtype if a target limits their bytes.
 
-    Small weights that transformers always keeps in float32 may have another dtype than the others.
+    Small weights that transformers always keeps in float32 are not checked.
     """
     model = adapter.model
     kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]

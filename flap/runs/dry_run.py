@@ -57,7 +57,7 @@ class Needs:
     # the weights of the largest layer, or those outside the layers if these are more
     weights: float
     states: float  # stored hidden states of the calibration windows and of a search's trials
-    statistics: float  # calibration statistics of one layer, and factors of its covariances
+    statistics: float  # calibration statistics of one layer, and matrices for computing with them
     device: float  # memory of the device that runs the layers
     host: float  # memory of the host; includes `device` if the device is cpu or mps
     disk: float  # disk space that the run needs below cache_dir
@@ -148,11 +148,11 @@ class DryRun:
         return Needs(weights, states, statistics, device, host, disk, mapped)
 
     def _statistics(self, layer: int) -> float:
-        """Return the bytes of the calibration statistics of a layer, and of their factorisations.
+        """Return the bytes of a layer's statistics, and of the matrices for computing with them.
 
         The statistics of a block (attention or MLP) are two co-moment matrices, which are
-        factorised. If no choice needs covariances, the statistics are means and variances, which
-        are not factorised.
+        factorised. If no choice needs covariances, the statistics are means and variances. Then
+        the matrices for computing take 8 bytes per weight of the block's output projection.
         """
         sets = 0.0
         factors = []

@@ -57,7 +57,7 @@ def earlier_start(run: Run) -> Path | None:
     """Return the folder in which an earlier start of the run has stored its pruned model.
 
     The function searches the run's folder, and the folders of the same sweep whose names end with
-    the name of the run. It returns None if none of them has this pruned model.
+    the name of the run. It returns None if none of these folders has the pruned model of this run.
     """
     assert run.run_dir is not None
     name = glob.escape(folder_name(run.config.run_name))

@@ -13,8 +13,8 @@ def check_inputs_stay(config: FlapConfig, target: Path) -> None:
     """Check that no file or folder that the config names lies in the folder of the checkpoint.
 
     Saving a checkpoint replaces its whole folder. So a file in this folder would be deleted, even
-    if the config names the file by a symbolic link from elsewhere. A link in this folder would be
-    deleted, even if it leads to a file elsewhere. Both are errors.
+    if the config names the file by a symbolic link from elsewhere. If the config names a link in
+    this folder, the link would be deleted, even if it leads to a file elsewhere.
 
     Raises:
         ValueError: a file or folder would be deleted. The message names the config field that

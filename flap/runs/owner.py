@@ -120,7 +120,7 @@ class Owner:
         if config.dry_run:
             planned = dry_run(config)
             print(config.run_name, *planned.lines(), sep="\n", flush=True)
-            print(*planned.time_lines(), sep="\n")  # last: measuring the speed takes seconds
+            print(*planned.time_lines(), sep="\n")  # comes last, because it takes seconds
             return None
 
         check_launcher(self.hydra)
@@ -290,7 +290,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def quieten_libraries() -> None:
-    """Turn off progress bars and transformers' warnings, and show no Hub message twice."""
+    """Turn off progress bars, transformers' warnings, and duplicates of huggingface_hub's lines."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     set_verbosity_error()

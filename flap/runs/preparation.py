@@ -43,8 +43,8 @@ def prepare(
 
     run_dir: the run's folder; None if the run has no folder.
     source: the model, if the caller has already loaded it.
-    overrides: the options that the user typed, as "key=value". A typed option that has no effect is
-        an error.
+    overrides: the options that the user typed, as "key=value". If one of them has no effect, this
+        is an error.
 
     Raises:
         ValueError: an input is wrong. The message is one line that names the config field.
@@ -137,7 +137,7 @@ def _without_effect(
 
 
 def in_folder(run: Run, folder: Path) -> Run:
-    """Return the run with another folder, into which it writes and from which it reads results."""
+    """Return a copy of the run that writes into `folder`, and reads results from it."""
     return replace(run, run_dir=folder, results=Results(folder / RESULTS))
 
 
@@ -191,9 +191,9 @@ def _check_room(run: Run) -> None:
 def _check_reloads(source: ModelSource) -> None:
     """Check that the rotary frequencies of a loaded model are not rounded.
 
-    The frequencies are not saved, and a reloaded model computes them in float32. So if the
-    loaded model has rounded frequencies, for example after `model.to(dtype)`, the logits of a
-    reloaded checkpoint would differ from its logits.
+    The frequencies are not saved, and a reloaded model computes them in float32. If the loaded
+    model has rounded frequencies, for example after `model.to(dtype)`, the logits of its checkpoint
+    would differ from those of the loaded model.
     """
     buffers = source.skeleton().named_buffers() if source.loaded else ()
     if any(name.endswith("inv_freq") and buffer.itemsize < 4 for name, buffer in buffers):
@@ -238,7 +238,7 @@ def _contents(run: Run) -> dict[str, str]:
     The keys name the inputs in error messages.
     """
     model = dict(run.source.fingerprint)
-    for name in ("commit", "files"):  # may differ between machines for the same model
+    for name in ("commit", "files"):  # these may differ between machines for the same model
         model.pop(name, None)
     contents = {"the config": digest(run.described), "the model": digest(model)}
     for name, value in keys.inputs(run).items():

@@ -48,7 +48,7 @@ class PrunedFiles(Store[Pruned]):
     def find(self, key: Key) -> Artefact[Pruned] | None:
         """Return the pruned model of the run with this key, or None.
 
-        The result is None if the folder contains no pruned model, or one of another run, or if the
+        The result is None if the folder contains no pruned model or that of another run, or if the
         plan or the checkpoint is missing or was replaced.
         """
         made = read_json(self.folder / MADE)

@@ -54,7 +54,7 @@ def pruning_work(
         return PruningWork(tokens)
     scored = choices.selection is not None and choices.selection.metric.needs_covariance
     fitted = choices.compensation.needs_covariance
-    tried = choices.search is not None and fitted  # trial prunings are fitted, too
+    tried = choices.search is not None and fitted  # trial prunings are compensated, too
 
     # 1. forward passes over all windows
     if choices.in_sequence:

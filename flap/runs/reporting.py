@@ -236,10 +236,9 @@ def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> li
 def _measured_alike(entries: Iterable[Entry], of_pruned: Iterable[Entry]) -> list[Entry]:
     """Return the measurements of a model that match the measurements of the pruned model.
 
-    Two measurements match if their data or their options are the same. Other measurements are left
-    out. They may come from an earlier start of the run with other options. Comparing only data is
-    not enough, because with a trimmed vocabulary, the tokens of the same text are different,
-    and so are its data.
+    Two measurements of the same task match if their data or their options are the same. The options
+    may differ if an earlier start of the run had other options. The data may differ if the
+    vocabulary was trimmed, because they depend on the token ids of a text.
     """
     pruned = {entry.key["task"]: entry for entry in of_pruned}
     found = []
@@ -267,7 +266,7 @@ def _total(
     """Return the numbers of all tasks of a model, and for each evaluator the averages over tasks.
 
     options: the options of each evaluator.
-    averages: a dict to which the names of averages are added, each with the names of its numbers.
+    averages: a dict to which the name of each average is added, with the numbers it averages.
     trimmed: whether the tokenizer of the model differs from that of the dense model. If so, numbers
         that depend on the tokenizer are left out.
     """

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 class Run:
     """A run and its inputs. Each stage, such as calibration, is a function that takes a run.
 
-    A stage that changes inputs of later stages, such as their texts, returns a changed copy.
+    A stage that changes inputs of later stages, such as their texts, returns a changed copy of the
+    run.
     """
 
     config: FlapConfig
@@ -135,7 +136,7 @@ class Run:
         return [*warnings, *measured_again(self.texts, self.tasks)]
 
     def reading(self, texts: Mapping[str, Windows]) -> "Run":
-        """Return the run with new texts, and log the warnings that the old texts did not cause."""
+        """Return the run with new texts, and log warnings that the run did not have before."""
         run = replace(self, texts=texts)
         for warning in run.warnings:
             if warning not in self.warnings:

@@ -59,10 +59,11 @@ class Compressed(NamedTuple):
     """The result of compression, which changes the model in place."""
 
     plan: PruningPlan
-    # how well linear compensation fits the outputs of each block or expert; the keys are their
-    # names
+    # how well linear compensation fits the outputs of each block or expert; the keys are the names
+    # of the blocks and experts
     fits: Mapping[str, FitReport]
-    loads_with: str  # which software loads the checkpoint, and why; empty if nothing was removed
+    # which software loads the checkpoint, with the reason; empty if nothing was removed
+    loads_with: str
 
 
 @contextmanager
@@ -385,9 +386,9 @@ def _answered_by(
 def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> PlacedModel:
     """Write the checkpoint, and return the model for later stages.
 
-    If the logits of the reloaded checkpoint differ from the model's, an error is raised. The file
-    flap.json of the checkpoint contains the key of the run, by which a later start of the run
-    recognises the checkpoint.
+    If the logits of the reloaded checkpoint differ from those of the model in memory, an error is
+    raised. The file flap.json of the checkpoint contains the key of the run, by which a later start
+    of the run recognises the checkpoint.
 
     overwrite: whether to replace a checkpoint that exists already.
     """

@@ -143,7 +143,7 @@ def answers_of(own: CalibrationConfig) -> Answers:
 
 
 def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
-    """Return all documents from which, with some seed, windows are drawn or tokens counted."""
+    """Return all documents from which windows may be drawn, or in which tokens are counted."""
     read = list[ReadText]()
     for use, windows in texts.items():
         for dataset, documents in windows.read.items():
@@ -155,8 +155,7 @@ def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict
     """Return the options for answers that have no effect on these texts, each with the reason.
 
     Options that have their default value are left out. If the run reads no text, the result is
-    empty: no option of calibration has an effect, but setting one is no mistake, because the run
-    may belong to a sweep in which other runs calibrate.
+    empty, because the options may be meant for other runs of the same sweep.
     """
     if not texts or any(windows.asked for windows in texts.values()):
         return {}

@@ -21,10 +21,10 @@ class TimeNeeded:
     work: PruningWork  # the amount of computation that pruning takes
     written: float  # number of tokens that the model writes
     tasks: list[Task]  # the evaluation tasks of the run
-    # Number of models that are measured. The dense model counts as 1. A pruned model is faster, so
-    # it counts as less than 1: as the share of the parameters that it keeps.
+    # Number of models that are measured. A pruned model is faster than the dense model, so it
+    # counts only as the share of the parameters that it keeps.
     models: float
-    left_out: list[str]  # names of the work that the estimate leaves out
+    left_out: list[str]  # names of the parts of the run that the estimate leaves out
 
     def lines(self, speed: LayerSpeed) -> Iterator[str]:
         """Yield two lines: the estimated time, and the work that is not included in this time."""

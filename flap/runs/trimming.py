@@ -80,9 +80,9 @@ def budget_after_trimming(
     vocabulary is not trimmed, or if the caller has loaded the model. The weights of a loaded model
     are not trimmed yet, so its targets are checked later.
 
-    No weight is read. The number of tokens that stay is exact, unless `vocabulary.size` is not set
-    and tokens must also be counted in texts that the model has not written yet. Such texts are left
-    out of the count, and prompts are counted with the answers in their files.
+    No weight is read. If `vocabulary.size` is not set, and the model has still to write some of the
+    texts in which tokens are counted, the number of tokens that stay is an estimate. Then these
+    texts are left out, and prompts are counted with the answers in their files.
 
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model, or none of its tokens
@@ -126,7 +126,7 @@ def _check_vocabulary(choices: Choices, tokens: Tokens) -> None:
 
 
 def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
-    """Return the largest number of tokens with which a model of unpruned layers meets the targets.
+    """Return the largest number of tokens with which the model meets the targets without pruning.
 
     The result is 0 if no target limits parameters, or if trimming alone cannot meet the targets.
     """
@@ -148,7 +148,7 @@ def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
 def _tokens_left(
     vocabulary: Trim, tokens: Tokens, texts: Windows, rows: int, room: int
 ) -> tuple[int, str]:
-    """Return how many tokens stay, and "" if this is exact, else "about " or "at most "."""
+    """Return how many tokens stay, and `Trimming.roughly`."""
     if vocabulary.size is not None or not texts.to_write:
         return vocabulary.number(tokens, texts, rows, room), ""
     prompts = without_answers(texts)

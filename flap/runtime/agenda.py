@@ -39,7 +39,7 @@ class Speed(NamedTuple):
         return workload.read * self.read + workload.written * self.written
 
 
-# While the speed is unknown, to generate a token is assumed to take 8 times as long as to read one.
+# While the speed is unknown, generating a token is assumed to take 8 times as long as reading one.
 UNKNOWN = Speed(read=1.0, written=8.0)
 
 
@@ -55,7 +55,7 @@ class Agenda:
         self.speed = UNKNOWN
         self._left: dict[str, Workload] = {}  # unfinished tasks and their workloads
         self._current = ""  # name of the current task; empty between tasks
-        self._number = 0  # number of the current task, counted from 1
+        self._number = 0  # position of the current task, counted from 1
         self._finished: list[Workload] = []  # the workloads of the finished tasks
         self._seconds = 0.0  # wall-clock seconds of the finished tasks
         self._begin = 0.0  # start time of the current task
@@ -112,7 +112,7 @@ class Agenda:
 
     @property
     def title(self) -> str:
-        """The current task and its number, such as "zero_shot, task 1 of 7 (boolq)"."""
+        """The current task and its position, such as "zero_shot, task 1 of 7 (boolq)"."""
         evaluator, _, name = self._current.partition(": ")
         return f"{evaluator}, task {self._number} of {self._number + len(self._left) - 1} ({name})"
 

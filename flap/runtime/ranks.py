@@ -205,7 +205,8 @@ def on_first(make: Callable[[], T]) -> T:
     Tensors in the result must be on the CPU.
 
     Raises:
-        AgreedError: the function has failed. All processes raise this error.
+        AgreedError: the function has failed in a run with several processes. All of them raise this
+            error.
     """
     if size() == 1:
         return make()

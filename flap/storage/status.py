@@ -23,7 +23,7 @@ LOCK = ".lock"
 LOG = "flap.log"
 SETTINGS = ".hydra"  # Hydra's folder with the composed config
 FIRST_FILES = (LOCK, LOG, SETTINGS)  # files that exist in a run's folder before the run begins
-NO_MEMORY = ("OutOfMemory", "can't allocate memory")  # words in torch's errors about memory
+NO_MEMORY = ("OutOfMemory", "can't allocate memory")  # parts of torch's errors about memory
 LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.placement takes"
 
 

@@ -75,7 +75,7 @@ class Notes(Generic[T]):
             return True
         if self.folder is None:
             return False
-        # rank 0 looks for all processes, because on NFS other processes may see a new file later
+        # rank 0 looks the file up for all processes, because on NFS the others may see it later
         return ranks.on_first(partial(_is_whole, self._file(self.folder, step)))
 
     def __iter__(self) -> Iterator[T]:
@@ -85,8 +85,8 @@ class Notes(Generic[T]):
     def write(self, step: int, result: T) -> None:
         """Store the result of a step.
 
-        In a walk over the layers (`flap.models.Walk`), call this method before the walk counts the
-        layer as finished in its journal.
+        If the step is a layer that `flap.models.Walk` visits, call this method before `Walk`
+        records that the layer is finished.
         """
         self._results[step] = result
         if self.folder is None or not ranks.is_first():

@@ -116,9 +116,8 @@ def test_a_wrong_copy_is_not_kept(
 def left_behind(folder: Path, moved: Path | None = None) -> None:
     """Create the temporary files of a process that was killed while it wrote a folder.
 
-    moved: the old folder, if the process was killed between its two renames, so that the old folder
-    has a temporary name, and the new folder does not have the name of the old folder yet; None if
-    the process was killed before the two renames.
+    moved: the old folder, if the process was killed after it had given this folder a temporary
+        name; None if it was killed before.
     """
     (folder.parent / f".{folder.name}.1234abcd.lock").write_text("")
     (folder.parent / f".{folder.name}.1234abcd.new").mkdir()

@@ -1,8 +1,9 @@
 """Bad options on the command line are refused. Most tests run `flap` in a forked process.
 
-The console shows one line, the exit code is 1, the log has the traceback, and the run leaves no
-other files. If Hydra cannot compose the options, the error appears within half a second, before
-torch is imported. test_bad_input.py tests further errors without separate processes.
+The console shows one line, the exit code is 1, and no files are left. If the error occurs only
+after the run has begun, the log stays and has the traceback. If Hydra cannot compose the options,
+the error appears within half a second, before torch is imported. test_bad_input.py tests further
+errors without separate processes.
 """
 
 import os

@@ -71,8 +71,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     def numbers(cell: tuple[str, ...]) -> set[str]:
         return {override for override in cell if override.split("=")[0] in ("ratio", "seed")}
 
-    # Whether other options are valid together does not depend on the ratio and the seed. So only
-    # one ratio and seed are tested with all other options, and the rest with one set of options.
+    # All combinations of other options are tested with a single ratio and seed, and the remaining
+    # ratios and seeds with a single combination, because whether they are valid is independent.
     one, *_ = cells
     cells = [
         cell

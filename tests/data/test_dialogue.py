@@ -173,7 +173,7 @@ ANOTHER_BEGINNING = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
-# Each value has a template, and the texts before and after an answer that belong to its span.
+# Each value has a template, and the texts before and after an answer that count as answer, too.
 SHAPES = {
     "smollm2": (SMOLLM2, "", "<|im_end|>\n"),
     "headers": (HEADERS, "", "<|eot|>"),

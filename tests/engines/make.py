@@ -4,9 +4,9 @@ The engines need a separate environment, but this module runs in the main enviro
 
 For each checkpoint NAME, the file NAME.safetensors contains `prompts_NT`, `generated_NT` (the
 greedy continuations), and `logprobs_NT` (the log-probabilities of the tokens of both, except the
-first token). The folder experts/ contains dense (unpruned) mixtures of experts. For each mixture, a
-file scores.safetensors contains the experts' scores by `metric=REAP` for each layer, and the tokens
-from which the scores were computed.
+first token). The folder experts/ contains dense (unpruned) mixtures of experts. The file
+scores.safetensors of a mixture contains, for each layer, the experts' scores by `metric=REAP`, and
+the tokens from which the scores were computed.
 """
 
 import subprocess
@@ -48,7 +48,7 @@ SIZES = {
     "head_dim": HEAD,
     "word_embed_proj_dim": 8 * HEAD,
 }
-# Sizes for families for which the keys in SIZES are not enough: Gemma 4 has heads of two sizes, and
+# Sizes of families whose configs need more keys than SIZES has: Gemma 4 has heads of two sizes, and
 # DeepSeek-V3 has latent attention.
 OWN_SIZES = {
     "gemma4_text": {
@@ -154,7 +154,8 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
 def make_llama(folder: Path) -> None:
     """Write a checkpoint of LLaMA for tests that run only one family.
 
-    Two processes of vLLM (with tensor parallelism) can divide the widths of its layers evenly.
+    The widths of its layers are even, so that two processes of vLLM can divide them (tensor
+    parallelism).
     """
     model = tiny(family_config("llama"))
     write(
@@ -198,7 +199,7 @@ def make_quantised(folder: Path) -> None:
     """Write two checkpoints of LLaMA, and let llm-compressor quantise the checkpoints of QUANTISED.
 
     llm-compressor runs in the environment of the engines, whose Python is the second argument of
-    this script. The widths of LLaMA are multiples of the group size that llm-compressor uses.
+    this script. The widths of the two checkpoints are multiples of llm-compressor's group size.
     """
     config = deepcopy(family_config("llama"))
     config.intermediate_size = 512

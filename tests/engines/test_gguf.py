@@ -17,7 +17,8 @@ from tests.helpers.llama_cpp import llama_cpp
 
 CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
 NAMES = ["smollm2-stock", *(f"converted/{model_type}" for model_type in CONVERTED)]
-LAST = 4  # log-probabilities are compared after the last 4 tokens of the prompt
+# the predictions after each of the last 4 tokens of the prompt are compared
+LAST = 4
 
 
 @pytest.mark.parametrize("name", NAMES)

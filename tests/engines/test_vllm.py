@@ -42,9 +42,9 @@ def assert_same_texts(name: str, **changes: Any) -> list[Any]:
     outputs, again = served(CHECKPOINTS / name, expected.prompts_NT, **options(name) | changes)
     generated = [list(output.outputs[0].token_ids) for output in outputs]
     assert generated == expected.generated_NT.tolist()
-    # The tolerance `rtol` is relative to the log-probability, because massive activations increase
-    # rounding errors. At the third token of SmolLM2's first prompt, the log-probability is -17.16,
-    # and rounding in float32 alone changes it by 4e-4.
+    # Massive activations increase the rounding errors of some tokens, so the tolerance grows with
+    # the log-probability (`rtol`). At the third token of SmolLM2's first prompt, the
+    # log-probability is -17.16, and rounding in float32 alone changes it by 4e-4.
     torch.testing.assert_close(
         torch.tensor([*map(logprobs, outputs)]), expected.logprobs_NT, rtol=3e-4, atol=1e-3
     )

@@ -129,7 +129,7 @@ def measure_checkpoints(task: Task, dense_dir: Path, pruned_dir: Path) -> Measur
 
 
 def names_in_report(*lengths: int) -> set[str]:
-    """Return the names of all divergences and their standard errors at these window lengths."""
+    """Return the names of divergences and their standard errors in a report, at these lengths."""
     names = set()
     for length in lengths:
         for name in NAMES:

@@ -69,7 +69,7 @@ def sums(tmp_path: Path) -> str:
 def asked(
     task: Task, monkeypatch: pytest.MonkeyPatch, answers: Sequence[str]
 ) -> tuple[list[str], dict[str, float]]:
-    """Run a task on a model that writes `answers`; return the task's prompts and its numbers."""
+    """Run a task on a model that writes `answers`; return the task's prompts and numbers."""
     prompts: list[str] = []
 
     def write(self: Any, requests: list[Any], **_: Any) -> list[str]:
@@ -94,7 +94,7 @@ def test_gsm8k_asks_the_documents_of_a_file(
     prompts, numbers = asked(task, monkeypatch, ["#### 7", "It is 7", "#### 7", "#### 7"])
     for prompt in prompts:
         questions = [row["question"] for row in SUMS if row["question"] in prompt]
-        assert len(questions) == 3  # of the document, and of two others as examples
+        assert len(questions) == 3  # the question of a document, and those of two examples
         assert prompt.count("#### ") == 2
     assert numbers["gsm8k/exact_match,strict-match"] == 0.25
     assert numbers["gsm8k/exact_match,flexible-extract"] == 0.25

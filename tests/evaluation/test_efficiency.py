@@ -1,4 +1,4 @@
-"""eval=efficiency measures the dense and the pruned model in turns, and divides their numbers."""
+"""eval=efficiency measures the dense and the pruned model in turns, and reports their ratios."""
 
 from pathlib import Path
 

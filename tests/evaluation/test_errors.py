@@ -42,7 +42,7 @@ def test_the_same_answers_do_not_differ() -> None:
 
 
 def test_only_documents_that_changed_count() -> None:
-    """Of eight answers, the pruned model loses two right ones, and gains one right one."""
+    """Of eight answers, pruning makes two right answers wrong, and one wrong answer right."""
     changed = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     found = difference(RIGHT, changed)
     mean = -1 / 8

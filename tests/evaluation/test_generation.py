@@ -1,6 +1,6 @@
 """eval=generation scores answers that the model writes, and refuses tokenizers without EOS.
 
-The tests check its averages, and what the report says about its tasks.
+The tests also check the averages over tasks, and what the report says about tasks.
 """
 
 from copy import deepcopy

@@ -26,7 +26,7 @@ from flap.storage import write_text
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 1.0  # minimum seconds between two progress values of a stage
+PROGRESS_SECONDS = 1.0  # minimum seconds between two reports of a stage's progress
 WIDTHS = ("query_heads", "kv_heads", "neurons")
 # columns of the table with the widths of the layers
 LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
@@ -141,7 +141,7 @@ class TrackedRun:
         self.send(lambda opened: opened.log(values))
 
     def finish(self, report: Report) -> None:
-        """Send the numbers, widths of layers, files and checkpoint lineage of a finished run."""
+        """Send the results of a finished run, its files, and its input and output models."""
         self.send(lambda opened: opened.summarize(redacted(summary(report))))
         self.send(lambda opened: opened.log_table("layers", LAYERS, layer_rows(report)))
         self.send(lambda opened: opened.log_files(self.run_dir))
@@ -158,7 +158,7 @@ def layer_rows(report: Report) -> Rows:
 
 
 def summary(report: Report) -> Config:
-    """Return a report's numbers by flat names: "pruned/piqa/acc", "ratio/realised_decoder"."""
+    """Return a report's numbers in a flat dict, with keys such as "ratio/realised_decoder"."""
     sections = {name: getattr(report, name) for name in SUMMARIZED}
     return flat(report.evaluation | sections, separator="/")
 

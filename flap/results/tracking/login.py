@@ -13,7 +13,7 @@ def resolve_mode(mode: str) -> str:
     """Return the mode of W&B.
 
     If `mode` is "auto", W&B's mode is the one that WANDB_MODE or `wandb offline` has set, else
-    "online". If W&B has no key, this "online" is replaced by "offline".
+    "online". If this gives "online" but W&B has no key, the mode is "offline".
     """
     import wandb
 

@@ -68,7 +68,7 @@ class Wandb(Tracking):
         }
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "WandbRun":
-        """Start a W&B run. If W&B cannot start it, such as without a network, start it offline."""
+        """Start a W&B run. If this fails, for example without a network, start the run offline."""
         import wandb
 
         try:
