@@ -124,7 +124,7 @@ def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan)
 
 
 def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed: str) -> None:
-    """Measure tasks, and log a warning with the tasks that need more memory than is free.
+    """Measure tasks, and log a warning that names the tasks that need more memory than is free.
 
     needed: a phrase for the warning that says which models must fit into memory.
     """

@@ -290,10 +290,10 @@ def _check_writable(folder: Path) -> None:
 
 
 def quieten_libraries() -> None:
-    """Turn off progress bars, transformers' warnings, and duplicates of huggingface_hub's lines."""
+    """Turn off progress bars, transformers' warnings, and huggingface_hub's own log handlers."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     set_verbosity_error()
     disable_progress_bar()
-    # remove the handlers of huggingface_hub, because flap's handlers also show these messages
+    # flap's handlers also show the messages of huggingface_hub
     logging.getLogger("huggingface_hub").handlers.clear()

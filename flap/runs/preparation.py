@@ -99,7 +99,9 @@ def _check_model(
     source: ModelSource,
     adapter: ModelAdapter,
 ) -> None:
-    """Check that the run's options suit its `model.placement`, or a model loaded by the caller.
+    """Check that `model.placement` allows the saving, evaluation and training of this run.
+
+    A model that the caller has loaded allows fewer options, because pruning changes it in place.
 
     saved: whether the run saves a checkpoint.
     """

@@ -108,8 +108,8 @@ def _trials(
 def _layer_macs(adapter: ModelAdapter) -> list[int]:
     """Return the multiply-accumulates per token of each layer.
 
-    This equals the number of the layer's parameters that a token uses. A token does not
-    use the parameters of experts to which it is not routed.
+    Their number equals the number of the layer's parameters that a token uses. A token does not use
+    the parameters of experts to which it is not routed.
     """
     macs = []
     for i, layer in enumerate(adapter.layers):

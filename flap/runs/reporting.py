@@ -83,7 +83,7 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
 
 
 def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
-    """Return the realised ratios, the requested ratio, and the part that is due to rounding widths.
+    """Return the realised and requested ratios, and their difference due to rounding the widths.
 
     With a target or a given plan, there is no requested ratio, and rounding is not reported.
 

@@ -45,7 +45,7 @@ class TimeNeeded:
 def time_needed(
     choices: Choices, source: ModelSource, work: PruningWork, kept: float
 ) -> TimeNeeded:
-    """Collect the work of a run, without texts and tasks that cannot be read now.
+    """Return the work of a run. Texts and tasks that cannot be read now are left out.
 
     work: the amount of computation that pruning takes. kept: the share of parameters that stays.
     """

@@ -102,8 +102,8 @@ def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
 def _remove(scratch: Path) -> None:
     """Remove a temporary file or folder, and then the lock file that this process holds for it.
 
-    If something cannot be removed, the lock file stays. Then the next process that writes the same
-    target tries again to remove it.
+    If the removal fails, the lock file stays, and the next process that writes the same target
+    tries the removal again.
     """
     if scratch.is_dir():
         shutil.rmtree(scratch, ignore_errors=True)

@@ -71,8 +71,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     def numbers(cell: tuple[str, ...]) -> set[str]:
         return {override for override in cell if override.split("=")[0] in ("ratio", "seed")}
 
-    # All combinations of other options are tested with a single ratio and seed, and the remaining
-    # ratios and seeds with a single combination, because whether they are valid is independent.
+    # The ratio and the seed do not change which other options are valid together. So these options
+    # are tested with one ratio and seed, and all ratios and seeds with one cell's options.
     one, *_ = cells
     cells = [
         cell

@@ -127,7 +127,7 @@ def test_bits_per_byte_are_of_the_text_that_is_scored(
     [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=32).prepare(tokenizer, 128)
     numbers = task.run(Resident(tiny_model("llama-gqa"))).numbers
 
-    # The text has two windows of 16 words. The model predicts all words of a window except the
+    # The task has two windows of 16 words. The model predicts all words of a window except the
     # first.
     words = text_file.read_text().split()
     scored_words = words[1:16] + words[17:32]

@@ -30,7 +30,7 @@ PROGRESS_SECONDS = 1.0  # minimum seconds between two reports of a stage's progr
 WIDTHS = ("query_heads", "kv_heads", "neurons")
 # columns of the table with the widths of the layers
 LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
-# The sections of the report that a tracker gets as the summary of a run, besides `evaluation`.
+# The sections of the report that, in addition to `evaluation`, are a run's summary in a tracker.
 SUMMARIZED = (
     "difference_stderr",
     "difference_p_value",

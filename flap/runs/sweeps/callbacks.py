@@ -77,7 +77,7 @@ class StudyCallback(Callback):
     cells: ClassVar[int | None] = None  # number of cells of the sweep; None if unknown
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Store the sweep's config in case an error ends the sweep, and check its job options."""
+        """Check the launcher's options, and store the config in case an error ends the sweep."""
         protect_secrets_of(config, config.hydra.job.env_set)
         StudyCallback.open_sweep = config
         with exit_on_error():  # Hydra would catch a ValueError here, and only log a warning
