@@ -174,7 +174,7 @@ def test_cfg_job_answers_without_torch(flap: Cli, tmp_path: Path) -> None:
 def test_the_command_finds_modules_in_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A script in an environment's `bin` does not have the current folder in its module path."""
+    """`main` adds the current folder to `sys.path`, because Python does not do so for a script."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "argv", ["flap", "--version"])

@@ -153,7 +153,7 @@ def test_every_file_of_models_has_its_place() -> None:
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
-    """No files import each other in a circle, also not by imports inside functions.
+    """No files import each other in a circle, not even by imports inside functions.
 
     Files that only export names are not checked.
     """

@@ -76,9 +76,11 @@ def test_another_number_exits_with_code_1_and_is_named(
 def test_a_report_alone_has_an_error_for_perplexities(
     run: Path, tmp_path: Path, share: float, verdict: str
 ) -> None:
-    """A perplexity has no error of its own, so the error of its difference from dense is used.
+    """A perplexity is compared with the standard error of its difference from the dense model.
 
-    share: the change of the perplexity, divided by this error.
+    A report contains no standard error of the perplexity itself.
+
+    share: the change of the perplexity, divided by the standard error that is used.
     """
     name = "words.txt/perplexity@16"
     new = read_finished(run)

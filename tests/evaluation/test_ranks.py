@@ -30,9 +30,10 @@ from tests.helpers.placed import placed_at
 from tests.helpers.ranks import in_ranks
 from tests.helpers.zero_shot_toys import only_toys
 
-# Each of these toy tasks has six or two documents. Two documents are fewer than the three processes
-# of some tests. If all answer choices have one word, lm-eval computes them in one forward pass. In
-# some tasks, lm-eval draws few-shot examples for each document, or the model samples its answers.
+# Each of these toy tasks has six or two documents; two are fewer than the three processes of some
+# tests. If each answer choice of a document is a single word, lm-eval computes all its choices in
+# one forward pass. In some tasks, lm-eval draws few-shot examples for each document, or the model
+# samples its answers.
 TOYS = ["animals", "places", "own_shots", "written", "drawn", "whole"]
 Models = tuple[Path, Path]
 
@@ -63,7 +64,7 @@ def measure(
     has made, and how many times it has reported progress.
 
     placement: where the weights are, for example "device" (in memory) or "stream" (on disk).
-    fits: whether flap is told that each model fits into memory.
+    fits: whether flap treats the models as small enough to fit into memory.
     """
     own = folder / str(ranks.rank())
     steps = list[Step]()
@@ -85,9 +86,9 @@ def measure(
 def measured_by(
     tasks: Sequence[Task], dense: PlacedModel, pruned: PlacedModel
 ) -> tuple[Measurement, Measurement]:
-    """Return the numbers of both models for all tasks, except those for which a model is too large.
+    """Return the measured numbers of both models.
 
-    Some tasks need all weights of a model in memory at the same time.
+    A task that needs all weights of a model in memory is left out if they do not fit.
     """
     found = [Measurement(), Measurement()]
     subjects = [Subject(Opened(lambda model=model: model)) for model in (dense, pruned)]

@@ -65,8 +65,8 @@ def test_a_request_does_not_depend_on_how_a_checkpoint_generates(option: dict[st
 
 def test_the_speed_of_a_model_is_measured_with_one_request() -> None:
     speed = measured_speed(tiny_model("llama-gqa"))
-    # These speeds are in seconds per token. A written token costs more than a read token, because
-    # each written token needs its own forward pass, and all read tokens together need only one.
+    # `read` and `written` are in seconds per token. A written token takes longer than a read token,
+    # because each written token needs a separate forward pass, and all read tokens need only one.
     assert 0 < speed.read < speed.written < 1
 
 

@@ -26,7 +26,7 @@ FOUND = Measurement(
 
 
 def measured(results: Results, key: Key, make: Callable[[], Measurement]) -> Measurement:
-    """Return a task's numbers as a run does: from the files, or from `make` if one lacks them."""
+    """Read a task's numbers from the files, or measure them with `make` if a file lacks them."""
     return remembered(results.of({}), key, make)[0]
 
 

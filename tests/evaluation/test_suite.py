@@ -1,7 +1,7 @@
 """With model.placement=stream, flap prunes a model with only one of its layers in memory.
 
 If the whole model fits into memory, flap then measures the model with all evaluators. Otherwise,
-flap makes only the measurements that also need just one layer in memory.
+flap makes only those measurements that are possible with one layer in memory.
 """
 
 from pathlib import Path

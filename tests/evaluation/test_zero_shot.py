@@ -419,7 +419,6 @@ def test_the_workload_counts_documents_choices_and_examples(
     assert read("own_shots") == pytest.approx(2 * whole)
     assert read("animals", limit=2) < whole / 2
     [written] = Generation(["written"], num_fewshot=0).prepare(tokenizer, 128)
-    # The workload is an estimate of the tokens that the model reads and writes. The model writes
-    # six answers of at most two tokens each. For written tokens, the estimate is half of this
-    # maximum, so 1 token for each answer.
+    # The workload estimates how many tokens the model reads and writes. Each of the six answers has
+    # at most two tokens; the estimate is half of this maximum, which is one token for each answer.
     assert written.workload == (sum(questions) / 4, 6 * 1)

@@ -88,8 +88,8 @@ def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator
 def lm_of(tokenizer: PreTrainedTokenizerFast) -> MakeLM:
     """Return a function that makes a model for lm-eval in bfloat16.
 
-    In bfloat16, the numbers depend on which requests are in the same batch, so the tests notice
-    from different numbers that the batches were different.
+    In bfloat16, the numbers depend on which requests are in the same batch. So if the batches
+    differ from those of lm-eval, the numbers differ, too.
     """
 
     def make(work: WorkFolder = NOT_KEPT, batch_size: int = 2) -> ResumableLM:
@@ -204,7 +204,7 @@ def measure(
 def test_a_killed_run_continues_in_the_middle_of_a_task(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """The process is killed in a task of the dense model, and later in one of the pruned model."""
+    """The run is killed in a task of the dense model, and later in a task of the pruned model."""
     arguments = [
         *tiny(model_dir, text_file)[:5],
         "model.dtype=bfloat16",

@@ -1,7 +1,7 @@
-"""Margins and F1 are computed for all formats in which lm-eval's tasks give right answers.
+"""Margins and F1 are computed for all formats in which lm-eval's tasks state the right answers.
 
-The margin is the log-likelihood of the best right choice minus that of the best wrong choice. Only
-numbers that are means over documents have values for each document.
+The margin is the log-likelihood of the best right choice minus that of the best wrong choice.
+Values for single documents are recorded only for numbers that are means over documents.
 """
 
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ ANSWERS = [(-4.0, False), (-1.0, True), (-3.0, False)]
 
 
 def task(gold: Any, multiple_input: int = 0, **changes: Any) -> Any:
-    """Return a task with three choices. `gold` names the right choices, by index or by text."""
+    """Return a task with three answer choices. gold: the right choices, by index or by text."""
     found = {
         "OUTPUT_TYPE": "multiple_choice",
         "config": SimpleNamespace(process_results=None, filter_list=None),
@@ -100,7 +100,7 @@ WRITTEN = [("The Eiffel tower!", 1.0), ("a tower", 2 * 1 * 0.5 / 1.5), ("in Pari
 
 
 def written(right: Any, doc_to_choice: list[str] | None = None) -> Any:
-    """Return a task for which a model writes answers. `right` names one or more right answers."""
+    """Return a task for which a model writes answers. right: one or more right answers."""
     return SimpleNamespace(
         OUTPUT_TYPE="generate_until",
         config=SimpleNamespace(doc_to_choice=doc_to_choice, process_results=None, filter_list=None),

@@ -109,8 +109,8 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
         and not task.has_training_docs()
     )
     if task.OUTPUT_TYPE == "multiple_choice":
-        # In winogrande, the choices are different beginnings of the prompt, so doc_to_text gives
-        # the right answer.
+        # In winogrande, the choices are different beginnings of the prompt, so doc_to_text (and not
+        # doc_to_target) returns the index of the right choice.
         answer = task.doc_to_text if name == "winogrande" else task.doc_to_target
         some = documents.select(range(min(200, len(documents))))
         choices = task.doc_to_choice(documents[0])
@@ -270,7 +270,7 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """For LLaMA-7B, the measures in PAPER_MEASURES give the numbers closest to the paper's."""
+    """Of a task's accuracies with LLaMA-7B, that of PAPER_MEASURES is closest to the paper's."""
     # lm-evaluation-harness publishes these zero-shot numbers in results/llama/llama-7B.
     harness = {
         "boolq/acc": 73.06,

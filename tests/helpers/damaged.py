@@ -35,7 +35,7 @@ FILES = (  # for each damaged model: its folder, a file in it, and the wrong con
     ("nested-tokenizer", "tokenizer.json", NESTED),
     ("list-tokenizer", "tokenizer_config.json", "[]"),
 )
-# For the folder of each damaged model, the wrong values in its config.json.
+# The wrong values in config.json, by the name of the damaged model's folder.
 CONFIGS: dict[str, dict[str, object]] = {
     "no-widths": {"model_type": "flap_llama"},
     "hub-kernel": {"_attn_implementation": "org/kernel"},

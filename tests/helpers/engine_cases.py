@@ -18,9 +18,9 @@ from tests.models.families.every import EVERY
 
 FORMS = ("by layer", "uniform")
 PROMPT = tokens(seed=3)[:1]
-# A family has tiny test configs of several variants. The checkpoints have the config of the variant
-# "gqa", or of the variant in VARIANTS. In this config, the values in CHANGES, which are those of
-# real models, replace the values of the test config.
+# Each family has tiny test configs of several variants. The checkpoints have the config of the
+# variant "gqa", or of the variant in VARIANTS. CHANGES replaces some values of this config by those
+# of real models.
 VARIANTS = {
     "gemma2": "mha",
     "gemma3_text": "mha",
@@ -95,7 +95,7 @@ def assert_refused(export: Callable[[Path], object], directory: Path, line: str)
 
 
 def documented(engine: str) -> dict[tuple[str, str], str]:
-    """Return the column of an engine in the table of docs/exports.md, by family and form."""
+    """Return the entries of an engine in the table of docs/exports.md, by family and form."""
     text = (Path(flap.__file__).parents[1] / "docs" / "exports.md").read_text()
     table = text[text.index("| `model_type` |") :].partition("\n\n")[0]
     heads, _, *rows = [

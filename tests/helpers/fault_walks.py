@@ -46,9 +46,8 @@ class Scenario:
     before: arguments of the other command; empty if there is none.
     kept: patterns for the folders with results of the other command. After a fault, these results
         must be unchanged, or completely replaced by new results.
-    step: a fault is injected at every step-th file operation. Most files cause a group of five
-        operations. As 47 is no multiple of five, a step of 47 does not always hit the same
-        operation of a group.
+    step: a fault is injected at every step-th file operation. It is no multiple of five, because
+        most files cause a group of five operations, and faults should hit each of the five.
     """
 
     name: str

@@ -154,8 +154,8 @@ class Faults:
     def opening(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap the function `open` so that each opening for writing counts as an operation.
 
-        All writes to the opened file together count as one more operation, and a fault can
-        interrupt the first of them halfway.
+        All writes to the opened file together count as one further operation. A fault in this
+        operation can interrupt the first write halfway.
         """
 
         def wrapped(file: Any, mode: str = "r", *given: Any, **options: Any) -> Any:

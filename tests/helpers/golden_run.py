@@ -42,7 +42,7 @@ RUNS = {
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """Do each run of RUNS, and return, by the run's name, a digest of its plan and its numbers."""
+    """Do the runs of RUNS. Return the digest of each run's plan, and its numbers, by run name."""
     torch.set_num_threads(1)
     base = _inputs(folder)
     found = {}

@@ -46,7 +46,10 @@ def onnx_runtime(folder: Path) -> Begin:
 
 
 def empty(shape: list[int | str]) -> np.ndarray:
-    """Return the value of an input of this shape, which stands for a part of an empty cache."""
+    """Return an array for an input that receives a part of the cache while the cache is empty.
+
+    shape: the shape of the input in the graph.
+    """
     return (
         np.zeros((1, shape[1], 0, shape[3]), np.float32)
         if len(shape) == 4

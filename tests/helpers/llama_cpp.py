@@ -19,13 +19,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Questions:
-    """Questions about a GGUF file, which llama.cpp answers with its outputs."""
+    """What llama.cpp is to compute with a GGUF file."""
 
     gguf: str
     # Tokens of a text. For every prefix of these tokens, llama.cpp computes the log-probabilities
     # of all ids of the vocabulary as the next token.
     tokens: Sequence[int] = ()
-    # The number of positions at the beginning for which no log-probabilities are computed. With a
+    # The number of prefixes, from the shortest, for which no log-probabilities are computed. With a
     # large vocabulary, log-probabilities take long to write and to read.
     first: int = 0
     # An id whose text is valid UTF-8. llama.cpp is forced to sample this id, because it reports no

@@ -57,7 +57,7 @@ def _place(path: Any, dir_fd: int | None) -> Path:
 
 
 def _in_use() -> set[str]:
-    """Return the files that this process has open or mapped."""
+    """Return the paths of the files that this process has open or mapped into memory."""
     mapped = {
         line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()
     }

@@ -37,7 +37,8 @@ def composed(*overrides: str) -> FlapConfig:
     """Return the checked config that the command line would compose from these arguments.
 
     To compose a config, Hydra reads some twenty files, which takes half as long as a tiny run. So
-    this function reads each combination of files only once, and then applies the other arguments.
+    each combination of files is read only once, and arguments that choose no file are applied to a
+    copy of the config.
     """
     given = OverridesParser.create().parse_overrides(["run_name=test", *overrides])
     of_files = [

@@ -45,8 +45,8 @@ class OnSecond(Tensor):
     def __new__(cls, host: Tensor, requires_grad: bool | None = None) -> Any:
         """Wrap a CPU tensor without copying it.
 
-        If `requires_grad` is given, return a parameter instead, on the device of `host`. accelerate
-        needs this, because it creates a parameter by calling the class of an existing parameter.
+        If `requires_grad` is given, return `host` itself as a parameter. accelerate needs this,
+        because it creates a parameter by calling the class of an existing parameter.
         """
         if requires_grad is not None:
             return torch.nn.Parameter(host, requires_grad)

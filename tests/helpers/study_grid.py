@@ -31,7 +31,7 @@ Report = dict[str, Any]
 def altered(
     report: Report, ratio: float, dense: dict[str, float], pruned: dict[str, float | None]
 ) -> Report:
-    """Return a copy of a report in which the ratio and the numbers are those of the arguments."""
+    """Return a copy of a report with another ratio and other numbers of the two models."""
     other = copy.deepcopy(report)
     other["config"]["ratio"] = ratio
     other["ratio"]["realised_decoder"] = ratio + 0.0004
@@ -116,7 +116,8 @@ def keep_documents(
 ) -> None:
     """Write the measured numbers of a run, and the values of each number for single documents.
 
-    By default, each number has two documents, whose values differ from the number by -1 and +1.
+    documents: the values for single documents, by the name of the number. If None, each number gets
+        the values number - 1 and number + 1, for two documents.
     """
     values = documents or {}
     if documents is None:
@@ -140,7 +141,7 @@ def add_command(sweep: Path, *task: str) -> None:
 
 
 def full_grid(sweep: Path, report: Report) -> Path:
-    """Create 24 finished cells with all kinds of numbers, a failed cell and an unfinished cell."""
+    """Create 24 finished cells with measured numbers, a failed cell and an unfinished cell."""
     sweep.mkdir()
     add_command(
         sweep,

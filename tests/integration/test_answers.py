@@ -49,8 +49,8 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(
 ) -> None:
     first = run(composed(*base), tmp_path / "first")
     [(use, facts)] = first.own_text.items()
-    # `prepare` does not read the model's answers, so its result must be right without them. A later
-    # start that only adds measurements does not read them either.
+    # `prepare` does not read the model's answers, and must give the same sources as the run that
+    # has read them. A later start that only adds measurements does not read them either.
     before = prepare(composed(*base), tmp_path / "before")
     task = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
     assert domain_of_task(before.texts, task) == "calibration"
@@ -132,7 +132,7 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     pruned = windows.written(0, of_pruned)
     trained = training_windows(prepared.choices.recovery, dense, pruned)
 
-    # The first 8 windows are held out. Of the tokens in these windows, only those of answers count.
+    # The first 8 windows are held out. Only held-out windows with answers have tokens that count.
     held_out = trained[:8]
     text_N, held_out_text_N = split_windows(dense.text_N)
     assert torch.equal(held_out.mask_NT.any(dim=1), held_out_text_N == 0)

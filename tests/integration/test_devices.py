@@ -84,7 +84,8 @@ def test_spread_over_it_and_the_host(
         replace(source, device=device, placed=PLACEMENTS["auto"]).read(device_map=places)
     )
     assert placed.device.type == device.type
-    # Layer 1 belongs to the CPU. accelerate loads the weights of such a layer only while it runs.
+    # Layer 1 belongs to the CPU. accelerate loads the weights of such a layer only while the layer
+    # runs.
     assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {"meta"}
     plan = prune(expected, 0.4)
     assert prune(placed, 0.4) == plan

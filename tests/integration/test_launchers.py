@@ -214,7 +214,7 @@ def test_more_processes_than_gpus_are_refused(
 
     def claim() -> str | None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-        # Without its `functools.cache`, each call of the function acts like one in a new process.
+        # Without its `functools.cache`, the function acts as if a new process had called it.
         return claim_gpu.__wrapped__(tmp_path)
 
     assert {claim(), claim()} == {"5", "7"}

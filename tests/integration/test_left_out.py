@@ -126,7 +126,10 @@ def test_prompts_are_read_whoever_answers_them(
 def test_cells_of_a_sweep_are_measured_on_the_same_documents(
     option: str, base: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    """With few windows, no window is from the text `light`, but this text still counts as read."""
+    """All cells leave out documents of both texts of a mixture, even if a text gives no window.
+
+    With few windows, no window is from the text `light`.
+    """
     part = write(tmp_path / "part.jsonl", DOCUMENTS[:5])
     light = write(tmp_path / "light.jsonl", DOCUMENTS[5:7] * 20)
     mixture = f"calibration.dataset={{{part}: 8, {light}: 1}}"
@@ -148,7 +151,7 @@ def passages(task: Task, field: str) -> list[str]:
 def test_packaged_prompts_are_not_measured_on(
     task: str, prompts: str, field: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Tasks leave out documents of packaged prompts, also those of the few-shot examples."""
+    """Tasks leave out each document that is in a packaged prompt, also as a few-shot example."""
     named, _ = named_prompts(prompts, "calibration.dataset")
     texts = tuple(turn for prompt in named for turn in turns(prompt))
     read = ReadText("calibration", f"calibration.dataset={prompts}", texts)

@@ -128,8 +128,7 @@ def test_perplexity(real: Real, name: str) -> None:
     cell = CELLS[name]
     found = real.perplexity(real.plan(name), choices(cell)[2])
     print(f"\n{name}: perplexity {found:.3f}, official {cell['perplexity']:.3f}")
-    # In the next two cells, flap's perplexity is 1.6 % and 2.0 % lower than that of the official
-    # code.
+    # In these two cells, flap's perplexity is 1.6 % and 2.0 % lower than that of the official code.
     if name in (
         MEASURED,
         "flap-WIFV-UL-UM-0.2",

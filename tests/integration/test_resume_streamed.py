@@ -33,7 +33,8 @@ def steps_of(*kinds: str) -> list[str]:
 CALIBRATE = steps_of("calibrate")
 WRITE = steps_of("write")
 WHOLE = [*CALIBRATE, *WRITE, "compare"]
-# With Wanda-sp, the run prunes each layer, passes the hidden states through it, and then writes it.
+# With Wanda-sp, the run prunes a layer, passes the hidden states through the layer, and writes the
+# layer, before it goes on to the next layer.
 PRUNE_AND_WRITE = steps_of("prune", "write")
 IN_SEQUENCE = [*PRUNE_AND_WRITE, "compare"]
 # With Wanda-sp and random scores, the scores are drawn layer by layer. At the end, each layer is
@@ -68,7 +69,7 @@ Undisturbed: TypeAlias = Callable[[str], WholeRun]
 def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """Return a function that does an uninterrupted run with the options `choice`.
 
-    If it is called again with the same options, it returns the result of the first call.
+    If the function is called again with the same options, it returns the result of the first call.
     """
 
     @cache

@@ -73,10 +73,10 @@ COUNT = torch.cuda.device_count()
 GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 
 # The runs have 19 windows, which two or three processes cannot divide evenly. Every fifth window is
-# held out from fits, and three processes cannot divide these 4 windows evenly either. The levels
-# are the shares of a layer's KV heads or neurons that the search tries to remove. The largest level
-# is three quarters, because the removal of one quarter changes a tiny model hardly more than
-# rounding does.
+# held out from fits. So 4 windows are held out, which three processes cannot divide evenly either.
+# The levels are the shares of a layer's KV heads or neurons that the search tries to remove. The
+# largest level is three quarters, because the removal of one quarter changes a tiny model hardly
+# more than rounding does.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
 # Each case has a model, options, and the setups (of PLACES) in which `make test` runs the case. Of

@@ -23,9 +23,8 @@ from tests.helpers.runs import composed, tensors_of
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
 ALONE = 4 * (
     3 + 4
-    # ALONE is the number of trial plans that prune only the KV heads, or only the neurons, of one
-    # layer: 4 layers, each with 3 possible numbers of removed KV heads and 4 possible numbers of
-    # removed neurons.
+    # ALONE is the number of trial plans that prune only the KV heads or only the neurons of one
+    # layer. For each of the 4 layers, 3 plans remove KV heads, and 4 plans remove neurons.
 )
 
 
@@ -102,9 +101,9 @@ def killable(base: list[str], placement: str) -> list[str]:
 
 
 def in_order(steps: list[str]) -> list[str]:
-    """Return the names of the score and compress steps. Equal names in a row count once.
+    """Return the names of the score and compress steps, without repetitions.
 
-    Several sets of windows pass through a layer. The steps of all these sets count as one step.
+    If several sets of windows pass through a layer, each set gives a step with the same name.
     """
     return [step for step, _ in groupby(steps) if step.split()[0] in ("score", "compress")]
 
@@ -112,15 +111,16 @@ def in_order(steps: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("placement", "killed_at", "number"),
     [
-        # Killed while the search measures plans that prune only heads or neurons of one layer.
+        # This run is killed while the search measures plans that prune only the heads or only the
+        # neurons of one layer.
         (
             "device",
             "score 2",
             5,
         ),
         pytest.param("stream", "score 2", 5, marks=pytest.mark.long),
-        # Killed while the run compresses the layers. The resumed run reads the scores and the
-        # measurements of the search from the disk.
+        # This run is killed while it compresses the layers. The resumed run reads the scores and
+        # the measurements of the search from the disk.
         ("stream", "compress 2", 1),
     ],
 )

@@ -1,4 +1,7 @@
-"""At every `model.placement`, a layer in use has its weights. Outputs are those of transformers."""
+"""At every `model.placement`, a model has the outputs that transformers computes.
+
+While a layer is in use, its weights are in memory.
+"""
 
 import copy
 from collections.abc import Callable
@@ -253,11 +256,10 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
 def test_changed_layers_become_its_files(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files of changed layers become files of the checkpoint without a copy, if possible.
+    """If possible, the files of the checkpoint are hard links to the files of changed layers.
 
-    In this case, the files of the checkpoint are hard links, which need no additional disk space.
-    The files are copies if the cache is on another disk, or if the tensors have other names in the
-    checkpoint.
+    Links need no additional disk space. The checkpoint contains copies if the cache is on another
+    disk, or if the tensors have other names in the checkpoint.
     """
     placed = placed_at("stream", directory, tmp_path / "work")
     for i in (0, 1):

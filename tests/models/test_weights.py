@@ -40,7 +40,7 @@ def test_the_index_of_an_older_save_is_not_read(tmp_path: Path) -> None:
 
 
 def _check_without_permission(directory: Path) -> None:
-    os.chdir(directory)  # a relative path, because another user cannot open the parent folders
+    os.chdir(directory)  # paths must be relative, as another user cannot open the parent folders
     if os.geteuid() == 0:
         os.setuid(65534)  # root may read every file, so become the user nobody
     with pytest.raises(

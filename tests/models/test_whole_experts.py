@@ -249,7 +249,7 @@ def test_every_structure_keeps_as_many_as_a_token_is_sent_to(
 def saved(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Saved]:
-    """Save every family with equal numbers of experts in all layers, and with different numbers."""
+    """Save two models of every family, one of them with different numbers of experts in layers."""
     root = tmp_path_factory.mktemp("experts")
     made = {}
     for family in FAMILIES:

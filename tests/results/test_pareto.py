@@ -31,9 +31,11 @@ def test_on_the_front_is_what_no_other_beats_in_both() -> None:
         return front_of(places, *lower_is_better)
 
     assert best(True, True) == [(1, 30), (2, 20), (3, 10)]
-    # If lower cost and higher quality are better, (1, 31) is the best point in both.
+    # If a lower first number (cost) and a higher second number (quality) are better, (1, 31) is
+    # best in both numbers.
     assert best(True, False) == [(1, 31)]
-    # If higher speed and lower loss are better, (5, 12) is the fastest point.
+    # If a higher first number (speed) and a lower second number (loss) are better, (5, 12) is the
+    # fastest point, and (4, 10) is the fastest with the lowest loss.
     assert best(False, True) == [(5, 12), (4, 10)]
 
 

@@ -148,9 +148,9 @@ def test_the_page_has_the_warnings_of_its_runs(tmp_path: Path, report: Plain) ->
 
 
 def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: Plain) -> None:
-    """The page says if cells were measured on different documents.
+    """If cells were measured on different documents, the page says so.
 
-    On such a page, the dense model has a separate row for each set of documents.
+    The dense model then has a separate row for each set of documents.
     """
     facts = {"left_out": {"boolq": 1553}, "inputs": {"boolq": "a"}}
     sweep = tmp_path / "alike"
@@ -192,7 +192,7 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
-    """The config in a finished cell's report, not Hydra's record, decides the curve of the cell.
+    """The config in a finished cell's report, not Hydra's record, decides its curve in the plots.
 
     Cells that differ in their calibration windows, or in their window lengths of perplexity, are on
     different curves. A cell without the zero-shot tasks is on the same curve as a cell with these

@@ -19,7 +19,7 @@ from tests.helpers.study_grid import CRASH, Report, full_grid
 def by_ratio_then_perplexity() -> list[str]:
     """Return the indices of the finished cells, sorted by ratio and then by perplexity.
 
-    Every fourth cell has the same ratio.
+    Cells 0, 4, 8 and so on have the lowest ratio, and cells 1, 5, 9 and so on the second lowest.
     """
     numbers: list[int] = []
     for ratio in range(4):

@@ -1,4 +1,4 @@
-"""Tables fit the width of a terminal. In a file or a pipe, the text in them is not wrapped."""
+"""Tables fit the width of a terminal. Text in tables is not wrapped in a file or a pipe."""
 
 import pytest
 from rich.console import Console

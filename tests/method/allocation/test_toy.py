@@ -51,11 +51,11 @@ CASES = [
     # 38.4 parameters should stay. Three heads have 30, and three neurons (9) are nearest to the
     # remaining 8.4.
     (ALMM(remove_heads=1), 0.4, "01 0011", "11 0001"),
-    # 32 parameters should stay. Prefixes of the ranking have 29 and 39, and 29 is nearer to 32.
+    # 32 parameters should stay. The ranking up to L0n2 has 29, and up to L1h1 39; 29 is nearer.
     (ALAM(), 0.5, "01 0011", "10 0001"),
-    # 38.4 parameters should stay. The prefix of the ranking that ends with L1h1 has 39.
+    # 38.4 parameters should stay. The ranking up to L1h1 has 39.
     (ALAM(), 0.4, "01 0011", "11 0001"),
-    # 44.8 parameters should stay. The prefix of the ranking that ends with L0n1 and L1n0 has 45.
+    # 44.8 parameters should stay. The ranking up to L0n1 and L1n0 has 45.
     (ALAM(), 0.3, "01 0111", "11 1001"),
     # 60.8 parameters should stay. All units except L0n0 have 61.
     (ALAM(), 0.05, "11 0111", "11 1111"),
@@ -98,8 +98,8 @@ def test_a_layer_worse_than_all_others_keeps_one_unit_of_each(
     budget = budget_of(architecture, 0.7)
     groups = budget.layers[0].attention.count
     bad = Pair(torch.full((groups, 4), 1e-30), torch.full((56,), 1e-30))
-    # In the other layers, 60 % of the heads and neurons have scores above the mean, which is more
-    # than may stay.
+    # In all layers except layer 1, 60 % of the heads and neurons have scores above the mean. At the
+    # ratio of 0.7, even these cannot all stay.
     good = Pair(torch.zeros(groups, 4), torch.zeros(56))
     good.attention[: math.ceil(0.6 * groups)] = 1.0
     good.mlp[:34] = 1.0

@@ -1,7 +1,8 @@
-"""Covariances are exact, however the tokens are divided into batches and merged sets.
+"""Covariances are exact, however the tokens are divided into batches.
 
-Memory holds the co-moments of only one layer at a time. Co-moments are the sums of products of
-deviations from which covariances are computed.
+They are also exact if statistics of several sets of tokens are merged. They are computed from
+co-moments: for each pair of channels, the sum of the products of their deviations from the mean.
+Memory holds the co-moments of only one layer at a time.
 """
 
 import weakref

@@ -1,7 +1,7 @@
-"""First-order effects of heads, neurons and experts agree with an ordinary backward pass.
+"""First-order effects of units (heads, neurons and experts) agree with an ordinary backward pass.
 
-The effect of such a unit is the sum of w · ∂L/∂w over its weights w, where L is the loss. The tests
-find the weights by the names of the tensors, without flap's code.
+The effect of a unit is the sum of w · ∂L/∂w over its weights w, where L is the loss. The tests find
+the weights by the names of the tensors, without flap's code.
 """
 
 from collections.abc import Callable

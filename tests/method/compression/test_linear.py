@@ -179,7 +179,7 @@ def test_the_largest_ridge_is_tried_if_no_smaller_one_beats_the_bias(
 
 @pytest.mark.parametrize("trial", [False, True])
 def test_several_removals_have_the_fits_of_each_alone(trial: bool) -> None:
-    """The fits of several removals are those that each removal gets alone."""
+    """Fitting several removals in one call gives the same fits as one call for each removal."""
     activation_TI = noise(500, 12) @ noise(12, 12, seed=3)
     weight_OI = noise(4, 12, seed=4)
     statistics = in_parts(activation_TI[:400], activation_TI[400:])

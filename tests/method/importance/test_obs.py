@@ -69,8 +69,8 @@ def test_by_hand() -> None:
         ]
     )
     score_I = OBS(ridge=1e-9).score(weight_OI, statistics_of(deviations_TI + 3))
-    # Channel 0 has the lower cost, 1 · 3/4, and is removed first. Afterwards, channel 1 also does
-    # the work of half of channel 0, so removing channel 1 costs (2 + 1/2)² + 1².
+    # Channel 0 has the lower cost, 1² / (H⁻¹)_00 = 3/4, and is removed first. Afterwards, channel 1
+    # also does the work of half of channel 0, so removing channel 1 costs (2 + 1/2)² + 1².
     assert score_I.tolist() == pytest.approx([0.75, 7.25], rel=1e-5)
 
 

@@ -58,7 +58,10 @@ def test_the_best_is_kept_and_training_ends_without_a_new_one(
 
 
 def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None) -> list[int]:
-    """Return a list to which training adds its steps. Stop training after step `killed_after`."""
+    """Return a list to which training adds the number of each finished step.
+
+    Training is interrupted after step `killed_after`.
+    """
     taken: list[int] = []
 
     def note(bar: TrainingProgress, args: Any, state: Any, control: Any, **_: Any) -> None:

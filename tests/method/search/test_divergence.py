@@ -41,7 +41,7 @@ def kl_divergence(p_V: Tensor, q_V: Tensor) -> Tensor:
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows: Batch) -> float:
     """Return the mean divergence over every fourth prediction.
 
-    If the mask leaves out some tokens, return the mean over the predictions of all other tokens.
+    If the mask leaves out some tokens, return the mean over all predictions of the other tokens.
     """
     p_NTV = dense(input_ids=windows.tokens_NT).logits.double().softmax(-1)
     q_NTV = pruned(input_ids=windows.tokens_NT).logits.double().softmax(-1)

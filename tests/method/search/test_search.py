@@ -90,7 +90,7 @@ def test_levels_are_rounded_to_units_of_which_one_leaves_and_one_stays_at_least(
 
 
 def test_neurons_of_one_rank_have_the_same_nats() -> None:
-    """Two experts have three neurons each. A unit has the neurons of the same rank by score.
+    """Two experts have three neurons each. A unit is the two neurons of the same rank by score.
 
     The score of a unit is the mean of its neurons' scores. From the lowest rank, the scores are (1
     + 3) / 2, (2 + 4) / 2 and (5 + 9) / 2.

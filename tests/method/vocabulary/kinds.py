@@ -46,5 +46,5 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """Return the names of a text's tokens. Names stay the same if other tokens are removed."""
+    """Return the names of a text's tokens. Unlike ids, names stay when other tokens are removed."""
     return tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)

@@ -56,7 +56,7 @@ def test_places_have_the_same_text_before_them_and_the_same_token_after_them(kin
         new = encoded(both.after, text)
         old = encoded(both.before, text)
         if kind == "unigram" and both.after.unk_token_id in new:
-            continue  # an unknown character cannot be decoded to the same text
+            continue  # the unknown token cannot be decoded to the characters of the text
         found = both.align(torch.tensor(new))
         assert found.old_S.tolist() == old, text
 

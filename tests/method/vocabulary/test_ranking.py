@@ -28,7 +28,10 @@ def bpe(names: list[str], merges: list[list[str]], special: frozenset[int] = fro
 
 
 def ranking_of(counts: dict[str, float], *special: str) -> Ranking:
-    """Return the ranking of NAMES by their counts in a text, if the model predicts none of them."""
+    """Return the ranking of NAMES by their counts in a text alone.
+
+    The model's probability is 0 for every token.
+    """
     special_ids = frozenset(NAMES.index(name) for name in special)
     counts_V = torch.tensor([counts.get(name, 0.0) for name in NAMES]).double()
     expected_V = torch.zeros_like(counts_V)
@@ -36,7 +39,7 @@ def ranking_of(counts: dict[str, float], *special: str) -> Ranking:
 
 
 def test_counts_and_expectations_add_up() -> None:
-    """The ranking adds to a token's count the token's probability times the length of the text.
+    """Tokens are ranked by a sum: their count plus their probability times the text's length.
 
     The text has four tokens, so the sums are 3 + 4 · 0.1 = 3.4 for "a", 1.6 for "b" and 1.8 for
     "c".

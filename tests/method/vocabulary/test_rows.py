@@ -1,6 +1,6 @@
-"""A model of any family, at any placement, loses the embedding rows of removed tokens.
+"""A model of any family loses the rows of removed tokens in the embedding and the LM head.
 
-The model also loses the rows of these tokens in the LM head. All other rows stay unchanged.
+This holds whether the weights are in memory or on disk. All other rows stay unchanged.
 """
 
 from pathlib import Path

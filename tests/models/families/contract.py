@@ -35,8 +35,8 @@ class FamilyContract:
     """The tests of a family of models. A subclass sets the following attributes for its family."""
 
     configs: ClassVar[dict[str, PreTrainedConfig]]  # the tiny configs of all tested variants
-    # Config keys that must still have an effect after the model is pruned and reloaded. Each key
-    # has a value that no variant has.
+    # Config keys that must still have an effect after the model is pruned and reloaded, each with a
+    # value that no variant has.
     features: ClassVar[dict[str, Any]] = {}
     neurons: ClassVar[str] = "intermediate_size"  # the config key for the width of an MLP
     # A structure that gives all layers the same width, in a form that the family's config in
@@ -95,7 +95,7 @@ class FamilyContract:
                     assert sorted(rows_UR.flatten().tolist()) == list(range(linear.out_features))
 
     def whole(self, config: PreTrainedConfig, layer: int) -> tuple[str, ...]:
-        """Return those elements of `stays` that occur in names of this layer of the variant."""
+        """Return those elements of `stays` that occur in the names of the layer's parameters."""
         return self.stays
 
     def test_no_matrix_of_a_layer_is_overlooked(
