@@ -91,7 +91,7 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
 
 
 def _by_real_path(folders: Iterable[Path]) -> dict[Path, Path]:
-    """Return the folders without duplicates. The keys are their paths with links resolved."""
+    """Return each folder once. The keys are the folders' paths with symbolic links resolved."""
     return {folder.resolve(): folder for folder in folders}
 
 
@@ -126,10 +126,9 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
 
 
 def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
-    """Return what identifies the cell of a run, which is one combination of a sweep's options.
+    """Return what identifies the cell of a run, that is, one combination of the sweep's options.
 
-    The cell is identified by the name of the run's folder without the job number, and by the run's
-    overrides.
+    These are the name of the run's folder without the job number, and the run's overrides.
     """
     return run.folder.partition("_")[2], run.overrides
 

@@ -72,8 +72,8 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     report.ratio = _ratios(run, kept, 1 - after / before)
     report.target = _targets(run, plan, after, adapter.idle_parameters)
     removed_rows = before - report.parameters.get("total_trimmed", before)
-    # the bounds were computed after the vocabulary was trimmed, so add the removed embedding rows
-    # to the value of the dense model
+    # the bounds were computed for the trimmed vocabulary, so add the removed embedding rows to the
+    # value of the dense model
     for bound in budget.bounds:
         report.target[bound.target]["dense"] += bound.size * removed_rows
     for units, layer in zip(budget.layers, plan.layers, strict=True):

@@ -20,7 +20,7 @@ from flap.storage.json_files import load_json
 T = TypeVar("T")
 Key = Mapping[str, Any]
 # The version of all artefacts. Increase it if you change a stage so that its result for the same
-# key differs. Artefacts of earlier versions are then computed again. CONTRIBUTING.md ("One
+# key changes. Artefacts of earlier versions are then computed again. CONTRIBUTING.md ("One
 # version") explains why all kinds of artefacts have the same version.
 VERSION = 1
 

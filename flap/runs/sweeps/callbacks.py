@@ -176,8 +176,8 @@ class RunFailedError(Exception):
         already shown the error.
     """
 
-    # Error lines of all failed cells. The line of a cell in another process is added when Hydra
-    # unpickles the error of this cell.
+    # Error lines of all failed cells. If a cell ran in another process, its line is added when
+    # Hydra unpickles its error.
     lines: ClassVar[list[str]] = []
 
     def __init__(self, folder: str, line: str, told: bool = False) -> None:
