@@ -183,7 +183,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def run_tiny(base: list[str]) -> Callable[..., Report]:
-    """Return a function that runs the pipeline on the tiny model in a folder, with overrides."""
+    """Return a function that runs the pipeline on the tiny model, given a folder and overrides."""
     inputs = [
         *base,
         "model.device=cpu",

@@ -97,7 +97,7 @@ class Choices:
 
     @property
     def layer_by_layer(self) -> bool:
-        """Whether the units that stay in a layer depend only on the scores of the same layer."""
+        """Whether the units that stay in a layer depend only on the scores of this layer."""
         return self.selection is not None and self.selection.structure.layer_by_layer
 
     @property
@@ -132,7 +132,7 @@ class Choices:
 
     @property
     def need_covariance(self) -> bool:
-        """Whether metric or compensation needs covariances of the output projections' inputs."""
+        """Whether the metric or compensation needs covariances of output projections' inputs."""
         return any(reader.needs_covariance for reader in self._readers)
 
     @property
@@ -152,7 +152,7 @@ class Choices:
 
     @property
     def _readers(self) -> list[Metric | Compensation]:
-        """The choices that may need statistics: compensation and, without a plan, metric."""
+        """Choices that may need statistics: the compensation and, without a plan, the metric."""
         if self.selection is None:
             return [self.compensation]
         return [self.selection.metric, self.compensation]

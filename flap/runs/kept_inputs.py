@@ -35,7 +35,7 @@ def check_inputs_stay(config: FlapConfig, target: Path) -> None:
 
 
 def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
-    """Yield each string in a config that may be a path, with its config field."""
+    """Yield each string in a config, which may be a path, with its config field."""
     if isinstance(value, str):
         yield field, value
     elif isinstance(value, Mapping):

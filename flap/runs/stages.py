@@ -1,4 +1,4 @@
-"""The stages that make the pruned model, in their order from opening the model to the checkpoint.
+"""The stages that make the pruned model, in order, from opening the model to saving a checkpoint.
 
 A block is the attention or the MLP of a layer. A unit of a block is a KV head with its query heads,
 an MLP neuron or an expert. A plan lists the units that stay. `flap.runs.measuring` has the stages

@@ -121,13 +121,13 @@ def make_family(model_type: str, folder: Path) -> None:
 
 
 def make_by_layer(model_type: str, folder: Path) -> None:
-    """Write a checkpoint of a family, in which layers differ in width."""
+    """Write a checkpoint of a family, with layers that differ in width."""
     model = tiny(family_config(model_type))
     write(model, prune(model, 0.4), folder / f"{model_type}-layers")
 
 
 def make_without_biases(model_type: str, folder: Path) -> None:
-    """Write a checkpoint in which layers differ in width, without bias compensation."""
+    """Write a checkpoint with layers that differ in width, and without bias compensation."""
     model = tiny(family_config(model_type))
     write(
         model, prune(model, 0.4, compensation=NoCompensation()), folder / f"{model_type}-no-biases"

@@ -1,7 +1,7 @@
 """The base classes of trackers, and the tracker that does nothing.
 
-A tracker is a service that shows runs, such as Weights & Biases. Each tracker has a file with a
-subclass of `Tracking`, which opens a `RunInTracker`.
+A tracker is a service that shows runs, such as Weights & Biases. Each tracker has its own subclass
+of `Tracking`, whose method `open` returns a `RunInTracker`.
 """
 
 import hashlib

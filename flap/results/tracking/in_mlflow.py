@@ -64,7 +64,7 @@ class MLflow(Tracking):
         }
 
     def open(self, config: Config, job: JobInfo, run: TrackedRun) -> "MLflowRun":
-        """Start the MLflow run that belongs to the run's folder, or continue an existing one."""
+        """Start the MLflow run that belongs to the run's folder, or continue it if it exists."""
         from mlflow import MlflowClient
 
         # silence urllib3, because flap itself warns about an unreachable server

@@ -142,7 +142,7 @@ def write_open_study() -> None:
 def _write(config: DictConfig, ended: bool) -> None:
     """Write the study of a sweep, unless its runs are dry runs.
 
-    If the sweep has ended, also print the table and where the page is, and send the table to the
+    If the sweep has ended, also print the table and the path of the page, and send the table to the
     tracker.
     """
     if config.get("dry_run"):

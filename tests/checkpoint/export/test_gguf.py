@@ -88,7 +88,7 @@ def test_smaller_types(
 @pytest.mark.parametrize("kind", ["q5_1", "q5_0", "q4_1", "q4_0"])
 @torch.no_grad()
 def test_types_of_few_bits(kind: str, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """llama.cpp gives the same results as transformers with weights rounded to the same values.
+    """llama.cpp gives the same results as transformers if both use the same rounded weights.
 
     The tolerance is wide, because llama.cpp also rounds the activations before a matrix product.
     """
