@@ -1,4 +1,4 @@
-"""experiments/answers/sciq.py writes valid prompts, and flap reproduce accepts all reports."""
+"""answers/sciq.py writes valid prompts. `flap reproduce` accepts all reports in experiments/."""
 
 import json
 import runpy

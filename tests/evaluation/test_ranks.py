@@ -1,6 +1,6 @@
 """Several processes measure the same numbers as one process, bit for bit.
 
-Afterwards, each process has all numbers, and not only those that it has measured itself.
+After measuring, each process has all numbers, not only those that it has measured itself.
 """
 
 import json

@@ -30,7 +30,7 @@ def test_macs_are_those_of_the_matrix_products(architecture: str) -> None:
     # For each token, attention multiplies queries with keys, and attention weights with values.
     attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens
     expected = tokens * (linear + VOCAB * config.hidden_size + attention)
-    rotary = config.head_dim // 2 * tokens  # added if RoPE computes an outer product
+    rotary = config.head_dim // 2 * tokens  # if a matmul multiplies frequencies by positions
     assert macs(model, torch.ones(1, tokens, dtype=torch.long)) in (expected, expected + rotary)
 
 

@@ -1,4 +1,7 @@
-"""Programs run in processes with limits: they pass or fail, and leave no files or processes."""
+"""A program runs in a separate process with limits on what it may use and change.
+
+It passes or fails, and leaves no files or processes.
+"""
 
 import os
 import sys

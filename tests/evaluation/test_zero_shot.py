@@ -1,4 +1,4 @@
-"""With flap, tasks of lm-eval give the same numbers as a simple loop, for many options.
+"""With flap, tasks of lm-eval give the same numbers as a simple loop over their documents.
 
 Measuring leaves no changes in lm-eval, in torch, or in the state of random generators.
 """

@@ -86,7 +86,7 @@ def expected_logprobs(exported: Exported, prompt: torch.Tensor = PROMPT) -> torc
 
 
 def assert_refused(export: Callable[[Path], object], directory: Path, line: str) -> None:
-    """Check that an export leaves no file behind, and that its error matches `line`."""
+    """Check that an export is refused: its error matches `line`, and it leaves no file behind."""
     before = sorted(directory.iterdir())
     with pytest.raises(ValueError, match=line) as caught:
         export(directory)

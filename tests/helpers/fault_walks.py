@@ -234,10 +234,10 @@ def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
 def _bytes(folder: Path) -> dict[str, bytes]:
     """Return the content of the result files in a folder.
 
-    For a run of a sweep, only the files in OF_A_CELL count, because Hydra overwrites the other
-    files. The model card and its temporary files are left out, because the card is written after
-    the checkpoint. A process that is killed while it writes the card leaves a lock and a temporary
-    file, which the next run removes.
+    For a run of a sweep, only the files in OF_A_CELL are returned, because Hydra overwrites all
+    other files. The model card and its temporary files are left out, because the card is written
+    after the checkpoint. A process that is killed while it writes the card leaves a lock and a
+    temporary file, which the next run removes.
     """
     names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
     paths = [path for name in names for path in folder.rglob(name) if path.is_file()]

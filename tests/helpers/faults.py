@@ -98,7 +98,7 @@ class Faults:
         self.halfway = False
 
     def meet(self, operation: str, place: Any, halfway: Callable[[], Any] = str) -> None:
-        """Count an operation, and cause the fault if it is due at this operation.
+        """Count an operation, and cause the fault if it belongs to this operation.
 
         halfway: a function that writes a part of the content, as an interrupted write does.
         """

@@ -1,13 +1,13 @@
-"""flap prunes nearly the same heads and neurons of a real model as the FLAP paper's official code.
+"""On a real model, flap prunes nearly the same heads and neurons as the paper's official code.
 
 tests/data/flap_official.json contains the heads and neurons that the official code keeps. The
 official code supports only multi-head attention, so SmolLM2's 3 KV heads are repeated to get 9.
 
-The official code computes a running variance, which drops the first sample (a calibration window),
-and measures each later sample against the mean at that time. With flap's exact statistics, the
-plans therefore differ in about 0.5 % of the neurons. If flap imitates the official running
-variance, each of its plans with `method=flap` differs from the official plan in at most one head
-and 13 of the 46,080 neurons.
+The official code computes a running variance. It leaves out the variance of the first sample (a
+calibration window), and uses the deviations of each later sample from the mean of all samples so
+far. flap computes exact statistics, so its plans differ in about 0.5 % of the neurons. If flap
+imitates the official running variance, each of its plans with `method=flap` differs from the
+official plan in at most one head and 13 of the 46,080 neurons.
 """
 
 import hashlib
@@ -255,8 +255,8 @@ class OfficialStatistics(Statistics):
 class OfficialRecorder:
     """The official code's running statistics (layerwrapper.py).
 
-    The official statistics are updated with one sample at a time. They drop the variance of the
-    first sample, and measure each later sample against the mean at that time.
+    They are updated with one sample (a calibration window) at a time. The variance leaves out the
+    first sample, and uses the deviations of each later sample from the mean of all samples so far.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -269,7 +269,7 @@ class OfficialRecorder:
             n = self.samples
             self.mean_I = (self.mean_I * n + sample_TI.mean(0)) / (n + 1)
             self.square_I = (self.square_I * n + sample_TI.square().sum(0)) / (n + 1)
-            if n > 0:  # the official code drops the variance of the first sample
+            if n > 0:  # the official code leaves out the variance of the first sample
                 moving = (sample_TI - self.mean_I).square().sum(0)
                 self.variance_I = self.variance_I * (n - 1) / n + moving / (n + 1)
             self.samples += 1

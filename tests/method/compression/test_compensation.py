@@ -38,7 +38,7 @@ def test_compensation_is_added_to_the_output_bias(how: CompressLayer, biased: bo
 
 @torch.no_grad()
 def first_output(model: PreTrainedModel, path: str) -> Tensor:
-    """Return the output that a module of the first layer computes, such as self_attn.o_proj."""
+    """Return the output of the first layer's module at `path`, such as self_attn.o_proj."""
     outputs: list[Tensor] = []
     module = model.model.layers[0].get_submodule(path)
     hook = module.register_forward_hook(lambda _, __, output: outputs.append(output))

@@ -1,4 +1,8 @@
-"""structure=search divides divergences among heads and neurons, and removes the cheapest first."""
+"""structure=search prunes the heads and neurons that cost the fewest nats per parameter.
+
+Nats are the unit of the KL divergence from the dense model. The divergence of a trial plan is
+divided among the heads or neurons that the plan removes.
+"""
 
 import math
 from collections import defaultdict
@@ -20,12 +24,11 @@ from tests.helpers.ratios import allocated, budget_of, random_scores
 
 
 def test_by_hand() -> None:
-    """The divergence of a trial is divided among the units (heads or neurons) that it removes.
+    """A trial that removes two units costs 0.2 nats, so each of these units gets 0.1 nats.
 
-    The scores, from the lowest, are 1, 1, 2 and 4. A trial that removes two units costs 0.2 nats,
-    so each of these units gets 0.1 nats. A trial that removes three units costs 1.0 nats, so the
-    third unit gets 0.8. No trial removes the fourth unit, so it gets nats in proportion to the
-    score of the third unit: 0.8 · 4 / 2.
+    A unit is a head or a neuron. The scores, from the lowest, are 1, 1, 2 and 4. A trial that
+    removes three units costs 1.0 nats, so the third unit gets 0.8. No trial removes the fourth
+    unit. As its score is 4 / 2 times the score of the third unit, it gets 0.8 · 4 / 2 nats.
     """
     score_U = torch.tensor([4.0, 1.0, 2.0, 1.0])
     nats_U = spread(score_U, {2: 0.2, 3: 1.0})

@@ -60,7 +60,7 @@ def test_a_run_continues_with_the_command_that_ctrl_c_prints(
 
 
 def interrupt_when(pattern: str) -> None:
-    """Send Ctrl-C to this process as soon as a file matches the pattern."""
+    """Send Ctrl-C to this process as soon as there is a file that matches the pattern."""
 
     def interrupt() -> None:
         wait_for(Path.cwd(), pattern)
