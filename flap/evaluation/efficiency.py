@@ -26,10 +26,11 @@ class Efficiency(Evaluator):
     generates for each prompt a first new token, and then `decode_len` further tokens. In the
     request that measures the peak memory, the model generates `decode_len` tokens for each prompt.
 
-    The two models are timed in turns, after one warm-up request each. A speed or a time is the
-    median over `repeats` turns. `<name>_ratio` is the value of the pruned model, divided by the
-    value of the dense model. For a speed or a time, this ratio is computed for each turn, and
-    `<name>_ratio` is the median of these ratios.
+    In each turn, the dense model runs one timed request, and then the pruned model runs the same
+    request. The first turn is a warm-up. A speed or a time is the median over the `repeats` turns
+    after it. `<name>_ratio` is the value of the pruned model, divided by the value of the dense
+    model. For a speed or a time, this ratio is computed for each turn, and `<name>_ratio` is the
+    median of these ratios.
 
     Lower is better for `parameters`, `checkpoint_bytes` (bytes of the weights), `prefill_macs`
     (multiply-accumulates to read the prompts), `peak_memory_bytes` and `latency_ms` (time of the
@@ -43,7 +44,8 @@ class Efficiency(Evaluator):
     batch_size: int = 1  # sequences in a batch; 1 or more
     prefill_len: int = 128  # tokens of a prompt; 1 or more
     decode_len: int = 32  # new tokens after the first new token; 1 or more
-    repeats: int = 5  # number of timed requests for each model, without the warm-up; 1 or more
+    # number of timed requests for each model, not counting the warm-up; 1 or more
+    repeats: int = 5
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(asdict(self), 1)

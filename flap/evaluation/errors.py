@@ -1,7 +1,7 @@
 """Standard errors of means over documents, and of differences between two models.
 
-An error here is a statistical error. A difference between two models is computed from the values of
-both models for the same documents.
+In this module, an error is a standard error, never a wrong answer of a model. A difference between
+two models is computed from the values of both models for the same documents.
 """
 
 import math
@@ -33,7 +33,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
-    """Return the mean of documents' values, and the standard error of the mean if it is finite."""
+    """Return the mean of the values of all documents, and its standard error if that is finite."""
     numbers = {name: float(numpy.mean(values))}
     error = standard_error(values)
     if math.isfinite(error):
@@ -43,9 +43,9 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of a number between two models (after - before) on the same documents."""
+    """How much a number differs between two models, `before` and `after`, on the same documents."""
 
-    mean: float  # the mean of after - before over documents
+    mean: float  # the mean over documents of the value with `after` minus the value with `before`
     error: float  # the standard error of the mean
     # the probability that the difference would be at least this large if both models were equally
     # good
@@ -61,7 +61,7 @@ class Difference:
 def paired(
     before: Mapping[K, Sequence[float]], after: Mapping[K, Sequence[float]]
 ) -> dict[K, Difference]:
-    """Return the difference after - before of each number, paired by document.
+    """Return the difference of each number: the values in `after` minus those in `before`.
 
     before, after: for each number, the values of all documents with the first and with the second
         model.
@@ -85,7 +85,7 @@ def paired(
 def with_averages(
     numbers: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]
 ) -> dict[str, Difference]:
-    """Return the given differences of numbers, and the differences of averages of these numbers.
+    """Return the given differences of numbers, and the difference of each average of such numbers.
 
     averages: for each average, the names of the numbers in it. These numbers were measured on
         different documents, so the squares of their standard errors add up.

@@ -23,7 +23,9 @@ def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
 
         own = subtask.get_config("num_fewshot")
         shots = (own or 0) if num_fewshot is None else num_fewshot
-        others = None  # how many other documents or prompts can be the examples of one of them
+        # number of documents (or prompts of a file) that can be examples in the prompt of another
+        # one; None if the examples come from elsewhere
+        others = None
         if task.path and subtask.most_shots:
             others = subtask.most_shots
         elif not task.path and examples_are_documents(subtask):

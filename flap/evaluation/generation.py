@@ -22,7 +22,7 @@ class Generation(ZeroShot):
     `triviaqa/f1`: the F1 between the words of the model's answer and the words of the most similar
     right answer, averaged over documents (`zero_shot_results.f1`). These numbers complement
     multiple choice: a pruned model may be unable to write the right answer, although it can still
-    choose this answer from a list. The options that are not below are described in `ZeroShot`.
+    choose this answer from a list. `ZeroShot` describes the options without a description here.
 
     Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
     Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa]
@@ -63,10 +63,10 @@ class Generation(ZeroShot):
                 )
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the names of the numbers that each average over the tasks is computed from.
+        """Return the names of the numbers in each average: one number of each task.
 
         The averages are `generation/exact_match` and `generation/f1`. An average is left out if one
-        of the tasks has no such number.
+        of the tasks has no exact match, or no F1.
         """
         averages = {}
         # Map the name of each number without its filter, such as "triviaqa/exact_match", to the

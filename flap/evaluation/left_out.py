@@ -19,7 +19,7 @@ def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
 
 
 def _overlaps(tasks: Sequence[Task], read: Sequence[ReadText]) -> dict[str, Overlap]:
-    """Return the documents of each task that are in the texts in `read`, by the task's name."""
+    """Return a dict from a task's name to those of its documents that are in the texts `read`."""
     by_words = defaultdict[Words, dict[str, Leaving]](dict)
     for task in tasks:
         if task.leaving is not None and read:

@@ -38,14 +38,14 @@ class Perplexity(OnTexts):
     section: ClassVar[str] = "eval.perplexity"
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return the task that measures a text's windows. Its name is that of the perplexity."""
+        """Return a task, with the name of the perplexity, that measures a text's windows."""
         measure = partial(
             self._measure, text=text, seq_len=seq_len, windows=windows, bytes_N=bytes_N
         )
         return Task(f"{text}/perplexity@{seq_len}", measure, **about)
 
     def needs_same_tokenizer(self, name: str) -> bool:
-        """Return whether a number is a perplexity, which depends on how a text is tokenised."""
+        """Return whether a number is a perplexity, whose value depends on the tokenizer."""
         return "/perplexity@" in name
 
     def _measure(
@@ -61,7 +61,7 @@ class Perplexity(OnTexts):
 
 
 def _measured(name: str, number: float, values_N: Tensor) -> Measurement:
-    """Return a number as a measurement, with the values of its windows if the number is finite."""
+    """Return a number as a measurement, with a value for each window if the number is finite."""
     values = {name: values_N.tolist()} if math.isfinite(number) else {}
     return Measurement({name: number}, values, {name: "lower"})
 
@@ -89,7 +89,7 @@ def linearised(losses_N: Tensor) -> Tensor:
 
 
 def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
-    """Return a value for each window, so that the mean of the values is r = Σ one / Σ other.
+    """Return one value for each window, whose mean over all windows is r = Σ one / Σ other.
 
     The value of a window is r + (one - r · other) / mean other. As in `linearised`, the standard
     error of the mean of these values is the standard error that the delta method gives for r.

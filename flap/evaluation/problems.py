@@ -52,7 +52,7 @@ class Problem(NamedTuple):
 
     @property
     def turns(self) -> list[Turn]:
-        """The turns of a conversation that ask for a program through a chat template."""
+        """The conversation that asks for a program, as turns for a chat template."""
         return [{"role": "user", "content": QUESTION.format(prompt=self.prompt)}]
 
     @property
@@ -69,7 +69,7 @@ class Problem(NamedTuple):
 
 
 class MbppProblem(NamedTuple):
-    """A problem of MBPP: a task in words, and tests that the prompt shows."""
+    """A problem of MBPP: a task in words, and tests, of which the prompt shows the first three."""
 
     text: str
     tests: tuple[str, ...]
@@ -85,7 +85,7 @@ class MbppProblem(NamedTuple):
 
     @property
     def turns(self) -> list[Turn]:
-        """The turns of a conversation that ask for a program through a chat template."""
+        """The conversation that asks for a program, as turns for a chat template."""
         turns = list[Turn]()
         for example in self.examples:
             answer = f"{BLOCK}{example.code}\n```"
@@ -118,7 +118,7 @@ AnyProblem = Problem | MbppProblem
 
 
 def read_problems(task: str, path: str | None) -> tuple[list[AnyProblem], str]:
-    """Return the problems of a task and their origin.
+    """Return the problems of a task, and a text that says where they come from.
 
     task: HUMANEVAL or MBPP. path: `eval.programs.path`.
 

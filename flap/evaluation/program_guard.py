@@ -20,8 +20,8 @@ NEW_NETWORK_NAMESPACE = 0x40000000  # CLONE_NEWNET
 # Audit events whose names begin with these prefixes are refused. Python reports an event to an
 # audit hook (`deny`) before the event happens: https://docs.python.org/3/library/audit_events.html
 REFUSED = ("os.", "shutil.", "socket.", "subprocess.", "pty.")
-# events that are allowed although their names begin with one of these prefixes, because Python
-# itself needs these events for imports
+# events that are allowed although their names begin with a prefix in REFUSED, because Python itself
+# needs these events for imports
 ALLOWED = {"os.listdir", "os.scandir", "os.walk", "os.putenv", "os.unsetenv"}
 # the flags of `os.open` with which a file can be written
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

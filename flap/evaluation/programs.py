@@ -191,7 +191,7 @@ class Programs(Evaluator):
         model: PlacedModel,
         work: WorkFolder = NOT_KEPT,
     ) -> Measurement:
-        """Let a model write a program for each problem, and return the share of passed programs.
+        """Let a model write a program for each problem, and measure how many pass their tests.
 
         work: the working directory. Programs that an interrupted task has stored in it are neither
             written nor run again.

@@ -17,8 +17,8 @@ from flap.data import Prompt, read_prompts
 from flap.data.dialogue import plain_text
 from flap.storage import digest
 
-# An answer of the model ends where one of these texts begins. A text that occurs in a right answer
-# of the file is not used to end answers.
+# An answer of the model ends where one of these texts begins, unless this text occurs in a right
+# answer of the file.
 STOPS = ("\n\n", "\n", ".", ",")
 # The maximum number of tokens in an answer of the model is this number, or half the number of bytes
 # in the longest right answer, whichever is larger.
@@ -122,7 +122,7 @@ def _question(row: dict[str, str]) -> str:
 
 
 def load_prompts(path: str) -> tuple[PromptsTask, str]:
-    """Return the task that a file of prompts defines, and the origin of its documents.
+    """Return the task that a file of prompts defines, and a text that describes the file.
 
     Raises:
         ValueError: the file cannot be read, or a row has no prompt or no answer.

@@ -89,9 +89,9 @@ class Results:
             plain[name] = asdict(one.value) | {"key": one.key, "about": one.about}
             plain[name]["label"] = one.label.to_dict()
             documents[name] = plain[name].pop("documents")
-        # Write the values of documents before the entries. If the process is killed between the
-        # two, values without an entry do no harm, but the task of an entry without values would
-        # have to be measured again.
+        # Write the values of documents before the entries. If the process is killed between these
+        # two writes, values without an entry do no harm, but the task of an entry without values
+        # would have to be measured again.
         _write_compressed(documents, self._documents_path)
         write_text(self.path, to_json(plain, indent=1) + "\n")
 
@@ -113,8 +113,8 @@ class Results:
                 continue
             task = digest([entry.key["task"], entry.key["data"]])
             for name, of_documents in entry.value.documents.items():
-                # skip entries in which this number has another value: an earlier start of the run
-                # has stored them
+                # skip the entry if this number has a different value in it: an earlier start of the
+                # run has stored the entry
                 if name in numbers and entry.value.numbers.get(name) == numbers[name]:
                     values[name, task] = of_documents
         return values

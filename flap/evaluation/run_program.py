@@ -12,13 +12,13 @@ from typing import Literal
 Verdict = Literal["passed", "failed", "timed out"]
 
 GUARD = Path(__file__).with_name("program_guard.py")
-PASSED = 77  # exit code of a program that has run to its end: all of its tests have passed
+PASSED = 77  # exit code of a program that has run to its end, and so has passed all of its tests
 # A program gets only these environment variables, so that it cannot read the user's API keys.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def run_program(program: str, seconds: int) -> Verdict:
-    """Run a Python program with the limits of `program_guard`, and return whether it has passed.
+    """Run a Python program with the limits of `program_guard`, and return how it has ended.
 
     The program runs in an empty folder, which is removed afterwards.
 

@@ -1,4 +1,7 @@
-"""Identify and leave out documents of a loaded task, and estimate the workload of the task."""
+"""Identify and leave out documents of a loaded task, and estimate the workload of the task.
+
+A *run of words* is a sequence of consecutive words of a text (flap/data/overlap.py).
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -14,7 +17,7 @@ from flap.evaluation.zero_shot_tasks import LoadedTask
 from flap.runtime.agenda import Workload
 
 LONGEST = 256  # lm-eval's maximum number of tokens in an answer, if the task sets no maximum
-# These three numbers are used to estimate how many tokens a model reads and writes in a task.
+# The three numbers below are used to estimate how many tokens a model reads and writes in a task.
 SAMPLE = 20  # maximum number of documents whose lengths are averaged
 CHARACTERS_PER_TOKEN = 4
 SHARE_WRITTEN = 0.5  # the estimated length of an answer, as a share of the maximum length
@@ -36,7 +39,7 @@ def documents_of(task: LoadedTask) -> list[Document]:
 
 
 def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
-    """Return a task in which the given documents are neither measured nor few-shot examples.
+    """Return a task in which the given documents are neither measured nor shown as examples.
 
     If `task` is a task or group of lm-eval, it is changed in place.
 

@@ -61,7 +61,8 @@ class OnTexts(Evaluator):
     # The number of tokens in a window, 2 or more, or a list of such numbers. The names of the
     # measured numbers contain the window length, as in "perplexity@2048".
     seq_len: Any = 128
-    # number of tokens to use from each text, at least one window; None uses the whole text
+    # number of tokens to use from each text, at least the length of a window; None uses the whole
+    # text
     max_tokens: int | None = 16384
     batch_size: int = 8  # windows in a batch; 1 or more
     # whether windows begin with the BOS token: "true", "false", or "auto", which means true if the
@@ -129,8 +130,8 @@ class OnTexts(Evaluator):
         tokenizer: the tokenizer of the measured model. before: the tokenizer with which the texts
             are cut into windows. The two tokenizers are different if the vocabulary was trimmed.
 
-        With both tokenizers, each window has the same text. If a window has more tokens of
-        `tokenizer` than fit into the model's context, the end of this window is cut off.
+        The text of a window does not depend on `tokenizer`, with one exception: if the window has
+        more tokens of `tokenizer` than fit into the model's context, its end is cut off.
         """
         bos = uses_bos(before, self.bos, f"{self.section}.bos")
         cutting = Cutting(tokenizer, before, bos, max_length)

@@ -244,11 +244,11 @@ class ZeroShot(Evaluator):
         return measured
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the names of the numbers that each average over the tasks is computed from.
+        """Return the names of the numbers in each average: one number of each task.
 
-        The averages are `zero_shot/average` and `zero_shot/average_margin`. Higher averages are
-        better. An average is left out if one of the tasks has no such number, because averages over
-        different tasks are not comparable.
+        The averages are `zero_shot/average`, of accuracies, and `zero_shot/average_margin`. Higher
+        averages are better. An average is left out if one of the tasks has no accuracy, or no
+        margin, because averages over different tasks are not comparable.
         """
         tasks = expand(self.tasks)
         averages = {

@@ -42,9 +42,9 @@ class ResumableLM(huggingface.HFLM):
     document with the same seed, and the documents' results would be in another order. A rank
     without documents would raise an error.
 
-    The batches are the same as lm-eval's batches in a single process, because other batches would
-    give other rounding errors. So neither the number of processes nor an interruption changes the
-    measured numbers.
+    The batches are the same as lm-eval's batches in a single process, because different batches
+    would give different rounding errors. So neither the number of processes nor an interruption
+    changes the measured numbers.
     """
 
     def __init__(self, stage: str, work: WorkFolder, **options: Any) -> None:
@@ -90,7 +90,7 @@ class ResumableLM(huggingface.HFLM):
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        """Return each continuation's log-likelihood, and whether greedy decoding would write it.
+        """Return each continuation's log-likelihood, and whether greedy decoding would generate it.
 
         Continuations of the same context that differ only in their last token form one group.
 

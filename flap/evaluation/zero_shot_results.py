@@ -97,8 +97,8 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
 
     The margin of a document is the log-likelihood of the right choice minus the highest
     log-likelihood of a wrong choice, in nats; higher is better. The margin is above 0 if the model
-    prefers the right choice. If pruning changes the log-likelihoods, the margin changes, even if
-    the model prefers the same choice as before; the accuracy does not change in this case.
+    prefers the right choice. Even if the model prefers the same choice before and after pruning,
+    so that the accuracy stays the same, the margin shows how the log-likelihoods have changed.
 
     normalised: whether each log-likelihood is divided by the number of characters of its choice, as
         for acc_norm. The margin is then in nats per character.
@@ -183,8 +183,8 @@ def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
     - it returns per cent; here, the best value is 1.
 
     The returned measurement is empty if the model writes no answers in the task, if the task has a
-    scoring function of its own, or if it already has an F1. The measurement is also empty if the
-    task extracts a part of the model's answer with a regular expression, as gsm8k does, because the
+    scoring function of its own, or if lm-eval already computes an F1. It is also empty if the task
+    extracts a part of the model's answer with a regular expression, as gsm8k does, because the
     right answers of the task may be longer than this part.
     """
     other_way = task.OUTPUT_TYPE != "generate_until" or callable(task.config.process_results)

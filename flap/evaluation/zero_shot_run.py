@@ -84,7 +84,7 @@ def _no_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
 
 
 def _warn_cut(task: LoadedTask, lm: Any) -> None:
-    """Warn about prompts that are too long to fit into the model's context with their answers."""
+    """Warn about prompts after which the longest answer does not fit into the model's context."""
     asked = 0
     cut = 0
     for subtask in task.subtasks.values():

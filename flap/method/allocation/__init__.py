@@ -1,8 +1,8 @@
 """Allocation: use the scores of all units and a budget to choose the units that stay.
 
 A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an expert. The
-budget says how many parameters to remove (`Budget`). A structure is a rule that makes the choice
-(`Structure`). It returns a plan, which lists the units that stay in each layer (`PruningPlan`).
+budget says how many parameters to remove (`Budget`). A structure (`Structure`) chooses the units
+that stay, and returns a plan, which lists these units for each layer (`PruningPlan`).
 """
 
 from flap.method.allocation.adaptive import ALAM, ALMM

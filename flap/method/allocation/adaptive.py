@@ -78,9 +78,9 @@ class Scaled(Structure):
 def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
     """Return the squared error that the removal of each unit causes in the output of its layer.
 
-    In a mixture of experts, one neuron of every expert is removed at the same time, which causes
-    the sum of their errors. But the ranking uses the mean of these errors (`in_blocks`). So the
-    error of each neuron is multiplied by the number of experts.
+    In a mixture of experts, neurons are removed together, one of each expert, so their errors add
+    up. But the ranking uses the mean of these errors (`in_blocks`). So the error of each neuron is
+    multiplied by the number of experts.
     """
     score_GC, score_I = scores.layers[layer]
     error_I = score_I.double()
@@ -101,7 +101,8 @@ class ALAM(Scaled):
     The units of all layers are ranked by the value that `scale` selects (see `Scaled`). price: the
     number of parameters that are removed with a unit. total: the sum of the prices of all units.
     Every layer keeps a minimum number of units (see `Structure`). With a target instead of a ratio,
-    each unit is kept, in the order of the ranking, if the target is still met (`ranking.within`).
+    units are kept in the order of the ranking, except units with which the target would be missed
+    (`ranking.within`).
 
         python -m flap structure=AL-AM
     """
@@ -141,7 +142,7 @@ class ALMM(Scaled, ManualHeads):
     def _kept_heads(self, heads: "Sequence[Blocks]", budget: Budget) -> list[Tensor]:
         """Return, for each layer, a mask that is true for the blocks of attention units to keep.
 
-        The blocks of all layers that have the same number of query heads are ranked together.
+        All blocks with the same number of query heads, whatever their layer, are ranked together.
         """
         removable = [blocks.score_B[blocks.fewest :] for blocks in heads]
         removed = self.blocks_to_remove(removable, budget)
@@ -191,7 +192,7 @@ def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
 
     Each layer keeps at least `Blocks.fewest` blocks.
 
-    to_keep: the requested sum of the prices of all kept blocks.
+    to_keep: the sum of the prices of the kept blocks is as near to this number as possible.
     """
     scores = [layer.score_B for layer in blocks]
     sizes = [len(score_B) for score_B in scores]

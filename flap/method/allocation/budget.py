@@ -3,8 +3,8 @@
 A plan lists the units that stay in each layer. A unit is removed as a whole: a KV head with its
 query heads, a neuron of an MLP, or an expert. A block is the attention or the MLP of a layer.
 
-Legend: the suffix K is an axis with an element for each possible number of kept units of a block:
-0, 1, 2, …, all units.
+Legend: the suffix K is an axis with one element for each number of units that a block can keep: 0,
+1, 2, …, all units.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ class Units:
     members: int = 1  # number of members of the block; 1 if each unit is a whole expert
     fewest: int = 0  # minimum number of units that stay (`Block.fewest`)
     unit: str = "neuron"  # kind of an MLP's units: "neuron" or "expert"; ignored for an attention
-    channels: int = 1  # number of input channels of a member's output projection that a unit has
+    channels: int = 1  # number of channels of a unit: inputs of its member's output projection
 
     @property
     def total(self) -> int:
@@ -147,9 +147,9 @@ class Budget:
         return replace(self, ratio=max(ratios), bounds=bounds)
 
     def _least_share(self, bound: Bound) -> float:
-        """Return a lower limit on the share of the parameters to remove, so that a bound is met.
+        """Return a share of the parameters: at least this share must be removed to meet a bound.
 
-        The limit assumes that every removed unit has the highest cost per parameter of all units.
+        This share would be enough if every removed unit had the highest cost per parameter.
         """
         most = 0.0
         for layer, costs in zip(self.layers, bound.prices, strict=True):
@@ -164,7 +164,7 @@ class Budget:
 
         If the dense model exceeds no bound, the price is the number of parameters of the unit. If
         it exceeds one bound, the price is the cost that the removal of the unit saves, as a share
-        of `Bound.excess`. If it exceeds several, the price is the sum of their shares.
+        of `Bound.excess`. If it exceeds several bounds, the price is the sum of these shares.
         """
         exceeded = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
         if not exceeded:
@@ -189,7 +189,7 @@ class Budget:
         return widths
 
     def named(self, plan: PruningPlan) -> PruningPlan:
-        """Return a copy of a plan that also states the kind and the dense number of the units."""
+        """Return a copy of a plan in which the fields `mlp_units` and `dense` are set."""
         names = []
         dense = []
         for attention, mlp in self.layers:

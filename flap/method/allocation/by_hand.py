@@ -4,7 +4,7 @@ KV heads are removed together with their query heads, in blocks of `multiple_of_
 size of a block is its number of query heads. In some models, blocks of different layers have
 different sizes.
 
-Legend: the suffix B is the axis of blocks: of one layer, or of all blocks with the same size.
+Legend: the suffix B is the axis of blocks, either of one layer, or of the same size in all layers.
 """
 
 import math
@@ -102,10 +102,10 @@ class ManualHeads(Structure):
         return heads
 
     def _feasible(self, budget: Budget) -> list[int]:
-        """Return, ascending, how many query heads can be removed so that neurons meet the budget.
+        """Return the possible numbers of query heads to remove, ascending.
 
-        With each of these numbers, the removal of heads and a possible number of neurons meets the
-        budget. If no number of heads allows this, return only the number that comes nearest.
+        A number is possible if the budget is met when a suitable number of neurons is also removed.
+        If no number is possible, return only the number with which the budget is most nearly met.
         """
         limits = [self.limits(layer) for layer in budget.layers]
 
@@ -117,7 +117,7 @@ class ManualHeads(Structure):
         always = self._always(budget)
         counts = sorted(always + number for number in _sums(free))
 
-        # the smallest and the largest number of heads for which neurons can meet the budget
+        # the smallest and the largest number of removed heads with which the budget can be met
         most = 0
         least = 0
         for layer, limit in zip(budget.layers, limits, strict=True):

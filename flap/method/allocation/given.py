@@ -65,10 +65,10 @@ class GivenPlan:
         return "expert" in self.plan.mlp_units
 
     def check(self, budget: Budget) -> None:
-        """Check that the plan was made for a model whose layers have the same units as this budget.
+        """Check that the plan was made for a model with the same layers and units as in `budget`.
 
         Raises:
-            ValueError: the plan was made for other units. The message names the first difference.
+            ValueError: the layers or units differ. The message names the first difference.
         """
         difference = next(self._differences(budget), None)
         if difference is not None:

@@ -56,7 +56,7 @@ class PruningPlan:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: The file contains no plan. The message names the wrong field.
+            ValueError: The file contains no plan. The message names the missing or invalid field.
         """
         plain = load_json(path)
         layers = []

@@ -114,14 +114,14 @@ def within(
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layers_of(scores)[order_U]
 
-    # 2. for each bound, compute the cost that each unit adds, and the highest allowed sum
+    # 2. for each bound, compute the cost that each unit adds, and the highest allowed sum of costs
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):
         cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
         rooms.append(limit - cost_of_none)
 
-    # 3. as long as units exceed bounds, remove the first of them with its layer's lower units
+    # 3. as long as units exceed bounds, remove the first one and its layer's lower-scored units
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
     while True:
         exceeds_U = torch.zeros_like(kept_U)

@@ -51,14 +51,15 @@ class Limits(NamedTuple):
 class Structure(ABC):
     """Base class of the structures, which use scores and a budget to select the units that stay."""
 
-    # minimum number of attention units (KV heads with their query heads) in every layer, 1 or more
+    # minimum number of attention units (KV heads with their query heads) that a layer keeps, 1 or
+    # more
     min_heads: int = 1
-    # minimum number of neurons in every layer, 1 or more
+    # minimum number of neurons that a layer keeps, 1 or more
     min_neurons: int = 1
-    # the number of attention units of every layer is a multiple of this number, which is from 1 to
-    # the number of KV heads of a layer
+    # the number of attention units that a layer keeps is a multiple of this number, which is from 1
+    # to the number of KV heads of a layer
     multiple_of_heads: int = 1
-    # the number of neurons of every layer is a multiple of this number: 8, 32, 64, 128, 256, or
+    # the number of neurons that a layer keeps is a multiple of this number: 8, 32, 64, 128, 256, or
     # None for any number of neurons
     round_to: int | None = None
     # If true, whole experts of a mixture are removed instead of neurons. A layer keeps at least as

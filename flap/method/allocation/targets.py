@@ -1,11 +1,11 @@
 """Compute bounds from the targets of a config: parameters, bytes, KV cache and memory.
 
 A bound is the highest cost, such as bytes, that the pruned model may have. The bounds of this
-module depend only on the shapes of a model. A block is the attention or the MLP of a layer. A unit
-of a block is a KV head with its query heads, a neuron, or an expert.
+module depend only on the shapes of a model's tensors. A block is the attention or the MLP of a
+layer. A unit of a block is a KV head with its query heads, a neuron, or an expert.
 
-Legend: the suffix K is an axis with an element for each possible number of kept units of a block:
-0, 1, 2, …, all units.
+Legend: the suffix K is an axis with one element for each number of units that a block can keep: 0,
+1, 2, …, all units.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def bounds_of_shapes(
     biases: Biases,
     max_length: int | None,
 ) -> tuple[Bound, ...]:
-    """Return the bounds of the targets that depend only on the shapes of a model.
+    """Return the bounds of the targets that depend only on the shapes of a model's tensors.
 
     layers: the units of each layer.
     itemsize: bytes of one element of a weight, a key or a value.

@@ -106,7 +106,8 @@ def _round_within_limits(targets: list[float], limits: list[int], prices: list[i
     """Round the number of blocks to remove from each layer to a whole number within its limits.
 
     If the unrounded number of a layer is below 0 or above the layer's limit, it is set to 0 or to
-    the limit. Then the other layers lose fewer or more parameters, in equal parts.
+    the limit. To make up for this, the numbers of parameters that the other layers lose are all
+    lowered or raised by the same amount.
 
     targets: the unrounded number of blocks to remove from each layer. limits: the largest possible
     number for each layer. prices: the number of parameters of one block of each layer.
@@ -115,8 +116,8 @@ def _round_within_limits(targets: list[float], limits: list[int], prices: list[i
     for target, limit in zip(targets, limits, strict=True):
         counts.append(min(max(target, 0.0), limit))
 
-    # each iteration either distributes the difference completely, or brings one more layer to its
-    # limit
+    # each iteration divides the missing parameters evenly among the layers that can still change:
+    # afterwards, either none are missing, or one more layer has reached its limit
     for _ in targets:
         missing = 0.0
         for target, count, price in zip(targets, counts, prices, strict=True):
@@ -153,9 +154,9 @@ class ULUM(UniformLayers):
     def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:
         """Return the number of attention units to remove from a layer.
 
-        The number is as near to ratio · G as possible, but the layer must be able to meet its
-        budget by the removal of neurons, too. If no number allows this, return the number for which
-        the layer comes nearest to its budget.
+        Of the numbers with which the layer can meet its budget if neurons are also removed, return
+        the one that is nearest to ratio · G. If there is none, return the number with which the
+        layer comes nearest to its budget.
         """
         heads, neurons = (limit.counts for limit in self.limits(layer))
         least = neurons[0] * layer.mlp.price

@@ -171,7 +171,7 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
 
 
 def without_answers(windows: Windows) -> Windows:
-    """Return windows that can be used before the model has written its answers.
+    """Return windows with which a vocabulary can be estimated before the model has answered.
 
     In place of the model's answers, prompts get the answers in their file, or empty answers if the
     file has none. The text `self`, which the model writes as a whole, is left out.

@@ -53,7 +53,7 @@ class Calibration:
         work: the working directory, from which an interrupted calibration resumes if the layers are
             read from files one after another. A model in memory runs all layers in one forward
             pass, so its calibration cannot resume.
-        gradients: whether to add the first-order effect of removing each unit on the loss. To
+        gradients: whether to add the first-order effect that removing each unit has on the loss. To
             compute it, a forward and a backward pass is run on each window, with the whole model on
             one device.
 
@@ -100,7 +100,7 @@ class Calibration:
     def along(self, walk: Walk, covariance: bool, separate_held_out: bool = True) -> Visits:
         """Do the same as `visit`, in a pass over the layers (`Walk`) that the caller has created.
 
-        In this pass, the caller may also run the layers on hidden states of its own.
+        During this pass, the caller may also run the layers on other hidden states.
         """
         if not covariance:
             for i in walk:

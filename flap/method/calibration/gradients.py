@@ -1,4 +1,4 @@
-"""Compute the first-order effect of removing each unit on the loss, with backward passes.
+"""Compute the first-order effect that removing each unit has on the loss, with backward passes.
 
 The whole model must be on one device. As soon as the gradient of a matrix is computed, its products
 with the weights are summed for each unit, and the gradient is freed. So only the gradient of one
@@ -58,7 +58,7 @@ class UnitSums:
 def add_effects(
     layers: Sequence[LayerStatistics], model: PlacedModel, batches: Sequence[Batch]
 ) -> list[LayerStatistics]:
-    """Add the first-order effect of removing each unit on the loss to the layers' statistics.
+    """Add the first-order effect that removing each unit has on the loss to the statistics.
 
     batches: the windows that this process runs; may be empty.
     """

@@ -68,7 +68,7 @@ def batches(
 
 
 def ready_to_write(model: PlacedModel, where: str) -> PlacedModel:
-    """Load the model into memory if it fits, and return it. Otherwise, warn, and return `model`.
+    """Return the model, loaded into memory if it fits. If it does not fit, warn.
 
     where: the option that needs text from the model, for the warning.
     """
@@ -200,8 +200,8 @@ class Drawn(LogitsProcessor):
 def attention_of_one_query(model: PlacedModel) -> Iterator[None]:
     """During a `with` block, compute the attention of a single query with two matrix products.
 
-    Only the attention of models on a CPU is replaced. The attention kernel of torch 2.13 for CPUs
-    is made for many queries. With one query, it took two thirds of the time of a decoding step.
+    If the model is not on a CPU, nothing changes. The attention kernel of torch 2.13 for CPUs is
+    made for many queries. With one query, it took two thirds of the time of a decoding step.
     """
     if model.device.type != "cpu":
         yield

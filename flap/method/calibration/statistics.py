@@ -45,8 +45,8 @@ class Statistics:
     # statistics of the fitting tokens and of the held-out tokens, each with co-moments; None if
     # the statistics of all tokens were collected together
     parts: "tuple[Statistics, Statistics] | None" = None
-    # first-order effect of removing each unit on the loss (`gradients.first_order_effects`); None
-    # unless the metric needs gradients
+    # first-order effect that removing each unit has on the loss (`gradients.first_order_effects`);
+    # None unless the metric needs gradients
     effect_U: Tensor | None = None
 
     @property

@@ -1,4 +1,4 @@
-"""A symmetric matrix of which only about half is stored: most elements below the diagonal are not.
+"""A symmetric matrix that does not store most of the elements below its diagonal.
 
 The rows are divided into strips. A strip stores the columns from the diagonal element of its first
 row to the last column.
@@ -66,8 +66,8 @@ class Symmetric:
             if len(within):
                 stored = strip_SJ.index_select(0, in_strip_R[within])
                 matrix_RI[:, rows.start :].index_copy_(0, within, stored)
-            # of each selected row after this strip, the strip contains elements in a column,
-            # because the matrix is symmetric
+            # the elements of a lower row in the columns `rows` are stored as a column of this
+            # strip, because the matrix is symmetric
             if len(behind):
                 mirrored = strip_SJ.index_select(1, in_strip_R[behind])
                 matrix_RI[:, rows].index_copy_(0, behind, mirrored.T)

@@ -2,8 +2,8 @@
 
 A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron
 of an MLP, or an expert. Slicing removes the rows and columns of pruned units from the matrices, and
-masking sets these rows and columns to zero. A sliced and a masked model have the same output
-projections for the kept units, which a compensation has fitted. So their logits are the same.
+masking sets these rows and columns to zero. In both cases, the kept units get the same output
+projections, fitted by a compensation. So a sliced and a masked model have the same logits.
 
 Legend: O, I output and input channels of the output projection · K kept input channels · U units ·
 R rows of an input projection.

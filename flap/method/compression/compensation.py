@@ -34,8 +34,8 @@ class FitReport(NamedTuple):
     trials of structure=search, they are computed only if there are few tokens (`ENOUGH_TOKENS`).
     """
 
-    # The ridge of the chosen map; None if FLAP's bias (`BiasCompensation`) is used instead. FLAP's
-    # bias is used if no map has a smaller held-out error, or if no map can be computed or tested.
+    # The ridge of the chosen map; None if FLAP's bias (`BiasCompensation`) is used instead, because
+    # no map has a smaller held-out error than the bias, or no map can be computed or tested.
     ridge: float | None
     held_out_error: float  # error with the chosen map, or with FLAP's bias if no map is chosen
     held_out_error_of_bias: float  # error with FLAP's bias

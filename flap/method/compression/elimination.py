@@ -34,8 +34,8 @@ class Elimination:
     """The Cholesky factor U of H, from which the least-squares map of each removal is computed."""
 
     order_I: Tensor  # indices of the sorted channels; channels that are removed first come last
-    # U in strips of STRIP rows. A strip has the columns from the diagonal element of its first row
-    # on. If the factorisation of H fails at a channel, the last strip ends before this channel.
+    # U in strips of STRIP rows. A strip begins at the diagonal element of its first row. If the
+    # factorisation of H fails at a channel, the last strip ends before this channel.
     strips: tuple[Tensor, ...]
 
     @classmethod
@@ -57,7 +57,7 @@ class Elimination:
 
     @property
     def num_channels(self) -> int:
-        """The number of sorted channels, from the first on, for which H has a factor."""
+        """The number of rows of U: all channels, unless the factorisation of H has failed."""
         return sum(map(len, self.strips))
 
     def slope(self, weight_OI: Tensor, removal: Removal) -> Tensor | None:

@@ -97,7 +97,7 @@ class LinearCompensation(Compensation):
         return [fits[k] for k in range(len(removals))]
 
     def _ridges(self, trial: bool) -> tuple[float, ...]:
-        """Return the ridges from which the best is chosen, which may be only one ridge."""
+        """Return the ridges to choose from: only one in a trial, or if a ridge is given."""
         if self.ridge is not None:
             return (self.ridge,)
         return (TRIAL_RIDGE,) if trial else RIDGES

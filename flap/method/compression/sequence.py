@@ -30,8 +30,8 @@ class SequentialPruning:
         """Prune a model, and return the plan and the fit reports of the blocks.
 
         work: the working directory, from which an interrupted run resumes. If the metric needs no
-            statistics, the run starts again at the first layer, because the generator of random
-            scores would otherwise give a resumed run scores that an uninterrupted run does not get.
+            statistics, the run starts again at the first layer, because random scores depend on how
+            many layers the process has already scored.
         """
         covariance = self.metric.needs_covariance or self.compensation.needs_covariance
         adapter = calibration.model.adapter

@@ -56,8 +56,8 @@ class Metric(ABC):
         """Return score_UC, the scores of the channels of each unit.
 
         Metrics that score whole units instead of channels override this method. `weight_OI` has the
-        dtype of the model, so a metric that computes in a dtype other than float32 copies the
-        weight only once.
+        dtype of the model, so that such a metric can convert it directly to the dtype in which the
+        metric computes.
         """
         name = f"{type(self).__module__}.{type(self).__name__}"
         expected = (weight_OI.shape[1],)
@@ -79,7 +79,7 @@ class Metric(ABC):
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
     ) -> list[Callable[[], Tensor]]:
-        """Return, for each member of a block, a function that computes its score_UC, on the CPU.
+        """Return, for each member of a block, a function that returns its score_UC on the CPU.
 
         statistics: the statistics of each member; empty if there was no calibration.
         routed: `LayerStatistics.routed` if the units of the block are whole experts; otherwise

@@ -24,7 +24,7 @@ class Routed(NamedTuple):
     """
 
     tokens_E: Tensor  # number R of tokens that are routed to each expert
-    mean: OfToken  # in each field, the mean of this field over each expert's tokens, of shape (E)
+    mean: OfToken  # mean of each field over the tokens of each expert; each field has shape (E)
     # sample variance of each expert's output over its tokens, with divisor R - 1, summed over the
     # output channels
     variance_E: Tensor
@@ -77,8 +77,8 @@ class REAP(ExpertMetric):
         score_e = mean_t g_e(t) · ‖f_e(x_t)‖₂
 
     t: the tokens that are routed to expert e. f_e(x_t): the output of the expert. g_e(t): the
-    router's weight, by which the model multiplies the output. Llama 4 multiplies the input of the
-    expert by the router's weight, so g_e(t) is 1. Higher = keep.
+    router's weight, by which the model multiplies the output. In Llama 4, g_e(t) is 1, because this
+    model multiplies the input of the expert by the router's weight instead. Higher = keep.
 
         python -m flap structure.experts=true metric=REAP
     """

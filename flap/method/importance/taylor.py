@@ -1,4 +1,4 @@
-"""The metric `taylor`: the first-order effect of removing a unit on the loss.
+"""The metric `taylor`: the first-order effect that removing a unit has on the loss.
 
 A unit is removed as a whole: a KV head with its query heads, a neuron, or an expert.
 

@@ -66,8 +66,8 @@ class Recovery:
     gradient_checkpointing: bool = False
     # How many times each window is trained on, at least 1.
     epochs: int = 1
-    # The number of held-out windows. Of all evaluated weights, those with the lowest divergence on
-    # these windows are kept.
+    # The number of held-out windows. Training ends with the weights of the evaluation that measured
+    # the lowest divergence on these windows.
     held_out: int = HELD_OUT_WINDOWS
     # The windows to train on: "recovery" stands for windows of `dataset`, and "calibration" stands
     # for the calibration windows.
