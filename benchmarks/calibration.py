@@ -6,8 +6,8 @@ process repeats the forward pass and the calibration in turn. The result is the 
 quotients (target: at most 1.05).
 
 For the memory, the script measures by how much the peak memory of pruning exceeds the memory of the
-loaded model. One new process measures this with 64 calibration windows, and another one with 1,024
-windows (target: the two results differ by at most 5 %).
+loaded model. One new process measures this difference with 64 calibration windows, and another one
+with 1,024 windows (target: the two differences deviate by at most 5 % from each other).
 """
 
 import argparse
@@ -32,7 +32,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import flap
 
-MEMORY_BATCH_SIZE = 64  # needs much memory, so that a variation of a few MiB does not matter
+MEMORY_BATCH_SIZE = 64  # large, so that a difference of a few MiB in the peak does not matter
 
 
 def calibrate_seconds(

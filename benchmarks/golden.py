@@ -5,7 +5,7 @@
 
 A plan says which heads and neurons of a model stay. The numbers are the perplexities of the dense
 and the pruned model. The script calls only the command line of flap, so that it works at any two
-commits. All runs use one thread. Compare only runs of the same machine.
+commits. All runs use one thread. Compare only runs that were made on the same machine.
 """
 
 import argparse

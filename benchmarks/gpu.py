@@ -6,22 +6,22 @@ in bfloat16, and created on the GPU. There are five steps:
 1. A bare forward pass of a model with the shape of Llama-2-7B, over as many windows as FLAP
    calibrates on. The vocabulary has 49,152 tokens, as in the packaged tokenizer.
 2. `method=flap` (FLAP) on the model of step 1, at a ratio of 0.2.
-3. FLAP on a smaller model with model.placement=auto. accelerate may use only a part of the GPU's
-   memory, so that it puts half of the layers on the host. For comparison, FLAP also prunes this
-   smaller model with all layers on the GPU.
-4. `method=flap_plus` on a model with the shape of step 1, but only two layers. From its time, the
-   script estimates the time of step 5. In steps 4 and 5, the search of flap_plus measures fewer
-   tokens than by default.
+3. FLAP on a smaller model with model.placement=auto. The script lets accelerate use only so much of
+   the GPU's memory that accelerate has to put half of the layers on the host. For comparison, FLAP
+   also prunes this smaller model with all layers on the GPU.
+4. `method=flap_plus` on a model with the shape of step 1, but only two layers. The script uses the
+   time of step 4 to estimate the time of step 5. In steps 4 and 5, the search of flap_plus measures
+   fewer tokens than by default.
 5. flap_plus on a model with the shape of step 1 and all of its layers.
 
-All steps together may take at most `--minutes` minutes. The script does not begin a step that would
-not end in this time, and stops a step that has not ended when the time is over. If a step fails,
-the steps after it still run. The table and the JSON file then say which steps did not begin, were
-stopped or failed.
+All steps together may take at most `--minutes` minutes. The script skips step 5 if the remaining
+time is shorter than the estimate. When the time is over, the script stops the running step and
+skips the steps after it. If a step fails, the steps after it still run. The table and the JSON file
+then say which steps did not begin, were stopped or failed.
 
-The seconds of a stage come from the report of the run. The peak memory on the GPU is measured for
-each step, and the peak memory on the host from the start of the process. GB are 10^9 bytes.
-`--device cpu --tiny` only tests this script.
+The seconds of a stage come from the report of the run. The peak memory on the GPU is that of a
+single step; the peak memory on the host includes all earlier steps, because it is measured from the
+start of the process. GB are 10^9 bytes. `--device cpu --tiny` only tests this script.
 """
 
 import argparse
@@ -78,8 +78,9 @@ TINY = COMMON | {
     "num_hidden_layers": 4,
 }
 PROBE_LAYERS = 2
-# Per token, a forward pass in the search of flap_plus may take this many times as long as a bare
-# forward pass: the search has few windows, so the GPU waits for the host.
+# The estimate assumes that a forward pass in the search of flap_plus takes this many times as long
+# for each token as a bare forward pass: the search has few windows, so the GPU often waits for the
+# host.
 SLOWER = 4
 MISSING = ("not_begun", "stopped", "failed")  # reasons why a step has no numbers
 COLUMNS = ("step", "seconds", "of them", "peak GPU, GB", "peak host, GB", "")

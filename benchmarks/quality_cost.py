@@ -42,7 +42,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Variant(NamedTuple):
-    """A method whose cost is measured: options of `flap.prune`, and a target for the time."""
+    """Options of `flap.prune` whose cost is measured, with a target for the time."""
 
     target: float  # the time of pruning should be at most this multiple of a bare forward pass
     choices: dict[str, Any]  # keyword arguments of `flap.prune`
@@ -92,7 +92,7 @@ def prune(
 def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, float]:
     """Return for each variant the median of (time of pruning / time of a bare forward pass).
 
-    names: keys of VARIANTS. Every repeat prunes a new copy of the dense model.
+    names: keys of VARIANTS. Each time, a new copy of the dense model is pruned.
     """
     dense, tokenizer = load(options)
     tokens_NT = random_windows(dense, options.samples)

@@ -5,21 +5,23 @@
 The models are SmolLM2-135M-Instruct without pruning ("dense"), and the same model pruned at a ratio
 of 0.2 with the structure AL-AM. With `round_to=32`, the rows of the pruned matrices can be divided
 into blocks of 32 weights. The table has one row for each quantised form of each of these two
-models. A row shows the size of the weights, and the perplexity on held-out BoolQ passages in
-windows of 128 tokens. llama.cpp measures the GGUF files, one token at a time. transformers measures
-all other forms on the CPU.
+models. A row shows the size of the weights, and the perplexity on held-out BoolQ passages (passages
+that are not used for calibration) in windows of 128 tokens. llama.cpp measures the GGUF files, one
+token at a time. transformers measures all other forms on the CPU.
 
 The forms are
 
 - float32, which is not quantised; its size is counted as 16 bits per weight;
 - GGUF f16 and q8_0, as `python -m flap export` writes them;
 - Q8_0, Q5_1 (6.0 bits per weight), Q6_K and Q4_K_M, which llama.cpp's own quantiser makes from the
-  f16 file. The wheel xllamacpp has no quantiser, so `--llama` must name the folder of llama.cpp's
-  libraries (libllama, libggml); without `--llama`, these forms are left out;
+  f16 file. To use this quantiser, `--llama` must name the folder of llama.cpp's libraries
+  (libllama, libggml), because the package xllamacpp does not contain the quantiser; without
+  `--llama`, these four forms are left out;
 - int8, int6 and int4 weights by torchao;
 - W8A8 (8-bit weights and activations) by llm-compressor, whose version of transformers differs from
-  flap's. Run the same command again in a separate environment with llm-compressor. In this
-  environment, the command measures the checkpoints that it has written to DIR before.
+  flap's. Therefore, first run the command with flap, which writes the checkpoints to DIR, and then
+  run the same command in a separate environment with llm-compressor, where the script quantises and
+  measures these checkpoints.
 
 If a package that a form needs is missing, the rows of this form say so.
 """
@@ -85,8 +87,8 @@ def read_windows(directory: Path, num_windows: int) -> Tensor:
 def in_transformers(directory: Path, tokens_NT: Tensor, bits: int = 16, **options: Any) -> Measured:
     """Measure the bytes and the perplexity of a model in transformers, in float32.
 
-    bits: the number of bits by which the size of an integer weight is counted, even if torch stores
-        this weight in a larger type.
+    bits: each integer weight counts as this number of bits, even if torch stores it in a larger
+        type.
     """
     model = AutoModelForCausalLM.from_pretrained(
         directory, trust_remote_code=True, dtype=torch.float32, **options
@@ -110,9 +112,10 @@ def perplexity(model: PreTrainedModel, tokens_NT: Tensor) -> float:
 def stored(tensor: Tensor, bits: int) -> int:
     """Return the number of bytes that a tensor needs in a file.
 
-    An integer needs `bits` bits, and any other number needs 16 bits.
+    An integer counts as `bits` bits, and any other number as 16 bits.
     """
-    # A quantised weight consists of integers, scales and zero points.
+    # torchao's tensor of a quantised weight consists of several tensors: integers, scales and zero
+    # points.
     if hasattr(tensor, "__tensor_flatten__"):
         return sum(stored(getattr(tensor, name), bits) for name in tensor.__tensor_flatten__()[0])
     return tensor.numel() * (16 if tensor.is_floating_point() else bits) // 8

@@ -1,15 +1,15 @@
 """Measure the memory and time to prune a model from disk: `python benchmarks/scale.py`.
 
 The script needs Linux, 10 GB of disk and half an hour. It writes LLaMA models with random weights
-and grouped-query attention, which differ only in their number of layers. It then prunes each model
-by 30 % with model.placement=stream, in a new process. The calibration text is 16 windows of 128
-tokens.
+and grouped-query attention, which differ only in their number of layers. In a new process for each
+model, it then removes 30 % of the decoder's weights with model.placement=stream. The calibration
+text is 16 windows of 128 tokens.
 
 The table shows the peak of the process's resident memory, minus the peak of an interpreter that has
 only imported torch. The peak (the kernel's VmHWM) includes memory-mapped files. The column
-`anonymous` shows the memory without these files (the kernel's RssAnon, read every 20 ms). The
-target is a peak of at most 1.2 GB for the largest model, and about the same peak for all models. GB
-are 10^9 bytes.
+`anonymous` shows the peak without memory-mapped files (the largest value of the kernel's RssAnon,
+read every 20 ms). The target is a peak of at most 1.2 GB for the largest model, and about the same
+peak for all models. GB are 10^9 bytes.
 
 `--shape mixtral` and `--shape qwen3_moe` prune a mixture of experts. `--shape qwen3-30b-a3b` prunes
 a model with four layers of the shape of Qwen3-30B-A3B. The script passes all other arguments on to
@@ -45,8 +45,8 @@ LLAMA = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
-# These mixtures of experts have 53 million parameters in each layer. The router sends a token to a
-# quarter of the experts (Mixtral), or to an eighth of them (Qwen3-MoE).
+# MIXTRAL and QWEN3_MOE are mixtures of experts with 53 million parameters in each layer. The router
+# sends a token to a quarter of the experts (MIXTRAL), or to an eighth of them (QWEN3_MOE).
 MIXTRAL = {
     "hidden_size": 1024,
     "intermediate_size": 2048,
@@ -76,8 +76,8 @@ QWEN3_30B = {
 }
 LAYERS = {1: 5, 2: 13, 4: 30}
 LAYERS_OF_EXPERTS = {1: 8, 2: 17, 4: 36}
-# For each shape: the model type, the config values in addition to `ENDS`, and for each size of the
-# weights in GB, the number of decoder layers that gives about this size.
+# For each shape: the model type, the config values in addition to `ENDS`, and a dict from the size
+# of the weights in GB to the number of decoder layers with which the weights have about this size.
 SHAPES: dict[str, tuple[str, dict[str, Any], dict[int, int]]] = {
     "llama": ("llama", LLAMA, LAYERS),
     "mixtral": ("mixtral", MIXTRAL, LAYERS_OF_EXPERTS),

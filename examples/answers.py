@@ -7,8 +7,9 @@ PROMPTS is a .jsonl file. Each line of this file is {"prompt": "…", "answer": 
 which the model answers itself. The script asks the prompts of the other lines before and after
 pruning, and compares the model's answers with the right answers. It writes the results to FOLDER.
 
-The calibration prompts and their answers must fill all calibration windows. A few hundred lines are
-enough if you pass calibration.num_samples=16 (the default is 128 windows).
+The calibration prompts and their answers must fill all calibration windows. If you pass
+calibration.num_samples=16, a few hundred lines in PROMPTS are enough to fill the 16 windows (the
+default is 128 windows).
 """
 
 import subprocess

@@ -7,8 +7,8 @@ For some packages, llm-compressor needs versions that differ from flap's, so ins
 separate environment. You do not need flap in that environment.
 
 SCHEME is FP8_DYNAMIC (default), W8A8 or W4A16. This script only rounds the weights, so it needs no
-calibration data. It is for models without experts. W4A16 needs weight matrices whose row length is
-a multiple of 128; prune with `round_to=128` to get such matrices.
+calibration data. It supports only models without experts. W4A16 needs weight matrices whose row
+length is a multiple of 128; prune with `round_to=128` to get such matrices.
 """
 
 import sys

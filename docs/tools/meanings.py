@@ -62,7 +62,7 @@ def default_of(field: Field[Any]) -> Any:
 
 
 def type_of(field: Field[Any]) -> str:
-    """Return the type of a field in words, or an empty text if the field allows several types."""
+    """Return the type of a field in words, or an empty text if the field allows any type."""
     name = field.type.__name__ if type(field.type) is type else str(field.type)
     return "" if field.type is Any else name.replace(" | ", " or ")
 
