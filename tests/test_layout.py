@@ -180,7 +180,7 @@ def test_no_package_exports_a_name_of_one_of_its_modules(package: Path) -> None:
     assert not exported & modules
 
 
-# Public names that two modules define, each with the reason for keeping both.
+# Public names that two modules may define, each with the reason.
 SHARED_NAMES = {
     "main": "the entry point of each command",
     "prune": "flap.prune for users, and the method as the stages of a run",

@@ -87,8 +87,8 @@ def test_what_fits_is_loaded_and_measured_as_any_other(
 ) -> None:
     assert_measured_alike(measured("stream"), in_memory)
     dense, pruned, beside, pruned_again = loaded
-    # Each model is loaded once for the tasks that measure one model. Afterwards, both models are
-    # loaded again to measure their speed in turns.
+    # Each model is loaded once for the tasks that measure one model at a time. Afterwards, both
+    # models are loaded again to measure their speed in turns.
     assert dense == beside > pruned == pruned_again
 
 

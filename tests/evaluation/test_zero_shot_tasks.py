@@ -117,7 +117,7 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
         counts = Counter(map(answer, some))
         if name == "sciq":
             assert set(counts) == {3}  # lm-eval always puts sciq's right answer last
-        elif name != "copa":  # in copa, each document has different choices
+        elif name != "copa":  # in copa, the choices differ from document to document
             assert (
                 set(counts) in (set(range(len(choices))), set(choices))
                 and min(counts.values()) > 15

@@ -88,7 +88,7 @@ def install(folder: str, journal: str, fault: Fault) -> None:
 
 
 class Faults:
-    """Count the operations below a folder, and cause a fault at one of them."""
+    """Count the operations on files below a folder, and cause a fault at one of them."""
 
     def __init__(self, folder: str, journal: int, fault: Fault) -> None:
         self.folder = Path(folder).resolve()

@@ -58,9 +58,9 @@ def made_up(budget: Budget) -> Measure:
 
 
 def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure) -> Scores:
-    """Return the scores as a run would pass them to the structure.
+    """Add the divergences of trial plans to the scores if the structure is a search, as a run does.
 
-    If the structure is a search, add the divergences of its trial plans to the scores.
+    Otherwise, return the scores unchanged.
     """
     if not isinstance(structure, Search):
         return scores

@@ -19,7 +19,7 @@ from tests.helpers.runs import composed
 
 
 def parts_in_memory(model: nn.Module) -> set[str]:
-    """Return the indices of the layers in memory, and "rest" if other weights are in memory."""
+    """Return the indices of the layers in memory, and "rest" for weights outside all layers."""
     parts = set()
     for name, parameter in model.named_parameters():
         if parameter.device.type != "meta":

@@ -34,7 +34,7 @@ Products = dict[str, Tensor]  # w · ∂L/∂w of a layer's parameters, by their
 
 
 def rows(products: Products, module: str, units: int) -> Tensor:
-    """For each unit, sum the products in its rows of a Linear's weight and bias."""
+    """Sum w · ∂L/∂w over each unit's rows of a Linear's weight and bias."""
     total_U = products[f"{module}.weight"].unflatten(0, (units, -1)).sum(dim=(1, 2))
     if f"{module}.bias" in products:
         total_U = total_U + products[f"{module}.bias"].unflatten(0, (units, -1)).sum(dim=1)
@@ -42,7 +42,7 @@ def rows(products: Products, module: str, units: int) -> Tensor:
 
 
 def columns(products: Products, module: str, units: int) -> Tensor:
-    """For each unit, sum the products in its columns of an output projection's weight."""
+    """Sum w · ∂L/∂w over each unit's columns of an output projection's weight."""
     return products[f"{module}.weight"].unflatten(1, (units, -1)).sum(dim=(0, 2))
 
 
@@ -61,7 +61,7 @@ def of_gated_mlp(products: Products) -> Tensor:
 
 
 def of_olmo2(products: Products) -> Pair[Tensor]:
-    """Sum the products of each unit of OLMo 2, which has norms over queries and keys of all heads.
+    """Sum w · ∂L/∂w over each unit of OLMo 2, which has norms over queries and keys of all heads.
 
     Each weight of a norm belongs to the head that contains the weight's channel.
     """
@@ -73,7 +73,7 @@ def of_olmo2(products: Products) -> Pair[Tensor]:
 
 
 def of_phi3(products: Products) -> Pair[Tensor]:
-    """Sum the products of each unit of Phi-3.
+    """Sum w · ∂L/∂w over each unit of Phi-3.
 
     Phi-3 has one matrix for q, k and v, and one matrix for gate and up.
     """
@@ -87,7 +87,7 @@ def of_phi3(products: Products) -> Pair[Tensor]:
 
 
 def of_gpt2(products: Products) -> Pair[Tensor]:
-    """Sum the products of each unit of GPT-2, which has Conv1D modules with transposed matrices."""
+    """Sum w · ∂L/∂w over each unit of GPT-2, which has Conv1D modules (transposed matrices)."""
     heads = products["attn.c_proj.weight"].unflatten(0, (8, -1)).sum(dim=(1, 2))
     weights = products["attn.c_attn.weight"].chunk(3, dim=1)
     biases = products["attn.c_attn.bias"].chunk(3)
@@ -99,7 +99,7 @@ def of_gpt2(products: Products) -> Pair[Tensor]:
 
 
 def of_mixtral(products: Products) -> Pair[Tensor]:
-    """Sum the products of each KV head of Mixtral, and of each neuron, expert after expert."""
+    """Sum w · ∂L/∂w over each KV head of Mixtral, and over each neuron, expert after expert."""
     gate_EIH, up_EIH = products["mlp.experts.gate_up_proj"].chunk(2, dim=1)
     neurons_EI = gate_EIH.sum(dim=2) + up_EIH.sum(dim=2)
     neurons_EI = neurons_EI + products["mlp.experts.down_proj"].sum(dim=1)
@@ -107,7 +107,7 @@ def of_mixtral(products: Products) -> Pair[Tensor]:
 
 
 def of_whole_experts(products: Products) -> Pair[Tensor]:
-    """Sum the products of each KV head and each expert of Mixtral, with the expert's router row."""
+    """Sum w · ∂L/∂w over each KV head and each expert of Mixtral, with the expert's router row."""
     experts_E = products["mlp.experts.gate_up_proj"].sum(dim=(1, 2))
     experts_E = experts_E + products["mlp.experts.down_proj"].sum(dim=(1, 2))
     experts_E = experts_E + products["mlp.gate.weight"].sum(dim=1)

@@ -80,13 +80,13 @@ def test_by_hand() -> None:
     assert exact.weight_OK.flatten().tolist() == pytest.approx([1 + 2, 0 + 2 * 2])
     assert exact.bias_O is not None
     assert exact.bias_O.tolist() == pytest.approx([1, 2 * 1 + 2])
-    # The error that remains is 1, the variance of channel 2, which only the second output reads.
-    # With the bias alone, channel 1 adds its variance times the squares of its two weights: 1 + 16
-    # · (1 + 4).
+    # With the linear map, the error is 1: the variance of channel 2, which only the second output
+    # reads. With the bias alone, the error is 1 + 16 · (1 + 4) = 81, because it also contains the
+    # variance of channel 1 times the squares of its two weights.
     assert report_of(exact) == pytest.approx((0.0, 1.0, 81.0), abs=1e-5)
 
-    # The variances are 4, 16 and 1, with the mean 7. So with a ridge of 3/7, the slope of channel 1
-    # is 8 / (4 + 3 / 7 · 7) = 8 / 7.
+    # The variances are 4, 16 and 1, and their mean is 7. So with a ridge of 3/7, the slope of
+    # channel 1 is 8 / (4 + 3 / 7 · 7) = 8 / 7.
     ridged = fit_of(LinearCompensation(3 / 7), weight_OI, statistics, 1)
     slope = 8 / 7
     assert ridged.weight_OK.flatten().tolist() == pytest.approx([1 + slope, 2 * slope])
