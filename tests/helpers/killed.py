@@ -14,8 +14,8 @@ from flap.pipeline import run
 from tests.helpers.forked import forked
 from tests.helpers.runs import composed
 
-# The stages of a run whose steps are recorded. The steps "write" and "compare", which belong to no
-# stage in this list, are recorded, too. Steps of measurements are not recorded.
+# The steps of these stages are recorded, and so are the steps "write" and "compare", which belong
+# to no stage in this list. Steps of measurements are not recorded.
 NOTED = ("sample", "calibrate", "score", "compress", "prune")
 SEQUENCES = 2  # sequences per batch when the model writes calibration text
 

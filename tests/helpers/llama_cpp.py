@@ -28,8 +28,8 @@ class Questions:
     # The number of prefixes, from the shortest, for which no log-probabilities are computed. With a
     # large vocabulary, log-probabilities take long to write and to read.
     first: int = 0
-    # An id whose text is valid UTF-8. llama.cpp is forced to sample this id, because it reports no
-    # probabilities while the sampled text ends in the middle of a character.
+    # The id of a token whose text is valid UTF-8. llama.cpp is forced to sample this token, because
+    # it reports no probabilities while the sampled text ends in the middle of a character.
     plain: int = 0
     # A prompt, and the number of tokens by which llama.cpp continues it greedily.
     prompt: Any = ""

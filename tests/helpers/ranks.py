@@ -29,7 +29,7 @@ def in_ranks(
 def command_line_in_ranks(
     folders: Sequence[Path], *arguments: str, before: Callable[[], None] | None = None
 ) -> list[CompletedProcess[str]]:
-    """Run `python -m flap` with these arguments in one rank for each of the folders."""
+    """Run `python -m flap` with these arguments in several ranks, each in one of the folders."""
 
     def run(rank: int) -> CompletedProcess[str]:
         return command_line(folders[rank], *arguments, before=before, **environments[rank])

@@ -1,6 +1,6 @@
-"""On a real model, flap prunes nearly the same heads and neurons as the paper's official code.
+"""On a real model, flap prunes nearly the same heads and neurons as the FLAP paper's code.
 
-tests/data/flap_official.json contains the heads and neurons that the official code keeps. The
+tests/data/flap_official.json contains the heads and neurons that this official code keeps. The
 official code supports only multi-head attention, so SmolLM2's 3 KV heads are repeated to get 9.
 
 The official code computes a running variance. It leaves out the variance of the first sample (a

@@ -102,7 +102,7 @@ def test_dense_scores_are_measured_once(
 def test_dense_scores_of_another_batch_size_are_not_reused(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch size changes rounding, so it must be the same for the two models."""
+    """The batch size changes rounding, so the dense and the pruned model must have the same one."""
     arguments = (*base, "eval.perplexity.seq_len=33", "checkpoint.save=false")
 
     def numbers(name: str, batch_size: int, cache: str) -> dict[str, dict[str, float]]:

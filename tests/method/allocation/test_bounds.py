@@ -59,9 +59,9 @@ def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
             assert not fits(i, Pair(heads, neurons + 1))
 
 
-# The toy model's units (heads and neurons) stay in the following order. L0h1 is head 1 of layer 0,
-# and L1n3 is neuron 3 of layer 1. The best head and the best neuron of each layer (L0h1, L1h0, L0n3
-# and L1n3) come first. Then come, by their scores, L0n2 (0.39), L1h1 (-0.29), L0n1 (-0.39), L1n0 to
+# The toy model's units (heads and neurons) are ranked as follows. L0h1 is head 1 of layer 0, and
+# L1n3 is neuron 3 of layer 1. The best head and the best neuron of each layer (L0h1, L1h0, L0n3 and
+# L1n3) come first. Then come, by their scores, L0n2 (0.39), L1h1 (-0.29), L0n1 (-0.39), L1n0 to
 # L1n2 (-0.5 each), L0h0 (-0.87) and L0n0 (-1.16).
 TOY_BUDGET = Budget(TOY_LAYERS, 0.0)
 BY_HAND = [

@@ -221,9 +221,9 @@ def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, 
 def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
     """In the ranking, the best head and the best block of neurons of each layer come first.
 
-    A block has 8 neurons. The two heads and two blocks cost 36 together. Then come two heads with a
-    score of 0 (with them, the total is 46 and 56), two blocks with -0.34 (64 and 72), and two heads
-    with -1. The four lowest neurons of each layer are in no block.
+    A block has 8 neurons. These two heads and two blocks cost 36 together. Then come two heads with
+    a score of 0 (with them, the total is 46 and 56), two blocks with -0.34 (64 and 72), and two
+    heads with -1. The four lowest neurons of each layer are in no block.
     """
     ascending = torch.arange(20.0)
     heads = torch.tensor([[3.0], [2.0], [1.0]])

@@ -1,6 +1,7 @@
 """Standardised scores, best units, and units within a budget agree with values computed by hand.
 
-A unit is a head or a neuron. Its cost is its number of parameters.
+A unit is a head or a neuron. Its cost is its number of parameters. The budget is the number of
+parameters that should stay.
 """
 
 import pytest

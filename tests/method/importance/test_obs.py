@@ -39,7 +39,7 @@ def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -
 def errors_without(
     weight_OI: Tensor, activation_TI: Tensor, units: Sequence[Sequence[int]]
 ) -> list[float]:
-    """Return the error that the removal of each unit alone leaves. A unit is a list of channels."""
+    """For each unit (a list of channels), return the error that remains if only it is removed."""
     channels = set(range(weight_OI.shape[1]))
     errors = []
     for unit in units:

@@ -182,8 +182,8 @@ def test_what_rounding_takes_back_is_not_reported(
 ) -> None:
     """The report contains the divergence of the trained weights after rounding to bfloat16.
 
-    If the rounded weights are worse than the weights before the training, the weights before the
-    training stay.
+    If the rounded weights are worse than the weights before the training, the model keeps the
+    weights from before the training.
     """
     recovery = replace(FULL, learning_rate=learning_rate)
     model = compressed().bfloat16()

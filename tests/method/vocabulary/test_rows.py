@@ -29,7 +29,7 @@ def logits(model: PreTrainedModel, tokens_NT: torch.Tensor) -> torch.Tensor:
 def parameters_of_a_token(model: PreTrainedModel) -> int:
     """Return the number of parameters in the rows of one token in the embedding and the LM head.
 
-    If the two matrices are tied, their row counts once.
+    If the two matrices are tied, the row that they share counts once.
     """
     parameters = {}
     for end in (model.get_input_embeddings(), model.get_output_embeddings()):

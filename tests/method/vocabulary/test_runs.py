@@ -113,7 +113,10 @@ def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(
 def test_perplexities_of_two_tokenizers_share_no_row(
     trimmed: Trimmed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The console, report.md, the model card and trackers compare models only in bits per byte."""
+    """A trimmed model has no perplexity, so it is compared with the dense model in bits per byte.
+
+    The console, report.md, the model card and trackers show no perplexity.
+    """
     training = ("recover=reconstruct", "recover.epochs=1", "recover.batch_size=2")
     report = trimmed("ratio=0.4", *training)
     perplexity = "other.txt/perplexity@16"

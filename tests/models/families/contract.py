@@ -50,7 +50,7 @@ class FamilyContract:
     stock: ClassVar[bool] = True
     # tolerance for logits, which can depend on the memory addresses of tensors
     rounding: ClassVar[float] = 0.0
-    # Parts of names. flap does not prune the matrices of a layer whose names contain such a part.
+    # Parts of the names of matrices in a layer. flap does not prune a matrix with such a name.
     stays: ClassVar[tuple[str, ...]] = ()
 
     @pytest.fixture
