@@ -34,7 +34,7 @@ TOLERANCE = 1e-6
 
 
 def cells(mixture: Path) -> dict[str, list[str]]:
-    """Return the command-line options of every run, by the name of the run.
+    """Return a dict from the name of each run to its command-line options.
 
     mixture: the folder of the model that `make_mixture` writes.
     """

@@ -309,7 +309,7 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
     ]
     of_device = ends + max(ends, *layers) + sum(layers) // 2
     if device == "cpu":
-        return {"cpu": of_device}  # accelerate puts the layers that do not fit on the disk
+        return {"cpu": of_device}  # accelerate puts all other layers on the disk
     return {0: of_device, "cpu": virtual_memory().available * 9 // 10}
 
 
@@ -326,7 +326,7 @@ def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfi
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf
     search = config.structure
-    plans = 2 * len(search["levels"])  # number of trials in each layer: attention and MLP
+    plans = 2 * len(search["levels"])  # trials in each layer: of its attention and its MLP
     passes = plans * num_layers / 2 * search["tokens"] / passed["tokens"]
     return float(probe["seconds"] * num_layers / PROBE_LAYERS + SLOWER * passes * passed["seconds"])
 

@@ -1,6 +1,4 @@
-"""Prune with a function of your own as the metric, and calibrate on a list of texts.
-
-You need no config file for this.
+"""Prune with your own function as the metric and a list of texts, without a config file.
 
     python examples/function.py MODEL FOLDER
 

@@ -4,7 +4,7 @@
 
 The metrics are IFV and WIFV, and the best metric at a ratio is the one with the lowest perplexity.
 The script writes a subfolder for each run, study.csv, plots and index.html to FOLDER. If you start
-the script again with the same FOLDER, it computes only the results that are missing there.
+the script again with the same FOLDER, it computes only the results that are missing in FOLDER.
 """
 
 import subprocess

@@ -8,8 +8,9 @@ model's answers. The script prints KL(dense || pruned), the divergence of their 
 per token: for each of the first five tokens of an answer, for the tokens that also occur in the
 passage, and for the other tokens.
 
-Then the script replaces the attentions, or the MLPs, in one third of the pruned model's layers by
-those of the dense model. It prints the share by which this reduces KL.
+Then the script replaces the attentions of the pruned model by those of the dense model, in one
+third of the layers at a time, and then the MLPs in the same way. For each replacement, the script
+prints the share by which KL falls.
 """
 
 import sys
@@ -27,7 +28,7 @@ COLUMNS = ["support", "question", "correct_answer"]
 
 
 def prompts(count: int) -> list[tuple[str, str]]:
-    """Return `count` prompts, each with the passage of its question.
+    """Return `count` pairs of a prompt and the passage of its question.
 
     A prompt has five examples with answers, and then a question. The examples and the question come
     with their passages.

@@ -76,7 +76,7 @@ def calibration_prompt(turns: list[Document]) -> dict[str, Any]:
 
 
 def evaluation_prompts(chosen: Iterable[Document]) -> list[dict[str, Any]]:
-    """Return each document whose answer has no full stop or comma as a prompt with its answer."""
+    """Return a prompt with its answer for each document whose answer has no full stop or comma."""
     return [
         {"prompt": document.asked, "answer": document.answer}
         for document in chosen
@@ -85,7 +85,7 @@ def evaluation_prompts(chosen: Iterable[Document]) -> list[dict[str, Any]]:
 
 
 def write(path: str, prompts: list[dict[str, Any]]) -> None:
-    """Write prompts as lines of JSON, and print their number."""
+    """Write prompts as lines of JSON, and print how many they are."""
     Path(path).write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
     print(f"{path}: {len(prompts)} prompts")
 

@@ -62,7 +62,7 @@ def quantised(weight_OI: Tensor, kind: str) -> int:
 
 @torch.no_grad()
 def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) -> int:
-    """Round the matrices in place as llama.cpp's quantiser does, and return the bytes of its file.
+    """Round the matrices in place as llama.cpp's quantiser does, and return the GGUF file's size.
 
     kind: a key of K_QUANTS. llama.cpp uses a K-quant only for matrices whose row length is a
         multiple of 256. In the models of this study, only `ffn_down` is such a matrix. For all
@@ -92,7 +92,7 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
 def windows(
     name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase
 ) -> tuple[Batch, Tensor]:
-    """Return the windows of a text, and for each window, the bytes of its scored tokens.
+    """Return the windows of a text, and for each window, the number of bytes of its scored tokens.
 
     The first token of a window is not scored.
 
@@ -112,7 +112,7 @@ def windows(
 
 
 def size_of_f16(checkpoint: Path) -> int:
-    """Return the bytes of the f16 GGUF of a checkpoint."""
+    """Return the size of a checkpoint's GGUF file in f16, in bytes."""
     return (checkpoint / "model-f16.gguf").stat().st_size
 
 
