@@ -179,9 +179,9 @@ def _problem(row: Any) -> Problem:
 def _of_mbpp(rows: list[Any]) -> list[AnyProblem]:
     """Return the problems of MBPP that a model has to solve.
 
-    If the rows contain the three examples of MBPP, these examples are in every prompt, and only the
-    problems of MBPP's test split are solved. Otherwise, all problems are solved, and prompts have
-    no examples.
+    If the rows contain the three examples of MBPP, only the problems of MBPP's test split are
+    returned, with these examples in every prompt. Otherwise, all problems are returned, and prompts
+    have no examples.
     """
     problems = {row["task_id"]: _mbpp_problem(row) for row in rows}
     if not problems.keys() >= {*EXAMPLES}:

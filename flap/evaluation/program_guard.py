@@ -64,7 +64,7 @@ def limit(seconds: int) -> None:
         resource.RLIMIT_CORE: 0,
     }
     for kind, most in limits.items():
-        with suppress(ValueError, OSError):  # macOS does not have all of these limits
+        with suppress(ValueError, OSError):  # macOS lacks some of these limits
             resource.setrlimit(kind, (most, most))
 
 

@@ -75,7 +75,7 @@ class Programs(Evaluator):
 
     `humaneval/pass@1` is the share if the model continues the problem as plain text.
     `humaneval_chat/pass@1` is the share if the problem is asked through the chat template, with
-    lm-eval's wording. `mbpp/pass@1` and `mbpp_chat/pass@1` are the same numbers for MBPP. The model
+    lm-eval's wording. `mbpp/pass@1` and `mbpp_chat/pass@1` are these two shares for MBPP. The model
     decodes greedily. Each program runs in a separate process, with limits (`program_guard`).
 
     Sources: HumanEval, Chen et al., 2021, arXiv 2107.03374. MBPP, Austin et al., 2021, arXiv

@@ -101,7 +101,7 @@ def weight_bytes(model: PreTrainedModel) -> int:
 def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
     """Return the number of multiply-accumulates (MACs) of one forward pass over the prompts.
 
-    The number is half of the floating-point operations (FLOPs) that torch counts. Attention is
+    This is half the number of floating-point operations (FLOPs) that torch counts. Attention is
     counted as if there were no causal mask. In a mixture of experts, only the experts that the
     router chooses for a token are counted.
     """

@@ -57,7 +57,7 @@ def expand(names: list[str]) -> list[str]:
         ValueError: a name is not the path of a file of prompts, and lm-eval has no task, group or
             tag with this name.
     """
-    # Loading lm-eval's index takes seconds, so it is left out if every name is a path.
+    # Loading lm-eval's index takes seconds, so the index is not loaded if every name is a path.
     if all(map(is_prompt_file, names)):
         return list(dict.fromkeys(names))
     manager = task_manager()

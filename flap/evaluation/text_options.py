@@ -55,7 +55,7 @@ class OnTexts(Evaluator):
     These tasks can run with only one layer of the model in memory.
     """
 
-    section: ClassVar[str]  # section of the config, for error messages, such as "eval.perplexity"
+    section: ClassVar[str]  # config section that error messages name, such as "eval.perplexity"
 
     datasets: list[str]  # names of texts, or paths of local files
     # The number of tokens in a window, 2 or more, or a list of such numbers. The names of the

@@ -39,7 +39,7 @@ class ResumableLM(huggingface.HFLM):
 
     Without this class, lm-eval would divide the documents among the ranks, and the results would
     differ from those of a single process: each rank would draw the few-shot examples of its first
-    document with the same seed, and the documents' results would be in another order. A rank
+    document with the same seed, and the documents' results would be in a different order. A rank
     without documents would raise an error.
 
     The batches are the same as lm-eval's batches in a single process, because different batches

@@ -51,7 +51,7 @@ def _flat_name(task: str, measure: str, filter_name: str) -> str:
 def directions(
     numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]
 ) -> dict[str, Better]:
-    """Return for each number whether higher or lower values are better, if lm-eval says so.
+    """Return, for each number for which lm-eval states it, whether higher or lower is better.
 
     higher_is_better: for the measures of each task or group, whether lm-eval says that higher
         values are better, as in {"piqa": {"acc": True}}.

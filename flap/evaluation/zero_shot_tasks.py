@@ -192,7 +192,7 @@ def packaged(name: str) -> LoadedTask:
 
 
 def _from_hub(name: str) -> LoadedTask:
-    """Load a task or group of lm-eval with the hub's documents; offline, from the hub's cache."""
+    """Load a task or group of lm-eval with documents from the hub, or from its cache if offline."""
     with quiet(), offline_without_hub(datasets.config):
         loaded = task_manager().load(name)
     origins = set()

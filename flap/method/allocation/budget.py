@@ -66,8 +66,8 @@ class Bound:
     # cost_K of the attention and of the MLP of each layer: the costs of keeping 0, 1, 2, … units
     costs: tuple[Pair[Tensor], ...]
     size: float = 0  # cost of one parameter; 0 if the target does not count parameters
-    # If the target counts parameters and something else, such as the bytes of keys and values: the
-    # part of `costs` that does not come from parameters. Otherwise empty.
+    # the part of `costs` that does not come from parameters, such as the bytes of keys and values;
+    # empty unless the target counts both parameters and something else
     beside: tuple[Pair[Tensor], ...] = ()
 
     def cost(self, widths: Widths) -> float:
@@ -77,8 +77,8 @@ class Bound:
     def cost_of(self, parameters: int, widths: Widths) -> float:
         """Return the cost of a model with this number of parameters and these `Widths`.
 
-        The target must count parameters. The method `cost`, which gets no number of parameters,
-        assumes the largest number that a model with these widths can have.
+        The target must count parameters. Unlike this method, `cost` does not get the number of
+        parameters, and assumes the largest number that a model with these widths can have.
         """
         return self.size * parameters + _sum(self.beside, widths[: len(self.beside)])
 

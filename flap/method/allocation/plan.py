@@ -84,7 +84,7 @@ class PruningPlan:
 
 
 def _entries(plain: Any, field: str) -> list[dict[str, Any]]:
-    """Return the list in one field of a plan's JSON. It must contain an object for each layer."""
+    """Return the list in a field of a plan's JSON, after a check that it contains only objects."""
     entries = plain.get(field) if isinstance(plain, dict) else None
     objects = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
     if not entries or not objects:

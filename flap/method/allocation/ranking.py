@@ -18,7 +18,7 @@ from torch import Tensor
 def standardise(score: Tensor) -> Tensor:
     """Return (score - mean) / unbiased standard deviation of all given scores, in float64.
 
-    If all scores are equal, the result is zero.
+    If all scores are equal, all results are zero.
     """
     wide = score.double()
     if wide.numel() < 2:
@@ -34,7 +34,7 @@ def standardise(score: Tensor) -> Tensor:
 def from_highest(score_U: Tensor) -> Tensor:
     """Return the indices that sort the last dimension from the highest to the lowest score.
 
-    Equal scores keep their order.
+    Elements with equal scores keep their order.
     """
     return score_U.argsort(descending=True, stable=True)
 
@@ -159,11 +159,10 @@ def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
 def in_blocks(score_I: Tensor, size: int, members: int = 1) -> tuple[Tensor, Tensor]:
     """Group neurons into blocks, and return score_B and neurons_BN of the blocks.
 
-    score_B contains the mean score of the neurons of each block, and neurons_BN the indices of the
-    neurons of each block.
     The neurons of a block are removed together. The first block has the `size` highest-scored
     neurons of each member, the second block has the next `size` neurons of each member, and so on.
-    If the lowest-scored neurons do not fill a block, they are left out.
+    If the lowest-scored neurons do not fill a block, they are left out. score_B contains the mean
+    score of each block's neurons, and neurons_BN the indices of these neurons.
     """
     order_MR = ranked(score_I, members)
     blocks = order_MR.shape[1] // size

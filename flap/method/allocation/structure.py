@@ -25,7 +25,7 @@ NO_ROUNDING = (
 class Limits(NamedTuple):
     """How many units may be removed from a block, if they are removed in groups of `size` units."""
 
-    size: int  # number of units in a group, which are removed together; 1 if no unit may be removed
+    size: int  # number of units that are removed together; 1 if no unit may be removed
     fewest: int  # minimum number of groups that stay
     # the numbers of units that may be removed, ascending; the first number counts the units that do
     # not fill a group, which are always removed
@@ -35,8 +35,7 @@ class Limits(NamedTuple):
     def of(cls, units: Units, size: int, least: int) -> "Limits":
         """Return the limits of a block with these units.
 
-        size: number of units in a group, which are removed together. least: minimum number of units
-        that stay.
+        size: number of units that are removed together. least: minimum number of units that stay.
         """
         if units.fixed:
             size = 1

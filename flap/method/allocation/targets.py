@@ -95,9 +95,9 @@ def _of_weights(
 
     size: the cost of one parameter, for example its bytes.
 
-    Active parameters are the parameters that the model uses for one token. In a mixture, these
-    exclude all experts that the router does not choose for the token. If whole experts are removed,
-    the router still chooses the same number of experts for each token.
+    Active parameters are the parameters that the model uses for one token. Experts that the router
+    does not choose for the token are not included. If whole experts are removed, the router still
+    chooses the same number of experts for each token.
     """
     active = name == "active_parameters"
     total = sum(parameter.numel() for parameter in adapter.model.parameters())

@@ -187,7 +187,8 @@ class ULMM(UniformLayers, ManualHeads):
         """Return the number of attention units to remove from each layer.
 
         Layers with the same number of query heads per KV head lose numbers of units that differ by
-        at most one unit (or one block of units). A layer that reaches its limit may lose fewer.
+        at most one unit (or one block of units). A layer that reaches its limit may lose fewer
+        units.
         """
         removable = [self.limits(layer).attention.counts for layer in budget.layers]
 

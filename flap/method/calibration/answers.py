@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 PROMPTS = 16  # number of prompts that the model answers in one batch
 
 # The text of an answer, and whether the answer is complete (not cut off at max_new_tokens). The
-# text is None if the prompt is too long.
+# text is None if the prompt is too long for the model's context.
 Answered = tuple[str | None, bool]
 
 

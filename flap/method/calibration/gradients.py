@@ -176,8 +176,8 @@ def _take_gradient(tensors: Sequence[tuple[UnitSums, UnitTensor]], parameter: Te
 def _backward(adapter: ModelAdapter, batch: Batch) -> int:
     """Run a forward and a backward pass on a batch, and return the number of predicted tokens.
 
-    The loss is the sum over these tokens instead of their mean, because gradients of the mean may
-    underflow in float16. Logits are computed for one chunk of positions at a time.
+    The loss is the sum of the tokens' cross-entropies instead of the mean, because gradients of the
+    mean may underflow in float16. Logits are computed for one chunk of positions at a time.
     """
     device = adapter.model.device
     tokens_NT = batch.tokens_NT.to(device)

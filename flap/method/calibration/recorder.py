@@ -48,8 +48,8 @@ class Comoments:
     def add(self, activation: Tensor, about_zero: bool = False) -> None:
         """Add a batch of activations (…, I).
 
-        about_zero: whether the origin is zero instead of the mean of the first batch. If it is
-            zero, tokens whose activations are all zero can be left out of the batch.
+        about_zero: whether the origin is zero instead of the mean of the first batch. If so, tokens
+            whose activations are all zero can be left out of the batch.
         """
         activation_TI = activation.flatten(end_dim=-2).float()
         if self._products is None:

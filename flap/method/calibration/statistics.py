@@ -129,8 +129,8 @@ def merged_over_ranks(local: Sequence[Statistics], device: torch.device) -> list
 
     local: the statistics of each member over the tokens of this process; empty if the process has
         no tokens.
-    device: the device of the result if `local` is empty. If it is not, the result is on the device
-        of `local`.
+    device: the device of the result if `local` is empty. Otherwise, the result is on the device of
+        `local`.
     """
     if ranks.size() == 1:
         return list(local)

@@ -94,7 +94,7 @@ def _compress_layer(
 def write_layer(
     write: Write, adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> None:
-    """Prune a layer in memory according to its plan. The fits must already be computed.
+    """Prune a layer in memory according to its plan, with fits that are already computed.
 
     fits: the fits of attention and MLP; None for a block that keeps all of its units.
     """

@@ -1,7 +1,7 @@
 """Importance: metrics, which score how much each channel or expert matters.
 
 A channel is an input of an output projection, which is the last matrix of an attention or an MLP.
-Units with low scores are removed.
+Channels and experts with low scores are removed.
 """
 
 from flap.method.importance.base import (

@@ -94,7 +94,7 @@ class Wanda(WIFN):
     `method=wanda_sp` adds the structure and the compensation of Wanda-sp.
     """
 
-    # If true, scores of attention channels are squared. In Wanda, they are not squared.
+    # If true, scores of attention channels are squared, which Wanda does not do.
     square_attention: bool = False
 
 

@@ -26,7 +26,7 @@ EVERY = 4
 RISING = 0.05  # the learning rate rises in the first steps, which are this share of all steps
 WRITERS = ("dense", "pruned", "both")
 # Minimum number of tokens in a step, unless a batch size is given or there are too few tokens. With
-# steps of 128 tokens at the same learning rate, training made SmolLM2 worse.
+# only 128 tokens in a step, and the learning rate unchanged, training made SmolLM2 worse.
 STEP = 1024
 
 
