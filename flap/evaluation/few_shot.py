@@ -23,8 +23,8 @@ def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
 
         own = subtask.get_config("num_fewshot")
         shots = (own or 0) if num_fewshot is None else num_fewshot
-        # number of documents (or prompts of a file) that can be examples in the prompt of another
-        # one; None if the examples come from elsewhere
+        # maximum number of examples if these are other documents of the task, or other prompts of
+        # the file; None if there is no maximum
         others = None
         if task.path and subtask.most_shots:
             others = subtask.most_shots

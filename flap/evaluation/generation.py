@@ -17,12 +17,12 @@ class Generation(ZeroShot):
 
     The share is a number from 0 to 1; higher is better.
 
-    For a task such as triviaqa, there are two numbers. `triviaqa/exact_match,remove_whitespace`:
-    the share of documents (questions) that are answered correctly by the rules of the task.
-    `triviaqa/f1`: the F1 between the words of the model's answer and the words of the most similar
-    right answer, averaged over documents (`zero_shot_results.f1`). These numbers complement
-    multiple choice: a pruned model may be unable to write the right answer, although it can still
-    choose this answer from a list. `ZeroShot` describes the options without a description here.
+    A task such as triviaqa gives two numbers. `triviaqa/exact_match,remove_whitespace`: the share
+    of documents (questions) that are answered correctly by the rules of the task. `triviaqa/f1`:
+    the F1 between the words of the model's answer and the words of the most similar right answer,
+    averaged over documents (`zero_shot_results.f1`). These numbers complement multiple choice: a
+    pruned model may be unable to write the right answer, although it can still choose this answer
+    from a list. `ZeroShot` describes the options without a description here.
 
     Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
     Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa]

@@ -32,7 +32,7 @@ STEP = 1024
 
 @dataclass(frozen=True)
 class Recovery:
-    """Train all weights, or low-rank updates of them, to predict the same as the dense model.
+    """Train all weights, or low-rank updates of them, to predict what the dense model predicts.
 
     The learning rate rises during the first twentieth of the steps, and then falls as a cosine
     (`share_of_rate`). If a rank is given, each Linear module uses W + 2 B A instead of its weight
