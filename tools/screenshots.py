@@ -2,7 +2,7 @@
 
 The script runs a sweep over methods and ratios with SmolLM2-135M-Instruct. docs/study.png shows the
 page of this sweep, on which some cells (runs of the sweep) have failed. docs/layers.png comes from
-the cell with method=flap and ratio=0.2. It shows how many heads and neurons each layer keeps. The
+the cell with method=flap and ratio=0.2, and shows how many heads and neurons each layer keeps. The
 script takes about three minutes on two cores.
 """
 

@@ -1,4 +1,4 @@
-"""If the LM head of a GGUF file is the embedding in another quantised type, flap ties the two."""
+"""If a GGUF file's LM head is the embedding in another quantised type, flap ties the matrices."""
 
 import json
 import logging

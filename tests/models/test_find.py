@@ -249,7 +249,7 @@ def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:
     there["mps"] = True
     assert pick_device("auto").type == "mps"
     there["cuda"] = True
-    # Simulate the second process of torchrun, whose current device is number 1.
+    # Simulate the second process of torchrun, whose current device is the GPU with index 1.
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert [str(pick_device(name)) for name in ("auto", "cuda", "mps", "cpu")] == [
         "cuda:1",

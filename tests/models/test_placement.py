@@ -42,9 +42,9 @@ BATCHES = tokens(seed=7).split(4)  # the first batch has four windows, and the s
 
 
 def on_the_host(directory: Path) -> Spread:
-    """Return a model with layers 1 and 2 offloaded to the host, as with a GPU that is too small.
+    """Return a model with layers 1 and 2 offloaded to the CPU, as with a GPU that is too small.
 
-    In these tests, the CPU plays the part of the GPU.
+    All other layers are also on the CPU, which stands for the GPU in these tests.
     """
     model = read_model(directory)
     names = [name for name, _ in model.named_children() if name != "model"]
@@ -243,8 +243,8 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     assert type(after) is type(placed) and (after is placed) == (not placed.streams)
     assert torch.equal(after.logits(tokens(seed=7)), logits(plain))
     reopened = open_checkpoint(tmp_path / "pruned", placed.device, placed.work)
-    # flap opens a checkpoint at the placement `stream`, so that its weights need no memory in
-    # addition to those of the first model.
+    # flap opens the checkpoint at the placement `stream`, because the weights of the model that was
+    # saved may still be in memory.
     assert reopened.streams
     assert torch.equal(reopened.logits(tokens(seed=7)), logits(plain))
     assert torch.equal(logits(reopened.in_memory().model), logits(plain))

@@ -94,9 +94,9 @@ def prune_experts(model: PreTrainedModel, plan: PruningPlan) -> None:
 
 @torch.no_grad()
 def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
-    """Return the dense model's logits, with routers that never choose experts that a plan removes.
+    """Return the dense model's logits when its routers choose only experts that the plan keeps.
 
-    These experts get a router logit of -infinity.
+    All other experts get a router logit of -infinity.
     """
     linear = nn.functional.linear
     closed = {}

@@ -56,8 +56,8 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
     for seed, perplexity, speed in ((0, 30.0, 1.25), (1, 34.0, 1.5)):
         pruned = altered(report, 0.2, dense, {PERPLEXITY: perplexity, speedup: speed})
         add_cell(tmp_path, pruned, Cell("WIFV", "AL-AM", 0.2, seed=seed))
-    # The cell at ratio 0.5 is slower and worse than the cells at 0.2. The perplexity at 0.7 is not
-    # finite.
+    # The cell at ratio 0.5 is slower and worse than the cells at 0.2, so it is not on the front.
+    # The cell at 0.7 gives no point, because its perplexity is not finite.
     for ratio, perplexity in (
         (0.5, 50.0),
         (0.7, None),

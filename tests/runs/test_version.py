@@ -12,7 +12,7 @@ ANEW = "raise VERSION in flap/storage/artefacts.py and run python -m tests.helpe
 
 
 def test_results_of_a_version_do_not_change(tmp_path: Path) -> None:
-    """Compare plans exactly, and numbers with a tolerance of 1e-4.
+    """Plans equal the recorded plans, and numbers the recorded numbers up to 1e-4 (relative).
 
     The tolerance is necessary because other processors and other versions of torch round
     differently.
