@@ -27,7 +27,7 @@ class BlockFit(NamedTuple):
     """The fitted output projection of a block."""
 
     weight_OK: Tensor  # new weight, with columns only for kept channels, in the dtype of the model
-    bias_O: Tensor | None  # new bias, in the dtype of the model; None if the output projection has none
+    bias_O: Tensor | None  # new bias, in the dtype of the model; None if there is no bias
     reports: dict[str, FitReport]  # fit reports; the keys are names of members
 
 
