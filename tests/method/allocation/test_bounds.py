@@ -32,7 +32,7 @@ def bound(most: float, head: float, neuron: float, fixed: float = 0.0) -> Bound:
 
 
 def asked(architecture: str, biases: Biases, **target: float) -> Budget:
-    """Return the budget of a tiny model with a target, in float32 with a context of 100 tokens."""
+    """Return the budget of a tiny float32 model, for a target and a context of 100 tokens."""
     dense = budget_of(architecture, 0.0)
     adapter = adapt(model_of(architecture))
     targets = TargetConfig(**target, context=100)

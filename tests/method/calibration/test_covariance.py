@@ -199,7 +199,7 @@ def test_behind_pruned_layers() -> None:
 
 
 class OneAtATime(Calibration):
-    """A calibration that checks that the co-moments of a layer are freed before the next layer."""
+    """A calibration that checks before each layer that earlier layers' co-moments are freed."""
 
     def along(self, *arguments: object, **options: object) -> Visits:
         return Watched(super().along(*arguments, **options))

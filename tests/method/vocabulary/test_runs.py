@@ -58,7 +58,7 @@ def test_reconstruction_trains_on_windows_of_the_trimmed_tokenizer(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The training windows are the calibration windows in tokens of the trimmed tokenizer.
+    """The training windows equal the calibration windows of a run on the trimmed checkpoint.
 
     After trimming, flap uses only the trimmed model and its tokenizer.
     """

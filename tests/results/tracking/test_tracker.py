@@ -91,9 +91,9 @@ def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list
 
 @pytest.fixture(scope="module", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Set an empty home directory and an address without a server, so that no account is used."""
+    """Set HOME to an empty folder, and W&B's address to NOBODY, so that no account is used."""
     path = tmp_path_factory.mktemp("home")
-    # Stop W&B's service before the variables are removed, because one of them names this service.
+    # Stop W&B's service before its variables are removed, because one of them names this service.
     wandb.teardown()
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
