@@ -105,10 +105,9 @@ class Programs(Evaluator):
         require(valid, "eval.programs.chat_template", self.chat_template, allowed)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
-        """Read the problems, and return one task for each way to ask them.
+        """Read the problems, and return a task that asks in plain text, one with a chat, or both.
 
-        `chat_template` says whether the problems are asked with the chat template, without it, or
-        in both ways.
+        The option `chat_template` selects these tasks.
 
         Raises:
             ValueError: `run` is false, there are no problems, a problem does not fit into the
@@ -169,7 +168,7 @@ class Programs(Evaluator):
         )
 
     def _leaving(self, problems: Sequence[AnyProblem], origin: str, wording: Wording) -> Leaving:
-        """Return how to leave out problems that are in the run's calibration or training texts."""
+        """Return a `Leaving` for problems that the run has calibrated or trained on."""
 
         def documents() -> list[Document]:
             turns = [{"role": "user", "content": problem.text} for problem in problems]

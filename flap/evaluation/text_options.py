@@ -168,7 +168,7 @@ class OnTexts(Evaluator):
         )
 
     def _leaving(self, text: Text, seq_len: int, cutting: Cutting) -> Leaving | None:
-        """Return how to leave out documents of a text, or None if the text must stay whole.
+        """Return a `Leaving` for the documents of a text, or None if the text must stay whole.
 
         A text with fewer than two documents stays whole. The texts in `HUB` stay whole, too,
         because measurements on them are compared with published numbers.

@@ -197,7 +197,7 @@ class ZeroShot(Evaluator):
         )
 
     def _leaving(self, task: LoadedTask, asking: Asking) -> Leaving:
-        """Return how to leave out documents that are in the run's calibration or training texts."""
+        """Return a `Leaving` for documents that the run has calibrated or trained on."""
 
         def without(numbers: frozenset[int]) -> Task:
             try:

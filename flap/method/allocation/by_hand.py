@@ -1,4 +1,4 @@
-"""The base class of structures whose number of removed heads can be set by hand.
+"""The base class of structures whose number of removed heads can be set in the config.
 
 KV heads are removed together with their query heads, in blocks of `multiple_of_heads` KV heads. The
 size of a block is its number of query heads. In some models, blocks of different layers have
@@ -23,7 +23,7 @@ from flap.method.allocation.structure import Structure
 
 @dataclass(frozen=True)
 class ManualHeads(Structure):
-    """Base class of structures whose number of removed heads can be set by hand.
+    """Base class of structures whose number of removed heads can be set in the config.
 
     An attention that cannot be divided into heads stays whole.
     """

@@ -50,7 +50,7 @@ class UniformLayers(Structure):
         targets = []
         prices = []
         for layer, heads, limit in zip(budget.layers, removed_heads, limits, strict=True):
-            # the price of the neurons that do not fill a block, which are always removed
+            # number of parameters of the neurons that do not fill a block and are always removed
             remainder = limit.counts[0] * layer.mlp.price
             price = max(layer.mlp.price, 1) * limit.size  # a layer without an MLP has price 0
             in_blocks = self._left_for_neurons(layer, heads, budget) - remainder

@@ -27,8 +27,8 @@ from flap.models.devices import widest_float
 log = logging.getLogger(__name__)
 
 RIDGES = 4  # number of ridges to try; each ridge is ten times the previous ridge
-# maximum number of steps; each step removes at least 1/64 of all units, and adjusts the weights of
-# all units that are not yet removed
+# maximum number of steps; each step removes 1/64 of all units, rounded up, and adjusts the weights
+# of all units that are not yet removed
 STEPS = 64
 
 

@@ -41,7 +41,7 @@ class Scores:
 
     @classmethod
     def joined(cls, parts: Iterable["Scores"]) -> "Scores":
-        """Join the scores of parts of the layers. The result has no divergences."""
+        """Join scores that each cover some of the layers. The result has no divergences."""
         parts = list(parts)
         return cls(
             tuple(layer for part in parts for layer in part.layers),
