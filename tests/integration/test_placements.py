@@ -28,7 +28,7 @@ def parts_in_memory(model: nn.Module) -> set[str]:
 
 
 class Observed:
-    """Record which weights are in memory at each read, and count how often each layer is read."""
+    """Record which weights are in memory whenever a layer is read, and count reads of layers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.in_memory: list[set[str]] = []
