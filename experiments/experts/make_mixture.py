@@ -40,7 +40,7 @@ from flap.models import CheckpointSource, find_model
 from flap.storage import cache_root
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-TEXTS = ["boolq-passages", "hellaswag-passages"]  # half of the windows are from each text
+TEXTS = ["boolq-passages", "hellaswag-passages"]  # each text gives half of the windows
 EXPERTS = 16
 CHOSEN = 8
 SEQ_LEN = 256
@@ -62,7 +62,9 @@ class Cut(NamedTuple):
     order_I: Tensor  # the indices of the MLP's neurons, sorted by expert
     error: float  # value of `layer_error` on held-out tokens
     router_ED: Tensor
-    scale_E: Tensor  # factors of the outputs; they are needed because router weights add up to 1
+    # Factors of the experts' outputs. Without them, the mixture would be a mean of these outputs,
+    # because a token's router weights add up to 1, whereas the MLP is the sum of the outputs.
+    scale_E: Tensor
 
 
 def main() -> None:
@@ -74,8 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     dense = source_of(SMOLLM2)
     cut = options.target / "cut"
-    # If an earlier run of this script was killed during the training, this checkpoint already
-    # exists.
+    # `cut` already exists if an earlier run of this script was killed during the training.
     if not (cut / "config.json").exists():
         write(assembled(dense.open().model, cuts(dense)), dense, cut)
     report = {
@@ -90,7 +91,7 @@ def main() -> None:
 
 
 def source_of(path: str) -> CheckpointSource:
-    """Return the source of the model `path` (a folder or a hub id), without loading its weights."""
+    """Return the model `path` (a folder or a hub id) as a source, without loading its weights."""
     return find_model(
         ModelConfig(path, path, dtype="bfloat16"), cache_root(None), trust_remote_code=False
     )
@@ -106,7 +107,7 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
 
 @torch.no_grad()
 def cuts(dense: CheckpointSource) -> list[Cut]:
-    """Return for each layer experts and a router, fitted to the inputs of its MLP in `dense`."""
+    """For each layer, return experts and a router, fitted to the inputs of the layer's MLP."""
     wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, SEQ_LEN, 0, "auto")
     windows = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length)
     tokens_NT = windows.batch.tokens_NT
@@ -150,8 +151,8 @@ def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
         stable=True
     )
     gram_TEE = torch.cat([grams(mlp, part_TD, order_I) for part_TD in input_TD.split(2048)])
-    # Divide by the trace, because otherwise a few tokens with large outputs would outweigh the
-    # others.
+    # Divide by the trace, because otherwise a few tokens with large outputs would outweigh all
+    # other tokens.
     trace_T = gram_TEE.diagonal(dim1=1, dim2=2).sum(dim=1)
     gram_TEE /= trace_T[:, None, None]
     input_TD = input_TD.float()
@@ -225,9 +226,9 @@ def grams(mlp: nn.Module, input_TD: Tensor, order_I: Tensor) -> Tensor:
 def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
     """Return the router, which predicts the norm of each expert's output, by ridge regression.
 
-    gram_TEE: the result of `grams`, divided by its trace for each token. The targets are
-    standardised: for each token, the mean of the norms over the experts is subtracted, and the
-    difference is divided by the standard deviation of all norms.
+    gram_TEE: the result of `grams`, divided by its trace for each token. The targets of the
+    regression are standardised: for each token, the mean of the norms over the experts is
+    subtracted, and the difference is divided by the standard deviation of all norms.
     """
     norm_TE = gram_TEE.diagonal(dim1=1, dim2=2).sqrt()
     target_TE = (norm_TE - norm_TE.mean(dim=1, keepdim=True)) / norm_TE.std()
@@ -316,8 +317,9 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:
     """Train the mixture to predict what `dense` predicts, save it, and return a summary.
 
-    cut: the folder of the mixture before training. The summary contains the result of `distil` and
-        the number of held-out windows.
+    The summary contains the result of `distil` and the number of held-out windows.
+
+    cut: the folder of the mixture before training.
     """
     recovery = Recovery(TEXTS, options.tokens, options.rate, seq_len=SEQ_LEN, batch_size=4)
     wanted = Wanted(recovery.windows + recovery.held_out, SEQ_LEN, 0, "auto")

@@ -2,13 +2,13 @@
 
     python experiments/experts/table.py SWEEP ...
 
-The numbers are means over the seeds. A difference is the number of a metric minus the number of the
-metric EAN. It is computed for each window and each seed, and averaged.
+The values are means over the seeds. A difference is a metric's value minus the value of the metric
+EAN. It is computed for each window and each seed, and averaged.
 
-The number after ± is a standard error, computed from two standard errors. For the first one, the
-differences of each window are averaged over the seeds; it is the standard error of these averages.
-For the second one, the differences of each seed are averaged over the windows; it is the standard
-error of these averages. The result is the square root of the sum of their squares.
+The number after ± is computed from two standard errors: it is the square root of the sum of their
+squares. For one of them, the differences are averaged over the seeds, which gives an average for
+each window, and the error is over the windows. For the other one, the differences are averaged over
+the windows, which gives an average for each seed, and the error is over the seeds.
 """
 
 import sys
@@ -21,7 +21,7 @@ from torch import Tensor
 from flap.results.run_folder import read_run
 
 Cell = tuple[float, str, str]  # ratio, structure and metric identify a cell
-Seeds = dict[int, dict[str, Tensor]]  # values of all windows in nats, by seed and number
+Seeds = dict[int, dict[str, Tensor]]  # by seed and name: a value for each window, in nats
 BASELINE = "EAN"
 
 
@@ -67,8 +67,8 @@ def main(sweeps: list[Path]) -> None:
 def in_nats(name: str, value_N: Tensor) -> Tensor:
     """Return the values of windows in nats per token; perplexities become losses.
 
-    name: the name of the measured number. If this number is a perplexity p, flap has stored p · (1
-        + loss - mean loss) for each window, from which the function computes the loss.
+    name: the name of the measured values. For a perplexity p, flap has stored p · (1 + loss - mean
+        loss) for each window, from which this function computes the loss.
     """
     if "perplexity" not in name:
         return value_N
@@ -86,7 +86,7 @@ def value(name: str, nats_SN: Tensor) -> str:
 
 
 def difference(of_cell: Seeds, of_baseline: Seeds, name: str) -> str:
-    """Return the mean and the error of (cell - baseline), over the seeds that both have."""
+    """Return the mean and the error of (cell - baseline) over the seeds that both cells have."""
     seeds = sorted(of_cell.keys() & of_baseline.keys())
     difference_SN = torch.stack([of_cell[seed][name] - of_baseline[seed][name] for seed in seeds])
     of_windows, of_seeds = (standard_error(difference_SN.mean(dim=axis)) for axis in (0, 1))

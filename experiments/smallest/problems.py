@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flap.evaluation.problems import read_problems
 
-FIRST = 100  # index of the first problem to write; the studies measure models on earlier ones
+FIRST = 100  # index of the first problem to write; models are measured on earlier problems
 
 
 def main(wheel: str, prompts: str) -> None:

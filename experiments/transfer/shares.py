@@ -4,13 +4,13 @@
 
 The loss of a pruned model is ln(its perplexity / the dense model's perplexity). The *share* is the
 loss of a run of `method=flap_plus`, divided by the loss of the run of `method=flap` (FLAP) with the
-same ratio and seed. In the rows *trained*, it is the loss of flap_plus after training (`recover`),
-divided by the loss of FLAP. In the rows *left*, it is the loss after training, divided by the loss
-before training.
+same ratio and seed. In the rows *trained*, the share is the loss of flap_plus after training
+(`recover`), divided by the loss of FLAP. In the rows *left*, the share is the loss after training,
+divided by the loss before training.
 
-The number after ± is a standard error. For a single run, it is computed over the windows of the
-text, from the losses of both models in each window. For a mean, it is computed over the seeds. The
-output is Markdown.
+The number after ± is a standard error. In the first table, which has a row for each seed, it is
+computed from the losses of both models in each window of the text. In the second table, which has
+means over the seeds, it is computed over the seeds. Both tables are Markdown.
 """
 
 import gzip
