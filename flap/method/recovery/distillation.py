@@ -1,10 +1,11 @@
-"""Distillation: train the compressed model to make the same predictions as the dense model.
+"""Distillation: train the compressed model to predict what the dense model predicts.
 
 Source: Hinton et al., arXiv 1503.02531.
 
-Some windows are held out: the model is not trained on them. The held-out divergence is the
-divergence of the compressed model's predictions from the dense model's predictions on the held-out
-windows.
+The dense model is the model before compression. The training texts are cut into token windows. Some
+windows are held out: the compressed model is not trained on them. The held-out divergence says how
+far the compressed model's predictions on the held-out windows are from the dense model's
+predictions (`mean_divergence`).
 
 Legend: N windows · T tokens in a window.
 """
@@ -40,16 +41,17 @@ W = TypeVar("W", Tensor, Batch)
 def training_windows(
     recovery: Recovery, windows: Windows, by_pruned: Windows | None = None
 ) -> Batch:
-    """Return the `recovery.held_out` held-out windows, followed by the windows to train on.
+    """Return the held-out windows, and after them the windows to train on.
 
-    In texts with prompts, the held-out windows always contain the dense model's answers. If some
-    texts have answers, the held-out divergence is measured only on tokens of answers. If there are
-    no answers, or too few tokens of answers (`judged`), it is measured on all tokens.
+    The number of held-out windows is `recovery.held_out`. Their mask is true for the tokens on
+    which the held-out divergence is measured: the tokens of answers to prompts, or if the windows
+    have no or too few such tokens (`judged`), all tokens.
 
-    by_pruned: the windows of the same texts, with answers of the pruned model. In texts with
-        prompts, they replace windows to train on: all of them with writer=pruned, and every second
-        one with writer=both. In this way, the pruned model sees its own mistakes, and learns what
-        the dense model predicts after them.
+    windows: the windows of the training texts. The dense model has answered prompts without answer.
+    by_pruned: the windows of the same texts, but with the pruned model's answers to these prompts.
+        In texts with such prompts, they replace windows to train on: all with writer=pruned, and
+        every second one with writer=both. In this way, the pruned model sees its own mistakes, and
+        learns what the dense model predicts after them. None with writer=dense.
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)
@@ -79,7 +81,7 @@ def training_windows(
 
 
 def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
-    """Return a mask that is false for tokens that repeat a passage of a held-out window.
+    """Return a mask of tokens_NT, which is false for tokens that repeat a passage of held_out_NT.
 
     A token repeats a passage if it is the last of OVERLAP successive tokens that also occur, in the
     same order, in a held-out window.
@@ -96,8 +98,8 @@ def _unseen(tokens_NT: Tensor, held_out_NT: Tensor) -> Tensor:
 def _held_out_first(recovery: Recovery, windows: W) -> W:
     """Return the same windows, sorted so that the held-out windows come first.
 
-    With use="recovery", the first windows are held out, so the order does not change. With
-    use="calibration", every fifth window is held out, and moves to the front.
+    If `recovery.use` is "recovery", the first windows are held out, so the order does not change.
+    If it is "calibration", every fifth window is held out, and these windows move to the front.
     """
     if recovery.use == "recovery":
         return windows
@@ -138,7 +140,7 @@ def distil(
         train(student, recovery, windows, folder, seed, bf16)
         student.load_state_dict(load_file(folder / BEST))
 
-    # measure again, because rounding to the model's dtype may undo an improvement
+    # measure again, because rounding the weights to the model's dtype may undo an improvement
     after = mean_divergence(model, teacher, held_out, recovery.windows_a_step)
     better = after < before
     if not better:
@@ -157,7 +159,7 @@ def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool)
 
     history: for each evaluation, the number of steps before it, and the held-out divergence that it
         measured.
-    better: whether training has improved the model.
+    better: whether training has lowered the held-out divergence.
     """
     by_tokens: list[tuple[int, float | None]] = []
     for step, nats in history:

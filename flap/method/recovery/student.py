@@ -1,8 +1,9 @@
 """The module that transformers' Trainer trains: its output is the loss of the compressed model.
 
-The teacher is the dense model, whose predictions the compressed model learns.
+The teacher is the dense model (the model before compression), whose predictions the compressed
+model learns.
 
-Legend: N windows · T tokens in a window · D hidden size · P positions.
+Legend: N windows · T tokens in a window · D hidden size · P positions in the windows.
 """
 
 from typing import Any
@@ -17,16 +18,16 @@ from flap.models.forward import final_states
 from flap.runtime import ranks
 from flap.runtime.progress import shared_out
 
-# Maximum bytes of the float32 logits of one chunk of positions. A few tensors of this size are in
-# memory at a time.
+# The logits are computed for one chunk of positions after another. The float32 logits of a chunk
+# have at most this number of bytes. A few tensors of this size are in memory at a time.
 LOGITS_BYTES = 2**26
 
 
 class Student(nn.Module):
-    """A module with only the trained parameters of a model, whose `forward` returns the loss.
+    """A module whose parameters are the trained parameters of the compressed model.
 
-    The checkpoints of Trainer therefore contain only the trained parameters, and do not depend on
-    the model's class or the names of its parameters.
+    Its `forward` returns the loss. Trainer's checkpoints of this module contain only the trained
+    parameters, and do not depend on the compressed model's class or the names of its parameters.
     """
 
     def __init__(self, model: PlacedModel, teacher: Teacher, trained: list[nn.Parameter]) -> None:
@@ -49,15 +50,15 @@ class Student(nn.Module):
         return super().train(mode)
 
     def forward(self, input_ids: Tensor, token_mask: Tensor) -> dict[str, Tensor]:
-        """Return the loss of the next-token predictions in nats per token.
+        """Return the mean loss of the next-token predictions, in nats per token.
 
-        `Teacher.loss` defines the loss, such as KL(dense ‖ compressed). The mean of the loss is
-        taken over the positions that predict a counted token. The gradient of the loss with respect
-        to the final hidden states is computed together with the loss, for one chunk of positions
-        after another. So the logits of a chunk are computed only once, and are freed before the
-        next chunk. The logits of a whole batch would take more memory than the model.
+        `Teacher.loss` defines the loss of a prediction. The gradient of the loss with respect to
+        the final hidden states is computed together with the loss, for one chunk of positions after
+        another. So the logits of a chunk are computed only once, and are freed before the next
+        chunk. The logits of a whole batch can take more memory than the model.
 
-        input_ids: tokens_NT. token_mask: mask_NT, which is true for counted tokens.
+        input_ids: tokens_NT. token_mask: mask_NT, which is true for the tokens whose predictions
+            are in the mean.
         """
         targets = self.teacher.read(input_ids)
         hidden_PD = final_states(self.placed.adapter, input_ids)
@@ -71,14 +72,14 @@ class Student(nn.Module):
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
 
     def _positions(self, windows: int, positions: int) -> float:
-        """Return the number by which the sum of a batch's loss over positions is divided.
+        """Return the divisor that turns the sum of a batch's losses at all positions into a mean.
 
         In training, the divisor is the mean of `positions` over all processes, because DDP averages
         the gradients of the processes. In evaluation, the divisor is proportional to the number of
         windows, because Trainer weights the loss of each batch by the number of its windows.
 
-        windows: number of windows in the batch. positions: number of positions at which the loss of
-            the batch is computed.
+        windows: number of windows in the batch. positions: number of positions in the batch at
+            which the loss is computed.
         """
         if self.training:
             every = ranks.gather(positions)
@@ -86,9 +87,9 @@ class Student(nn.Module):
         return self.judged_positions * windows or positions or 1
 
     def _loss(self, targets: Targets, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of the loss in nats, and its gradient with respect to hidden_PD.
+        """Return the loss in nats, summed over positions, and the gradient of this sum.
 
-        The gradient is 0 if hidden_PD does not require a gradient.
+        The gradient is taken with respect to hidden_PD. It is 0 if hidden_PD requires no gradient.
         """
         nats = torch.zeros((), device=hidden_PD.device)
         gradient_PD = torch.zeros_like(hidden_PD)
@@ -103,7 +104,10 @@ class Student(nn.Module):
 
 
 class _Loss(torch.autograd.Function):
-    """An autograd function for a loss whose gradient with respect to hidden_PD is known."""
+    """An autograd function for a loss whose gradient with respect to hidden_PD was computed before.
+
+    The forward pass returns the loss, and the backward pass uses this gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, hidden_PD: Tensor, gradient_PD: Tensor) -> Tensor:
@@ -117,9 +121,10 @@ class _Loss(torch.autograd.Function):
 
 @torch.no_grad()
 def mean_divergence(model: PlacedModel, teacher: Teacher, windows: Batch, batch_size: int) -> float:
-    """Return the mean of `Teacher.loss` on these windows, in nats per token.
+    """Return the mean of `Teacher.loss` over the predictions of the windows' counted tokens.
 
-    If the teacher and the model have the same vocabulary, the result is KL(dense ‖ model).
+    Counted tokens are those whose mask is true. The result is in nats per token. If the teacher and
+    the model have the same vocabulary, the result is KL(dense ‖ model).
     """
     student = Student(model, teacher, []).eval()
 

@@ -1,10 +1,11 @@
 """The dense model as the teacher, which says what the student learns at each position of a window.
 
-The student is the compressed model. If the student's vocabulary was trimmed, each removed token is
-spelled with several tokens that stayed.
+The dense model is the model before compression. The student is the compressed model. If the
+student's vocabulary was trimmed, each removed token is spelled with several tokens that stayed.
 
 Legend: N windows · T tokens in a window · S tokens of the same text in the teacher's vocabulary ·
-P positions · D hidden size · V the teacher's vocabulary · K the student's vocabulary.
+P positions in the windows · D hidden size · V the teacher's vocabulary · K the student's
+vocabulary.
 """
 
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from flap.method.vocabulary.alignment import NOWHERE, Alignment
 from flap.models import PlacedModel
 from flap.models.forward import final_states
 
-# values of `Targets.token_P` at positions where no token is learnt
-PREDICTED = -1  # the student learns the teacher's prediction
+# values of `Targets.token_P` at positions where the student does not learn one certain next token
+PREDICTED = -1  # the student learns the distribution that the teacher predicts
 NOTHING = -100  # the student learns nothing, because the next token is not in the window
 
 
@@ -28,8 +29,10 @@ NOTHING = -100  # the student learns nothing, because the next token is not in t
 class Targets:
     """What the student learns at each position of some windows."""
 
-    hidden_PD: Tensor  # the teacher's final hidden states
-    # id of the next token, if the student learns it; otherwise PREDICTED or NOTHING
+    # the teacher's final hidden states, from which the teacher's predictions are computed
+    hidden_PD: Tensor
+    # at each position, the id of the next token if the student learns this token; otherwise
+    # PREDICTED or NOTHING
     token_P: Tensor
 
     def __getitem__(self, index: Any) -> "Targets":
@@ -66,10 +69,10 @@ class UntrimmedTeacher(Teacher):
     """The dense model as the teacher of a student whose vocabulary was trimmed.
 
     The teacher has the whole vocabulary, and reads the text of a window in tokens of the whole
-    vocabulary. Where a token of the teacher and a token of the student end at the same place, the
-    student learns the teacher's prediction, as a distribution over the student's tokens
+    vocabulary. Where a token of the teacher and a token of the student end at the same place in the
+    text, the student learns the teacher's prediction, as a distribution over the student's tokens
     (`Alignment.marginal`). Inside a removed token, the student learns the spelling of this token:
-    the loss is the cross-entropy of the student's next token.
+    the loss is the cross-entropy of the next token of the spelling.
     """
 
     def __init__(self, model: PlacedModel, alignment: Alignment) -> None:

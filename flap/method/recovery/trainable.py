@@ -16,10 +16,10 @@ from flap.runtime.temporary_state import replaced
 
 @contextmanager
 def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
-    """Yield the trained parameters in float32, and freeze all other parameters.
+    """Yield the parameters that `recovery` trains, in float32, and freeze all other parameters.
 
-    Inside the `with` block, dropout and noise are off, because the dense model also predicts
-    without dropout and noise. At the end of the block, the tensors of the model get their original
+    Inside the `with` block, dropout and the noise of routers are off, because the dense model also
+    predicts without them. At the end of the block, the tensors of the model get their original
     dtypes back, and the modules get their original classes back.
     """
     # 1. copy all tensors, because the compressed model may share unpruned tensors with the dense
@@ -29,7 +29,8 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
     if recovery.gradient_checkpointing:
         model.activation_checkpointing_enable()
 
-    # 2. choose the trained parameters, which are all in the decoder: a vision tower is not trained
+    # 2. choose the parameters to train, which are all in the decoder, so a vision tower is not
+    # trained
     decoder = adapt(model).decoder
     adapted = None
     if recovery.rank is None:
@@ -57,7 +58,10 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
 
 
 def _dropouts(decoder: PreTrainedModel) -> Iterator[tuple[Any, str]]:
-    """Yield owner and name of each attribute that is a rate of dropout or noise."""
+    """Yield each attribute that is a rate of dropout or noise, as a pair of owner and name.
+
+    The owner is a module or the decoder's config.
+    """
     for owner in (*decoder.modules(), decoder.config):
         for name, value in vars(owner).items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -78,7 +82,7 @@ def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
 
     options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with warnings.catch_warnings():
-        # peft uses a name that is deprecated in transformers
+        # peft uses a name that is deprecated in transformers, which causes a warning
         warnings.simplefilter("ignore", FutureWarning)
         # for the Conv1D of GPT-2, peft sets the option fan_in_fan_out by itself, but warns about it
         warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)
@@ -99,9 +103,9 @@ def _copy_tensors(
 ) -> dict[nn.Parameter, tuple[torch.dtype, bool]]:
     """Replace every parameter with a copy in float32. Tied parameters stay tied.
 
-    Return, for each copy, the dtype and `requires_grad` of the original parameter.
+    Return a dict from each copy to the dtype and `requires_grad` of the original parameter.
 
-    keep_bfloat16: whether bfloat16 parameters are copied in bfloat16 instead of float32.
+    keep_bfloat16: whether the copies of bfloat16 parameters are in bfloat16 instead of float32.
     """
     copies: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():

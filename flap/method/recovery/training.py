@@ -31,8 +31,8 @@ from flap.runtime.ranks import by_first, on_first, size
 from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.json_files import read_json
 
-# Bytes per trained parameter in Trainer's checkpoint: the value and two moments of AdamW, all in
-# float32.
+# Bytes that Trainer's checkpoint needs for each trained parameter, which is stored together with
+# AdamW's two moments, all in float32.
 CHECKPOINT_BYTES = 12
 BEST = "best.safetensors"
 HISTORY = "history.json"
@@ -45,8 +45,9 @@ def train(
 
     After the training, the file BEST in the folder contains the parameters with the lowest held-out
     divergence, and the file HISTORY contains the held-out divergence that each evaluation measured.
-    A killed training resumes from Trainer's last checkpoint in the folder. Only tensors and numbers
-    are read from the checkpoint (`weights_only`). A finished training is not repeated.
+    A killed training resumes from Trainer's last checkpoint in the folder. Trainer reads the
+    checkpoint with `weights_only`, so that a manipulated checkpoint cannot run code. If the file
+    HISTORY exists, the training was finished before, and is not repeated.
 
     windows: the training windows; the held-out windows come first.
     bf16: whether the forward pass computes in bfloat16 (autocast).
@@ -138,7 +139,8 @@ def _arguments(
         ddp_find_unused_parameters=False,
     )
     if arguments.n_gpu > 1:
-        # otherwise, Trainer would copy the student to all GPUs, and run the copies in threads
+        # without this line, Trainer would copy the student to all GPUs, and run the copies in
+        # threads
         arguments._n_gpu = 1
     return arguments
 
@@ -148,10 +150,11 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
 
     The learning rate of a tensor is proportional to the tensor's root mean square, as in Adafactor
     (Shazeer and Stern, arXiv 1804.04235, section 8). The reason is that AdamW moves each element by
-    about the learning rate, however small or large the gradient is. Typical weights are 0.2 in
-    SmolLM2 but 0.02 in Gemma 3, so with the same rate, the weights of Gemma 3 would change ten
-    times as much relative to their size. For low-rank updates, the rate is `learning_rate` itself,
-    because the updates begin with the same size in every model.
+    about the learning rate, however small or large the gradient is. Typical weights have a size of
+    0.2 in SmolLM2, and of 0.02 in Gemma 3. So with the same learning rate in both models, the
+    weights of Gemma 3 would change ten times as much relative to their size. For low-rank updates,
+    the learning rate is `recovery.learning_rate` itself, because the updates begin with the same
+    size in every model.
     """
     for parameter in trained:
         rate = recovery.learning_rate
@@ -177,6 +180,8 @@ def history(state: Any) -> dict[int, float]:
     """Return the held-out divergence that each evaluation measured, in nats per token.
 
     The keys are the numbers of finished steps; the value at 0 was measured before the training.
+
+    state: Trainer's state.
     """
     return {
         entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry
@@ -186,8 +191,10 @@ def history(state: Any) -> dict[int, float]:
 class KeepBest(TrainerCallback):
     """Save the best parameters, and stop a training that no longer improves the model.
 
-    The best parameters have the lowest held-out divergence. At first, they are the parameters of
-    the compressed model before training.
+    The best parameters are those with the lowest held-out divergence of all evaluations so far. The
+    first evaluation measures the parameters before training.
+
+    path: the file in which the best parameters are saved.
     """
 
     def __init__(self, student: Student, patience: int, path: Path) -> None:
@@ -199,9 +206,9 @@ class KeepBest(TrainerCallback):
         """Save the parameters if they are the best so far, and decide whether the training stops.
 
         The training stops if the last `patience` evaluations measured no new lowest divergence, or
-        if the divergence is not finite. The decision uses all evaluations in Trainer's state, which
-        the checkpoints store. So a resumed training ends at the same step as an uninterrupted
-        training.
+        if the divergence is not finite. The decision uses all evaluations in Trainer's state. This
+        state is stored in checkpoints, so a resumed training ends at the same step as an
+        uninterrupted training.
         """
         nats = {}
         for step, value in history(state).items():

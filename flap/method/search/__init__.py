@@ -1,6 +1,7 @@
 """structure=search, which ranks units by the measured effect of their removal.
 
-The effect is how far the pruned model's predictions diverge from the dense model's predictions.
+A unit is a KV head with its query heads, a neuron, or an expert. The effect is how far the pruned
+model's predictions diverge from the dense model's predictions.
 """
 
 from flap.method.search.divergence import PlanDivergence

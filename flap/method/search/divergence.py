@@ -1,9 +1,9 @@
 """Measure the divergence of pruned models' predictions from the dense model's predictions.
 
 The divergence is KL(dense ‖ pruned) of the distribution of the next token. With structure=search,
-units are chosen so that this divergence stays low. A plan lists the units that stay in each layer.
-A stream contains the hidden states of all measured windows, on which the layers are run one after
-another (`Stream`).
+units (heads, neurons or experts) are chosen so that this divergence stays low. A plan lists the
+units that stay in each layer. A stream contains the hidden states, at the input of one layer, of
+all windows on which plans are measured (`Stream`). The layers are run on it one after another.
 
 Legend: N windows · T tokens in a window · D hidden size · V vocabulary · X texts · K plans.
 """
@@ -36,9 +36,10 @@ COMPARED_TOKENS = 1024
 # name of the dense model's stream, which all plans share before the first layer
 SHARED = "0"
 
-# A function that gets the index i of a layer and the statistics of the layer, and returns layer i
-# of each plan. It is called while layer i is in memory. If an interrupted run has already finished
-# layer i, it gets None instead of statistics, and must return the same plans as in that run.
+# A function that gets the index i of a layer and the statistics of the layer, and returns, for each
+# plan, the units that stay in layer i. The function is called while layer i is in memory. If an
+# interrupted run has already finished layer i, the function gets None instead of statistics, and
+# must return the same units as in that run. It also gets None if there are no statistics.
 PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
 
 
@@ -48,21 +49,21 @@ class PlanDivergence:
 
     All plans are measured in one pass over the layers. Plans that keep the same units in the first
     layers share a stream up to the first layer in which they differ. At that layer, the stream
-    forks. Each layer is read once, and a copy of it is pruned for each distinct plan of the layer.
-    If there are several processes, the plans are divided among them. Each process has the stream of
-    the dense model and the streams of its plans.
+    forks. Each layer is read once. For each distinct set of units that plans keep in the layer, a
+    copy of the layer is pruned. If there are several processes, the plans are divided among them.
+    Each process has the stream of the dense model and the streams of its plans.
 
-    Every fifth calibration window is held out, and plans are measured on the last held-out windows.
-    For this measurement, linear compensation is fitted without held-out windows. Only the
-    predictions at every fourth position are compared, because predictions at neighbouring positions
-    add little information. With a large vocabulary, computing all predictions would take as long as
+    Every fifth calibration window is held out: for this measurement, linear compensation is fitted
+    without these windows. Plans are measured on the last held-out windows. Only the predictions at
+    every fourth position are compared, because the predictions between these positions would add
+    little information. With a large vocabulary, computing all predictions would take as long as
     computing many layers. In texts with answers, the predictions of all tokens in answers are
     compared instead.
 
     If the calibration text is a mixture, the divergence is measured on each text of the mixture,
-    and the result is the largest value. If one text of the mixture needs a unit and the other texts
-    do not, some texts outside the mixture probably need this unit, too. A mean over the texts would
-    hide its importance.
+    and the result is the largest value. If a unit is important only on one text of the mixture, it
+    is probably important on some texts outside the mixture, too. A mean over the texts would hide
+    the importance of this unit.
     """
 
     calibration: Calibration
@@ -117,10 +118,10 @@ class PlanDivergence:
         return ranks.gather_in_order(self._nats(windows, text_N, outputs))
 
     def _windows(self, num_tokens: int) -> tuple[Batch, Tensor]:
-        """Return the windows on which plans are measured, and text_N, the index of each one's text.
+        """Return the windows on which plans are measured, and text_N.
 
-        The mask of the windows is true for tokens of answers, or in texts with no or few answers,
-        for all tokens.
+        text_N is the index of the text from which each window was cut. The mask of the windows is
+        true for tokens of answers, or in texts with no or few such tokens, for all tokens.
         """
         tokens_NT = self.calibration.windows.tokens_NT
         windows = Batch.of(tokens_NT)
@@ -143,10 +144,11 @@ class PlanDivergence:
         streams: Mapping[str, Stream],
         names: list[str],
     ) -> tuple[dict[str, Stream], list[str]]:
-        """Run layer i of each plan on the streams of hidden states.
+        """Run layer i, pruned as each plan says, on the plan's stream of hidden states.
 
-        Return the streams after the layer, and the name of each plan's stream.
+        Return the streams after the layer, and the name of each plan's stream after the layer.
 
+        streams: the streams before the layer, by name.
         names: the name of each plan's stream before the layer; empty before the first layer.
         """
         before = names or [SHARED] * len(plans)
@@ -168,7 +170,7 @@ class PlanDivergence:
 
     @torch.no_grad()
     def _nats(self, measured: Batch, text_N: Tensor, hidden: Sequence[Tensor]) -> list[float]:
-        """Return, for each plan, the mean divergence on the text for which this mean is largest.
+        """Return, for each plan, the largest of its mean divergences on the texts.
 
         measured: the windows on which plans are measured.
         hidden: the outputs of the last layer for these windows, first those of the dense model, and
@@ -216,18 +218,19 @@ def kl(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
 
 
 def _last(text_N: Tensor, num_windows: int) -> Tensor:
-    """Return the indices of the last `num_windows` windows and of each text's last window."""
+    """Return the indices of the last `num_windows` windows, and of the last window of each text."""
     last_of_texts = {int(text): n for n, text in enumerate(text_N)}
     last = range(max(0, len(text_N) - num_windows), len(text_N))
     return torch.tensor(sorted({*last_of_texts.values(), *last}))
 
 
 def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield text_N, tokens_NT and each stream's hidden_NTD, for a few windows at a time.
+    """Yield text_N, tokens_NT and the hidden states of each stream, for a few windows at a time.
 
-    The tensors contain only positions at which predictions are compared. In texts with answers,
-    these are all positions that predict a token of an answer. In other texts, they are every fourth
-    position.
+    The tensors contain only the positions at which predictions are compared: in texts with answers,
+    all positions whose next token is in an answer; in other texts, every fourth position.
+
+    streams: for each stream, the hidden states hidden_NTD of all windows.
     """
     tokens_NT = measured.tokens_NT
     every_T = torch.arange(tokens_NT.shape[1])
@@ -259,9 +262,12 @@ def dense_plan(model: PlacedModel) -> PruningPlan:
 def pruned_layer(
     model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> Iterator[nn.Module]:
-    """Yield a pruned copy of layer i, which must be in memory.
+    """Yield a pruned copy of layer i. The layer must be in memory.
 
     If the plan keeps all units of the layer, yield the layer itself.
+
+    fits: the fitted compensation of the attention and of the MLP; None for a block that keeps all
+        of its units.
     """
     layers = model.layers
     dense = layers[i]

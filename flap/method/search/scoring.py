@@ -22,9 +22,9 @@ def score_and_try(
     """Return the scores of all units, with the divergence of each trial in nats per token.
 
     An interrupted pass over the layers resumes from the working directory `work`. If the metric
-    needs no statistics, the pass starts again at the first layer instead: random scores come from
-    one generator for all layers, and a resumed run must get the same scores as an uninterrupted
-    run.
+    needs no statistics, the pass starts again at the first layer instead, because such a metric may
+    compute random scores: these come from one generator for all layers, and a resumed run must get
+    the same scores as an uninterrupted run.
 
     Raises:
         ValueError: activations, scores or predictions are not finite.
@@ -65,7 +65,7 @@ def _note_scores(
     if observed is None and i in notes:
         return
     if not metric.needs_covariance:
-        # without covariances, use the statistics that were collected before, as with all other
-        # structures
+        # if the metric needs no covariances, use the statistics that were collected before this
+        # pass, as all other structures do
         observed = calibration.layers[i] if calibration.layers else None
     notes.write(i, scores_of_layer(metric, calibration.model.adapter.blocks(i), observed))

@@ -4,8 +4,8 @@ A block is the attention or the MLP of a layer. A unit is a KV head with its que
 or an expert. The divergence is KL(dense ‖ pruned) of the distribution of the next token. The nats
 of a unit are the part of a measured divergence that is attributed to the removal of this unit.
 
-Legend: G attention units · U units of a block · I neurons (of all experts) or experts · E experts ·
-    R neurons of an expert, by rank.
+Legend: G attention units · C channels of an attention unit · U units of a block · I neurons (of all
+    experts) or experts · E experts · R neurons of an expert, by rank.
 """
 
 import math
@@ -33,18 +33,19 @@ LEAST_COST = 1e-9
 
 @dataclass(frozen=True)
 class Search(Structure):
-    """search: rank all units by the measured rise of the divergence, divided by the unit's price.
+    """search: rank all units by how much their removal raises the divergence, divided by a price.
 
     Units are scored and trials are measured in the same pass over the layers. In a trial, one block
-    loses its lowest-scored units, with compensation, and all other blocks stay dense. Each block
-    has a trial for each share of units in `levels`. The divergence of the trial from the dense
-    model is measured on `tokens` calibration tokens (docs/method.md says which). If the calibration
-    text is a mixture, the divergence is measured on each text of the mixture, and the largest value
-    is used.
+    loses its lowest-scored units, this loss is compensated, and all other blocks stay dense. Each
+    block has a trial for each share of units in `levels`. The divergence of the trial from the
+    dense model is measured on `tokens` calibration tokens (docs/method.md says which). If the
+    calibration text is a mixture, the divergence is measured on each text of the mixture, and the
+    largest value is used.
 
     `in_nats` divides the divergence of a trial, in nats, among the removed units. All units are
-    then ranked by their nats divided by their price (`Budget.prices`). The search does not measure
-    the divergence of the final plan, but the option `eval=divergence` does so after pruning.
+    then ranked by their nats divided by their price, which is their number of parameters or another
+    cost (`Budget.prices`). The search does not measure the divergence of the final plan, but the
+    option `eval=divergence` does so after pruning.
     """
 
     # number of calibration tokens on which each trial is measured, 1 or more
@@ -63,7 +64,9 @@ class Search(Structure):
         return one_ranking(self, self.in_nats(scores, budget), budget)
 
     def trials(self, scores: Pair[Tensor], units: Pair[Units]) -> list[LayerPlan]:
-        """Return the plan of a layer in each of its trials, which prune one block of the layer.
+        """Return the plan of a layer in each of its trials. A trial prunes one block of the layer.
+
+        The trials of the attention come first, and then the trials of the MLP.
 
         scores: score_GC and score_I of the layer.
         """
@@ -95,11 +98,11 @@ class Search(Structure):
     def in_nats(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
         """Return nats_G and nats_I of each layer: the nats of each unit divided by its price.
 
-        Within a block, units keep the order of their scores. The trial of each level removes more
-        units than the trial of the level below. The rise of the divergence between the two trials
-        is divided among these additional units, in proportion to their scores. The result is a
-        curve of the divergence over the number of removed units. The curve is replaced by its lower
-        convex envelope, so that no unit has fewer nats than a lower-scored unit.
+        The trial of each level removes more units than the trial of the next lower level. The rise
+        of the divergence between the two trials is divided among the units that only the higher
+        level removes, in proportion to their scores. The result is a curve of the divergence over
+        the number of removed units. The curve is replaced by its lower convex envelope, so that no
+        unit of a block has fewer nats than a lower-scored unit of this block.
         """
         prices = budget.prices
         layers = []
@@ -129,7 +132,7 @@ def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
 def removal_counts(levels: Sequence[float], units: int) -> list[int]:
     """Convert the shares `levels` of a block's units into numbers of units to remove, ascending.
 
-    Each number leaves at least one unit, and is at least 1. So shares that round to no unit or to
+    Each number is at least 1, and leaves at least one unit. So shares that round to no unit or to
     all units are dropped. If this would drop all shares, they are rounded to the nearest possible
     number instead. For a block with fewer than two units, the list is empty.
     """
@@ -145,7 +148,8 @@ def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) ->
     """Do the same as `spread` for neurons of experts, and return nats_I.
 
     All experts lose the same number of neurons. So the neurons that have the same rank in their
-    experts count as one unit for `spread`, and all of these neurons get the nats of this unit.
+    experts count as one unit for `spread`, whose score is their mean score. All of these neurons
+    get the nats of this unit.
     """
     order_ER = ranked(score_I, experts)
     nats_R = spread(score_I[order_ER].double().mean(dim=0), measured)

@@ -1,8 +1,9 @@
-"""Align two tokenisations of a text: before and after the vocabulary was trimmed.
+"""Align the tokens of a text before and after the vocabulary was trimmed.
 
-Old tokens belong to the tokenizer before trimming, and new tokens to the trimmed tokenizer. A
-removed token is spelled with several new tokens. The old and the new tokens of a text have
-boundaries at the same places, except inside removed tokens.
+Trimming removes tokens from a vocabulary. Old tokens belong to the tokenizer before trimming, and
+new tokens to the trimmed tokenizer. A removed token is spelled with several new tokens, and a kept
+token with one. The old and the new tokens of a text have boundaries at the same places, except
+inside removed tokens.
 
 Legend: V the old tokens, by id · K the new tokens, by id · T new tokens of a window · S old tokens
 of the same text · P positions · B tokens of a text, old or new.
@@ -69,8 +70,8 @@ class Alignment:
         """Tokenise a window's text with the old tokenizer, and align the old and the new tokens.
 
         The window may begin or end inside a character. An incomplete character is left out of the
-        text. Because bytes may be missing at the beginning of the text, places in the text are
-        counted in bytes from its end.
+        text. Because bytes may be missing at the beginning of the text, a place in the text is
+        given by the number of bytes between this place and the end of the text.
 
         tokens_T: the new tokens of the window.
         """
@@ -82,12 +83,12 @@ class Alignment:
             text = self._text(new)
         encoded = self.before(text.lstrip(BROKEN), add_special_tokens=False, verbose=False)
         known = [i for i in encoded.input_ids if i < len(self.first_V)]
-        # keep at most as many old tokens as the window has new tokens, but at least one, because a
-        # model cannot read an empty sequence
+        # Keep the last old tokens, at most as many as the window has new tokens. If there is no old
+        # token, use token 0, because a model cannot read an empty sequence.
         old_S = torch.tensor(known[-len(tokens_T) :] or [0])
 
-        # 2. find pairs of an old and a new token that end at the same place, so that the same
-        # number of bytes follows both
+        # 2. find pairs of an old and a new token that end at the same place, which means that the
+        # same number of bytes follows both
         left_S = _left(self.length_V[old_S])
         position_of = {left: s for s, left in enumerate(left_S.tolist()[:-1])}
         next_S = self.first_V[old_S[1:]].tolist()

@@ -1,7 +1,7 @@
-"""Compute how often the model expects each token in a text.
+"""Compute the mean probability that a model predicts for each token when it reads a text.
 
-If tokens are chosen by these numbers, a trimmed vocabulary can also contain tokens that the model
-expects but that do not occur in the texts.
+If the tokens of a trimmed vocabulary are chosen by this probability, they can include tokens that
+the model expects, but that do not occur in the text.
 
 Legend: N windows · T tokens in each window · D hidden size · P positions · V vocabulary.
 """
@@ -37,8 +37,8 @@ def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: in
 def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return share_V in float64: the mean probability that the model predicts for each token.
 
-    For token v, it is the mean of p(v | x_<t), the predicted probability that v comes next, over
-    all positions t of the windows.
+    For token v, it is the mean over all positions t of the windows of p(v | x_<t), the predicted
+    probability that v follows the tokens before position t.
 
     windows: tokens_NT of each text. weights: the weight of each text in the mean.
     """

@@ -52,7 +52,7 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
 
 @torch.no_grad()
 def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -> None:
-    """Do the same as `cut_rows`, with embedding and LM head in memory or on the meta device."""
+    """Do the same as `cut_rows`, if embedding and LM head are in memory or on the meta device."""
     new_ids = {old: new for new, old in enumerate(rows_K.tolist())}
 
     # 1. cut the rows of embedding and LM head
@@ -86,8 +86,8 @@ def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
     """Replace the token ids in a config with the new ids.
 
     A value that is not the id of a kept token, such as -1, becomes None; in a list of ids, it is
-    dropped. A word that contains a removed token is dropped, because its text is now tokenised
-    differently.
+    dropped. A word (see WORDS) that contains a removed token is dropped, because its text is now
+    tokenised differently.
     """
     for name, value in config.to_dict().items():
         if name.endswith(ID_KEYS) and value is not None:

@@ -13,7 +13,10 @@ from flap.storage import NOT_KEPT, WorkFolder, digest
 
 
 class TrimmedSource(ModelSource):
-    """A dense model in files. Whenever the model is opened, the rows of removed tokens are cut."""
+    """A dense model in files, which loses the rows of removed tokens each time it is opened.
+
+    The rows are in embedding and LM head.
+    """
 
     def __init__(self, source: ModelSource, trimmed: Trimmed) -> None:
         self.source = source

@@ -1,6 +1,6 @@
-"""The tokens of a fast tokenizer: of which tokens each token is made, and which tokens must stay.
+"""The tokens of a fast tokenizer: which tokens each token is built from, and which must stay.
 
-When a vocabulary is trimmed, a part of its tokens stays, and all other tokens are removed.
+When a vocabulary is trimmed, some of its tokens stay, and all other tokens are removed.
 
 This module reads and writes the content of a tokenizer.json. No other module depends on the format
 of this file.
@@ -81,8 +81,8 @@ class Tokens(ABC):
 
         Special tokens, added tokens and the unknown token must stay. If the tokenizer has byte
         tokens, such as <0x0A>, they must stay, and the token "▁", which stands for a space, must
-        stay, too. If "▁" were removed, spaces would be tokenised into its bytes, and decoded as
-        "▁". If the tokenizer has no byte tokens, all tokens of one character must stay.
+        stay, too. If "▁" were removed, spaces would be tokenised into the bytes of "▁", and decoded
+        as "▁". If the tokenizer has no byte tokens, all tokens of one character must stay.
         """
         stay = {token for token, i in self.ids.items() if i in self.special}
         stay |= {entry["content"] for entry in self.spec["added_tokens"]}
@@ -94,7 +94,7 @@ class Tokens(ABC):
         return frozenset(stay & self.ids.keys())
 
     def num_bytes(self, token: str) -> int:
-        """Return the number of UTF-8 bytes in which tokenizer.json writes a token.
+        """Return the number of bytes of a token, as tokenizer.json writes it in UTF-8.
 
         A token that stands for a byte, such as <0x0A>, has one byte.
         """
@@ -153,10 +153,10 @@ class BPE(Tokens):
         return ranks
 
     def needed(self, token: str) -> Iterable[str]:
-        """Return a token, and all tokens that merges produce on the way from its characters to it.
+        """Return a token, its characters, and all tokens that merges produce on the way to it.
 
-        If merges cannot produce the token, which is possible with `ignore_merges`, return only the
-        token.
+        The merges begin with the characters. If merges cannot produce the token, which is possible
+        with `ignore_merges`, return only the token.
         """
         parts = list(token)
         made = set(token)

@@ -1,4 +1,4 @@
-"""The choices of the config group `vocabulary`, which select the tokens that stay.
+"""`vocabulary=trim`, which selects the tokens of the vocabulary that stay.
 
 All other tokens are removed from the tokenizer and from the model.
 
@@ -31,7 +31,7 @@ class Ranking:
 
     Tokens that must stay come first. All other tokens follow, sorted by their worth (see `of`),
     except that the tokens from which the tokenizer builds a token (`Tokens.needed`) always come
-    before it.
+    before this token.
     """
 
     tokens: Tokens
@@ -65,7 +65,10 @@ class Ranking:
         return cls(tokens, list(names), counts_V[ids_R])
 
     def covering(self, share: float) -> int:
-        """Return how many tokens must stay to make up at least this share of the texts' tokens."""
+        """Return how many tokens must stay to make up at least this share of the texts' tokens.
+
+        The tokens that stay are the first tokens of the ranking.
+        """
         # allow for rounding errors, because the weighted counts of a mixture of texts are not whole
         # numbers
         enough = share * float(self.counts_R.sum()) * (1 - 1e-9)
@@ -107,20 +110,21 @@ class Trim:
 
     With `coverage`, tokens are chosen only by their counts in the texts, so the number of tokens
     that stay is known before weights are read. With `size`, tokens are also chosen by how often the
-    model expects them in the texts (`Ranking.of`). If a target allows more tokens than `coverage`
-    needs, as many tokens stay as the target allows, and they are chosen in the same way as with
-    `size`.
+    model expects them in the texts (`Ranking.of`). If a target, such as target.bytes, allows more
+    tokens than `coverage` needs, as many tokens stay as the target allows, and they are chosen in
+    the same way as with `size`.
 
     If a token stays, all tokens from which the tokenizer builds this token stay, too. Special,
-    added and byte tokens stay, so that every text can still be tokenised. A text that contained
-    removed tokens now has more tokens. If a text contains only kept tokens, its tokens and logits
-    are the same as in the dense model.
+    added and byte tokens stay, so that every text can still be tokenised. If a text was tokenised
+    into tokens some of which are now removed, it has more tokens than before. If all tokens of a
+    text stay, trimming changes neither these tokens nor the logits of the kept tokens.
 
     Command: python -m flap ratio=null target.bytes=200e6 vocabulary=trim
     """
 
-    # the tokens that stay make up at least this share of the texts' tokens, above 0 and at most 1;
-    # as few tokens as possible stay, and the most frequent are chosen first
+    # The tokens that stay make up at least this share of the texts' tokens, above 0 and at most 1.
+    # The most frequent tokens are chosen first. Unless a target allows more, as few tokens stay as
+    # are needed for this share.
     coverage: float = 0.999
     # the number of tokens that stay; if it is given, `coverage` has no effect
     size: int | None = None
