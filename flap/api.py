@@ -106,9 +106,9 @@ def prune(
     the preset `method`.
 
     Raises:
-        ValueError: an argument is invalid. The message is one line that names the argument. In this
-            case, the model has not changed, with one exception: if the activations of a layer are
-            not finite, this is found only after earlier layers have been pruned.
+        ValueError: an argument is invalid. The message is one line that names the argument. The
+            model has then not changed, unless the activations of a layer are not finite, which is
+            found only after earlier layers have been pruned.
     """
     source = LoadedSource(model, tokenizer)
     planned = {"ratio": ratio, "target": target, "metric": metric, "structure": structure}

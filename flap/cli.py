@@ -149,7 +149,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     _find_modules_here()
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # replaces characters unknown to the terminal
+        sys.stdout.reconfigure(errors="replace")  # a character that the terminal lacks becomes ?
     protect_output()
     if arguments and arguments[0] in SUBCOMMANDS:
         try:

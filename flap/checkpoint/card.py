@@ -48,7 +48,7 @@ def without_folders(value: Any) -> Any:
 
 def _may_be_on_hub(name: str) -> bool:
     """Return whether a string may be the id of a model or data set on the hub, such as org/name."""
-    path = PureWindowsPath(name)  # its parts are split at slashes and backslashes
+    path = PureWindowsPath(name)  # splits a name at slashes and at backslashes
     if len(path.parts) != 2 or path.anchor:
         return False
     return path.parts[0] not in ("~", "..") and path.suffix not in FILE_FORMATS

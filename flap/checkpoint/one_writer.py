@@ -19,9 +19,9 @@ def only_writer(directory: Path) -> Iterator[None]:
     lock = directory.with_name(f".{directory.name}.lock")
     new_folders = missing_paths(directory.parent, names=())
     with ExitStack() as stack:
-        stack.callback(remove_paths, new_folders)  # removes only empty folders
+        stack.callback(remove_paths, new_folders)  # keeps folders that are not empty
         waiting = f"checkpoint.dir={directory}: waiting for another run that works there"
         state = stack.enter_context(file_lock(lock, "checkpoint.dir", FOR_EVER, waiting))
         if state == "held":
-            stack.callback(lock.unlink, missing_ok=True)  # called before the lock is released
+            stack.callback(lock.unlink, missing_ok=True)  # runs before the lock is released
         yield

@@ -124,7 +124,7 @@ def whole_config(
         if part is not None:  # the config of a missing part, such as an audio tower, is None
             present[name] = part
 
-    # without these options, all parts would go back to the default implementations of attention and
+    # without these options, all parts would use the default implementations of attention and
     # experts
     implementations = {}
     for kind in ("attn", "experts"):

@@ -1,9 +1,9 @@
 """A plugin for vLLM that serves pruned checkpoints without `trust_remote_code`.
 
-vLLM calls `register` in each of its processes (entry point `vllm.general_plugins`). vLLM's
-Transformers backend serves the pruned architectures, and builds their layers with the classes of
-`modeling_flap.py`. For mixtures of experts, `vllm_model.py` extends this backend. vLLM refuses to
-serve architectures that are not registered.
+vLLM refuses to serve architectures that are not registered. In each of its processes, it calls
+`register` (entry point `vllm.general_plugins`), which registers the pruned architectures. vLLM's
+Transformers backend serves them, and builds their layers with the classes of `modeling_flap.py`.
+For mixtures of experts, `vllm_model.py` extends this backend.
 """
 
 import logging
@@ -23,10 +23,11 @@ log = logging.getLogger(__name__)
 DENSE = "vllm.model_executor.models.transformers:TransformersForCausalLM"
 MIXTURE = "flap.checkpoint.vllm_model:TransformersMoEForCausalLM"
 
-# Mixtures of experts whose experts the fused kernels of vLLM 0.32 cannot run. For Gemma 4, vLLM
-# and transformers read the number of experts per token from different config keys. For Llama 4,
-# vLLM gives a token only to its chosen experts, but transformers gives each token to all experts.
-# For DeepSeek-V3, vLLM has no float32 kernel on a CPU.
+# Mixtures of experts for which the fused kernels of vLLM 0.32 are not used, because they fail or
+# give different results than transformers. For Gemma 4, vLLM and transformers read the number of
+# experts per token from different config keys. For Llama 4, vLLM gives a token only to its chosen
+# experts, but transformers gives each token to all experts. For DeepSeek-V3, vLLM has no float32
+# kernel on a CPU.
 RUN_BY_TRANSFORMERS = ("gemma4_text", "llama4_text", "deepseek_v3")
 # Pruned architectures that are not registered. vLLM 0.32 loads Falcon-H1, but generates a text
 # that differs from transformers'.
@@ -54,8 +55,7 @@ def register() -> None:
     """Register the pruned architectures.
 
     vLLM calls this function for every model that it serves, and stops if the function raises an
-    error. If the function fails, for example with another version of vLLM, it therefore only logs a
-    warning.
+    error. Therefore a failure, for example with another version of vLLM, only logs a warning.
     """
     try:
         from vllm import ModelRegistry

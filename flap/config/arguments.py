@@ -79,7 +79,10 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def with_values(arguments: Sequence[str]) -> list[str]:
-    """Add `--resolve` to a command line that contains `--cfg job`; change no other command line."""
+    """Return the arguments of a command line, with `--resolve` added if they contain `--cfg job`.
+
+    Hydra then prints the values of a config instead of its interpolations.
+    """
     pairs = [*pairwise(arguments)]
     asks = "--cfg=job" in arguments or ("--cfg", "job") in pairs or ("-c", "job") in pairs
     return ["--resolve", *arguments] if asks else list(arguments)
@@ -147,7 +150,7 @@ def _check_override(word: str, following: Sequence[str]) -> None:
 
 
 def _closed(value: str, following: Sequence[str]) -> str:
-    """Join a value with the arguments after it, up to the one that closes the value's brackets.
+    """Join a value with the arguments after it, up to the argument that closes its brackets.
 
     Return only the value if it has no open brackets, or if no argument closes them.
     """

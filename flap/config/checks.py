@@ -84,7 +84,7 @@ def _as_dataclasses(config: DictConfig) -> FlapConfig:
 
 
 def objectives(chosen: Any) -> list[str]:
-    """Return the names of the numbers that a run returns to Hydra, from the option `objective`.
+    """Return the names in the option `objective`; a run returns the numbers with these names.
 
     Raises:
         ValueError: a name does not begin with one of the sections in `OBJECTIVES`.
@@ -180,10 +180,10 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
 
 
 def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
-    """Check that options are only set for measurements that the run makes.
+    """Refuse options of measurements that the run does not make.
 
-    The check fails, for example, if an experiment sets options of its measurements, but the option
-    `eval` on the command line chooses other measurements.
+    For example, an experiment sets options of its measurements, but the option `eval` on the
+    command line chooses different measurements.
 
     chosen: the section `eval` of a composed config.
     overrides: the command-line arguments that set options.
@@ -215,10 +215,7 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return the argument `settled` of `refuse` for the groups and keys that a plan decides.
-
-    It is empty if `plan` is None.
-    """
+    """Return the keys that `plan` decides (none for None), as the argument `settled` of `refuse`."""
     if plan is None:
         return {}
     return dict.fromkeys(PLANNED, f"plan={shown(plan)} says which units stay")

@@ -51,7 +51,7 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
 
 
 def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
-    """Import the class of a choice, and check that it can be instantiated for this group.
+    """Import the class of a choice, and check it.
 
     The class must be a dataclass that derives from one of `bases` and has no abstract methods.
 

@@ -63,8 +63,7 @@ def protect_output() -> None:
 def protect_secrets_of(config: DictConfig, env_set: Any) -> None:
     """Remove the secrets of a composed config from `sys.argv`, and from the output from now on.
 
-    `sys.argv` is changed because trackers record it. This does no harm, because Hydra has already
-    read `sys.argv`.
+    `sys.argv` is changed because trackers record it. At this point, Hydra has already read it.
 
     env_set: the environment variables of `hydra.job.env_set`.
     """

@@ -27,8 +27,8 @@ def _presets() -> list[Any]:
 def model_name(name: str, path: str) -> str:
     """Return the name of a model.
 
-    If `path` differs from the path of the preset in conf/model/ that has this name, return the last
-    part of `path`, because the user has then overridden `model.path` alone.
+    If the preset called `name` in conf/model/ has a path that differs from `path`, the user has
+    overridden only `model.path`. In this case, return the last part of `path`.
     """
     check_path("model.name", name)
     check_path("model.path", path)

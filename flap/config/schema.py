@@ -181,7 +181,7 @@ class FlapConfig:
     timeout_minutes: float = 120
     # If true, code that comes with the model may run.
     trust_remote_code: bool = False
-    # The name of the run in a tracker, and the end of the name of its folder.
+    # The name of the run in a tracker. The name of the run's folder ends with it.
     run_name: str = "flap"
 
 

@@ -13,7 +13,7 @@ from markupsafe import escape
 # "1", would be found in many texts that have nothing to do with the secret.
 SHORTEST = 6
 IN_SCRIPTS = str.maketrans(
-    # escapes in JSON inside an HTML page
+    # how JSON inside an HTML page writes these characters
     {"<": r"\u003c", ">": r"\u003e", "&": r"\u0026", "'": r"\u0027"}
 )
 

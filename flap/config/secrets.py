@@ -87,7 +87,8 @@ def recorded(config: DictConfig) -> DictConfig:
     Interpolations are not resolved.
     """
     copy = OmegaConf.create(redacted(_plain(config)))
-    OmegaConf.copy_cache(from_config=config, to_config=copy)  # `${now:...}` keeps its time
+    # `${now:...}` is not evaluated again, so it keeps its time
+    OmegaConf.copy_cache(from_config=config, to_config=copy)
     assert isinstance(copy, DictConfig)
     return copy
 
@@ -111,9 +112,9 @@ def learn_from_process(words: Iterable[str]) -> None:
 def learn_from_config(config: DictConfig, env_set: Any) -> None:
     """Collect the secrets in a composed config.
 
-    env_set: the environment variables of `hydra.job.env_set`. The value of such a variable is not
-        secret if it is a path, or if it also occurs elsewhere in the config, such as the name of a
-        dtype.
+    env_set: the environment variables of `hydra.job.env_set`. A value of these variables is not
+        secret if it is a path, or if it also occurs elsewhere in the config, as the name of a dtype
+        does.
     """
     plain = _plain(config)
     plain.pop("hydra", None)

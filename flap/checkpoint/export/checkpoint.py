@@ -1,4 +1,4 @@
-"""Read checkpoints for exports, and check settings of the model and installed packages."""
+"""Read checkpoints for exports, and check the model's settings and the installed packages."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -83,7 +83,6 @@ class Shards:
             self.shapes |= shapes
 
     def read(self, name: str) -> Tensor:
-        """Read one tensor."""
         with safe_open(self.files[name], framework="pt") as tensors:
             tensor: Tensor = tensors.get_tensor(name)
         return tensor

@@ -91,8 +91,8 @@ def _trace(model: PreTrainedModel, kind: str) -> Any:
 def _make_experts_traceable(model: PreTrainedModel, kind: str) -> None:
     for module in model.modules():
         if isinstance(module, PrunedExpertsMixin) and kind == "openvino":
-            # the OpenVINO exporter adds every `down_proj_bias` itself, so use the class of the
-            # base architecture, which does not add it
+            # the OpenVINO exporter adds every `down_proj_bias` itself, so use the class of the base
+            # architecture, which does not add the bias a second time
             _, base_class = type(module).__bases__
             module.__class__ = base_class
         config = getattr(module, "config", None)

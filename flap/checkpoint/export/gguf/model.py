@@ -158,7 +158,8 @@ def add_hyperparameters(
 ) -> None:
     """Write the hyperparameters.
 
-    by_layer: whether widths are written as arrays with a value for each layer.
+    by_layer: whether each width is written as an array with a value for each layer, instead of one
+        value for all layers.
     """
     dim = head_dim(config)
     writer.add_block_count(len(widths))

@@ -29,8 +29,8 @@ def add_tokenizer(
 ) -> None:
     """Write the GGUF keys of a tokenizer.
 
-    source: the GGUF file that the model came from, whose keys are copied; None if there is none, or
-        if pruning has trimmed the vocabulary.
+    source: the GGUF file that the model came from, whose tokenizer keys are copied; None if there
+        is none, or if pruning has trimmed the vocabulary.
     vocab_size: the number of token embeddings of the model.
     ends: the ids of the tokens that end a text.
 

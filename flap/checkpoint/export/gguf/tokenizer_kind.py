@@ -20,7 +20,8 @@ class Steps(NamedTuple):
 
     pre_tokenizer: list[str]  # names of the steps of the pre-tokenizer (`_step_name`)
     normalizer: str | None
-    ignore_merges: bool  # whether a split piece that is in the vocabulary always becomes one token
+    # whether a piece of the split text that is in the vocabulary becomes one token, without merges
+    ignore_merges: bool
 
 
 class TokenizerKind(NamedTuple):
@@ -95,9 +96,8 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
 
     Return None if the tokenizer does not have the steps of SentencePiece. If llama.cpp adds spaces,
     it adds them like SentencePiece: before the text and after each special token. The step
-    Metaspace is accepted, although it adds spaces slightly differently: no space before a text that
-    begins with a space, and usually no space after special tokens. llama.cpp has no option for this
-    behaviour.
+    Metaspace is accepted, although it adds fewer spaces: none before a text that begins with a
+    space, and usually none after special tokens. llama.cpp has no option for this behaviour.
     """
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     prepend = {"type": "Prepend", "prepend": "▁"}

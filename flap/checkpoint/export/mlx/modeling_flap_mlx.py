@@ -1,4 +1,4 @@
-"""A pruned model for mlx-lm, whose layers differ in width. This file is saved with the weights.
+"""A model for mlx-lm whose layers differ in width. This file is saved with the weights.
 
 First, mlx-lm's model of the base architecture is built. Then each parameter gets the shape of its
 tensor in the safetensors files. Each attention module gets its number of heads and its sliding
@@ -34,7 +34,8 @@ def Model(config):
     """Return a model of the base architecture. Loading weights changes the widths of this model."""
     model_type = config["model_type"]
     base = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}")
-    # some architectures compute the head dimension as hidden size / number of heads
+    # this number of heads is needed because some architectures compute the head dimension as
+    # hidden size / number of heads
     dense_heads = config["hidden_size"] // config["head_dim"]
     dense = {"num_attention_heads": dense_heads, "num_key_value_heads": dense_heads}
     model_class = type("Model", (PrunedMixin, base.Model), {})
@@ -75,7 +76,10 @@ class PrunedMixin:
     """A model whose parameters get the shapes of the loaded tensors."""
 
     def sanitize(self, weights):
-        """Give each parameter the shape of its tensor. Return `weights` under mlx-lm's names."""
+        """Give each parameter the shape of its tensor in `weights`.
+
+        Return `weights` with mlx-lm's names of the tensors.
+        """
         for old, new in RENAMED.get(self.model_type, {}).items():
             weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
         weights = split_experts(weights)
@@ -92,7 +96,7 @@ class PrunedMixin:
         return weights
 
     def shape(self, name, weights):
-        """Return the shape of a tensor in `weights`, or if it is quantised, its unpacked shape."""
+        """Return the shape of a tensor in `weights`; for a quantised tensor, the unpacked shape."""
         path, _, kind = name.rpartition(".")
         shape = weights[name].shape
         scales = weights.get(f"{path}.scales")
