@@ -215,7 +215,7 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return the keys that `plan` decides (none for None), as the argument `settled` of `refuse`."""
+    """Return the keys that `plan` decides, as the argument `settled` of `refuse`."""
     if plan is None:
         return {}
     return dict.fromkeys(PLANNED, f"plan={shown(plan)} says which units stay")
