@@ -1,4 +1,4 @@
-"""The table of model families: the names of their modules, for each `model_type` of a config."""
+"""The table of model families: for each `model_type` of a config, the names of the modules."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,12 +8,14 @@ from typing import Any
 class Family:
     """The names of a family's modules and config keys.
 
-    The defaults are the names of LLaMA. Output projections are given as paths in a decoder layer. A
-    layer may lack the attention or the MLP. Input projections are given by their names in the
-    module that also contains their output projection. If one Linear combines query, key and value
-    projections, the rows of each KV head are next to the rows of its query heads. If `stacked` is
-    true, all query rows come first instead, then all key rows, and then all value rows. If one
-    Linear combines gate and up projections, all gate rows come before the up rows.
+    The defaults are the names of LLaMA. The output projection is the last Linear of an attention or
+    MLP, and the input projections are the Linears before it. Output projections are given as paths
+    in a decoder layer. A layer may lack the attention or the MLP. Input projections are given by
+    their names in the module that also contains their output projection. If one Linear combines
+    query, key and value projections, the rows of each KV head are next to the rows of its query
+    heads. If `stacked` is true, all query rows come first instead, then all key rows, and then all
+    value rows. If one Linear combines gate and up projections, all gate rows come before the up
+    rows.
     """
 
     # path of the decoder in the base model; empty if the base model itself is the decoder
@@ -26,12 +28,13 @@ class Family:
     # path of the output projection of the attention
     attention: str = "self_attn.o_proj"
     attention_inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-    # RMS norms that each normalise all outputs of an input projection, in the order of
+    # names of the RMS norms that each normalise all outputs of an input projection, in the order of
     # `attention_inputs`
     attention_norms: tuple[str, ...] = ()
-    # other parameters of the attention that have the same number of values for each head
+    # names of other parameters of the attention that have the same number of values for each head
     attention_vectors: tuple[str, ...] = ()
-    # path of the output projection in layers whose attention cannot be divided into heads
+    # path of the output projection in layers whose attention cannot be divided into heads; empty if
+    # the family has no such layers
     whole_attention: str = ""
     stacked: bool = False
     # whether the attention class takes its width from the hidden size and does not read `head_dim`

@@ -6,10 +6,11 @@ users can read it before they load a checkpoint with `trust_remote_code`.
 
 The config has the keys of the base architecture and three additional keys:
 
-- `per_layer_config`: for each layer, the numbers of heads and neurons, and whether its two output
-  projections have a bias. If it lacks a value of a layer, the value of the dense (unpruned) model
-  is used. In a vision-language model, only the language model is pruned, so `per_layer_config` and
-  `head_dim` are in `text_config`, the part of the config for the language model.
+- `per_layer_config`: for each layer, the numbers of heads and neurons, and whether the output
+  projections of its attention and its MLP have a bias. If a value of a layer is missing, the value
+  of the dense (unpruned) model is used. In a vision-language model, only the language model is
+  pruned, so `per_layer_config` and `head_dim` are in `text_config`, the part of the config for the
+  language model.
 - `head_dim`: the number of channels of a head, if it is the same in all layers.
 - `flap_modules`: the paths of the modules that pruning changes (`Family.modules` in
   flap/modeling/families.py).
@@ -40,7 +41,7 @@ AUTO_CLASSES = {
     "Model": "AutoModel",
 }
 # A function that returns the value of `flap_modules` for a config that lacks it, because an earlier
-# version of flap has saved the config. flap/modeling/register.py sets this variable.
+# version of flap has saved the config. None until flap/modeling/register.py sets this variable.
 find_modules: Any = None
 
 # The last class before `object` in the MRO of a config. `super(LAST_MIXIN, config)` looks up
@@ -49,12 +50,12 @@ LAST_MIXIN = transformers.PreTrainedConfig.__mro__[-2]
 
 
 class PrunedConfigMixin:
-    """A config with widths for each layer.
+    """A config with the widths of each layer, which are its numbers of heads and neurons.
 
     The widths of the dense model can still be read as attributes of this config.
     """
 
-    # None: output projections have a bias if they have one in the base architecture
+    # None means that output projections have a bias if they have one in the base architecture
     attention_output_bias = None
     mlp_output_bias = None
     # overrides FalconConfig's property, which computes head_dim from the number of heads
@@ -75,9 +76,11 @@ class PrunedConfigMixin:
 
 
 class PrunedModelMixin:
-    """A model that first builds the dense architecture, and then each layer with its pruned widths.
+    """A model whose layers have pruned widths.
 
-    When a checkpoint is loaded, all of this is built on the meta device, and needs no memory.
+    The model first builds the dense architecture, and then replaces each layer by a layer with
+    pruned widths. When a checkpoint is loaded, all layers are built on the meta device, and need no
+    memory.
     """
 
     def __init__(self, config, *args, **kwargs):
@@ -112,7 +115,7 @@ class PrunedModelMixin:
 
 
 class PrunedExpertsMixin:
-    """Experts with output biases. The router's weights multiply the outputs and also the biases."""
+    """Experts with output biases. The router's weights multiply the sum of output and bias."""
 
     def forward(self, hidden_states, top_k_index, top_k_weights):
         """Run the chosen experts, and add their biases."""
@@ -200,7 +203,10 @@ def decoder_layers(model):
 
 
 def share_config(model):
-    """Give the decoder the config of the language model, and give each layer its `LayerConfig`."""
+    """Give the decoder the config of the language model, and the modules of each layer its config.
+
+    The config of a layer is a `LayerConfig`.
+    """
     config = model.config.get_text_config()
     language_model = decoder(model)
     language_model.config = config  # replaces the copy that transformers has made
@@ -255,7 +261,8 @@ def _build(dense, layer_config, i, modules):
     modules: the value of `flap_modules`. Modules whose paths are in its list `unpruned` are taken
         from the layer `dense`.
     """
-    # with this option, Gemma 4 would double the MLP's width, but `layer_config` has the final width
+    # with use_double_wide_mlp, Gemma 4 would double the MLP's width, but `layer_config` already has
+    # the final width
     if getattr(layer_config, "use_double_wide_mlp", False):
         layer_config.use_double_wide_mlp = False
     if modules["square_attention"]:
@@ -310,8 +317,8 @@ def _build_square(layer_class, config, i, attention, output):
     config.hidden_size = heads * config.head_dim
     narrow = type(getattr(layer, attention))(config, layer_idx=i)
 
-    # 3. replace the projections of this attention by projections from the hidden size to
-    #    heads × head_dim, and back
+    # 3. replace the input projections of this attention by projections from the hidden size to
+    #    heads × head_dim, and its output projection by one from heads × head_dim to the hidden size
     for name, linear in narrow.named_children():
         if hasattr(linear, "weight"):
             weight = linear.weight.T if isinstance(linear, Conv1D) else linear.weight

@@ -20,8 +20,8 @@ from flap.modeling.families import FAMILIES, TOWERS, family_of
 def register() -> None:
     """Register all pruned architectures with transformers' Auto classes.
 
-    Afterwards, transformers can load pruned checkpoints without `trust_remote_code`. Further calls
-    do nothing. `flap.load` and flap's command line do not need this call.
+    After this call, transformers can load pruned checkpoints without `trust_remote_code`. Further
+    calls do nothing. `flap.load` and flap's command line work without this call.
     """
     for config_class in register_configs():
         register_models(config_class)
@@ -31,8 +31,8 @@ def register() -> None:
 def register_configs() -> dict[type, tuple[str, str]]:
     """Register the configs of all pruned architectures, without importing model classes.
 
-    Return a dict from each config class to the names of two transformers classes, from which its
-    model classes derive: the model without an LM head, and the model with an LM head.
+    Return a dict from each config class to the names of two transformers classes: the model without
+    an LM head, and the model with an LM head. The pruned model classes derive from these two.
     """
     modeling_flap.find_modules = _find_modules
     configs: dict[type, tuple[str, str]] = {}
@@ -59,7 +59,10 @@ def register_models(config_class: type) -> None:
 
 
 def known(model_types: Iterable[str], classes: Mapping[str, str]) -> list[str]:
-    """Return the model types for which this version of transformers has a class."""
+    """Return the model types for which this version of transformers has a class.
+
+    classes: a dict from the model types that transformers knows to the names of their classes.
+    """
     return [model_type for model_type in model_types if model_type in classes]
 
 

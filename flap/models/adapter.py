@@ -182,8 +182,8 @@ class ModelAdapter:
         for name in before.sub_configs:
             copies[id(getattr(before, name))] = getattr(config, name)
         for module in self.model.modules():
-            # If the model lacks a part, such as a vision tower, the part's config and its copy are
-            # None.
+            # If the model lacks a part, such as a vision tower, the config of this part and the
+            # copy of this config are None.
             if hasattr(module, "config") and id(module.config) in copies:
                 module.config = copies[id(module.config)]
 
@@ -208,7 +208,7 @@ class ModelAdapter:
         return dims.pop() if len(dims) == 1 else None
 
     def widths(self, layer: int) -> dict[str, int]:
-        """Return the numbers of heads and neurons of a layer. The keys are config keys.
+        """Return the numbers of heads and neurons of a layer, as a dict whose keys are config keys.
 
         If layers differ in the number of channels of a head, the dict also contains this number.
         """
@@ -297,7 +297,10 @@ def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any
 
 
 def _rows(sizes: Sequence[int], units: int) -> Tensor:
-    """Return the rows of each unit in a Linear of stacked projections with `sizes` rows each."""
+    """Return the rows of each unit in a Linear that stacks several projections.
+
+    sizes: the number of rows of each projection.
+    """
     rows = []
     start = 0
     for size in sizes:

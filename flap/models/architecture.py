@@ -26,7 +26,7 @@ def find_family(config: PreTrainedConfig) -> Family:
         ValueError: the architecture, or an option that the config turns on, is not supported. The
             message says what is supported.
     """
-    # the configs of pruned models have this prefix, and a pruned model can be pruned again
+    # the model type of a pruned model has this prefix; a pruned model can be pruned again
     model_type = config.model_type.removeprefix("flap_")
     if model_type in TOWERS:
         find_family(config.get_text_config())  # checks that the language model is supported
@@ -86,9 +86,9 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
     whole_experts: whether pruning removes whole experts, instead of neurons of each expert.
 
     Raises:
-        ValueError: the architecture is not supported; the model has no LM head; one of its classes
-            overrides the `forward` of its transformers class; or `whole_experts` is true, but
-            pruning cannot remove whole experts of this model.
+        ValueError: the architecture is not supported; the model has no LM head; the class of the
+            model, of its decoder or of a layer overrides the `forward` of a transformers class; or
+            `whole_experts` is true, but pruning cannot remove whole experts of this model.
     """
     family = find_family(model.config)
     head = "ForConditionalGeneration" if sees_images(model.config) else "ForCausalLM"

@@ -49,8 +49,8 @@ class Observed(NamedTuple):
     # For each member, the inputs (…, channels) of its output projection. Only tokens that are
     # routed to the member are included.
     activations: Sequence[Tensor]
-    # If whole experts are the units: the number of all tokens, because a token that is not routed
-    # to an expert counts as a row of zeros in the activations of this expert.
+    # If whole experts are the units: the number of all tokens. It is needed because a token that is
+    # not routed to an expert counts as a row of zeros in the activations of this expert.
     num_tokens: int | None = None
     # If neurons of experts are the units: the router's factors for the outputs of the members. The
     # factor of a token is 0 for members that the token is not routed to.
@@ -108,11 +108,11 @@ class Block:
 
     @property
     def members(self) -> "Sequence[Block]":
-        """The blocks that this block consists of.
+        """The blocks that this block consists of: one for each expert.
 
-        The only member of a plain block is the block itself.
+        The only member of a block without experts is the block itself.
 
-        Each member gets only the tokens that are routed to it, and has a separate output bias. The
+        An expert gets only the tokens that are routed to it, and has a separate output bias. The
         channels and units of the block are numbered member after member. After pruning, all members
         have the same number of units, unless units are whole experts (`whole`).
         """
@@ -135,7 +135,7 @@ class Block:
     def watched(self) -> nn.Module:
         """The module to which calibration attaches its forward pre-hook.
 
-        The hook calls `observe` with the positional arguments of this module.
+        The hook calls `observe` with the positional arguments of this module's forward pass.
         """
         return cast(nn.Module, getattr(self.output, "module", self.output))
 
@@ -183,7 +183,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Transposed(LinearLike):
-    """A view of a Conv1D of GPT-2 as a Linear. A Conv1D stores the transpose of Linear's weight."""
+    """A view of a Conv1D of GPT-2 as a Linear, whose weight is the transpose of Conv1D's weight."""
 
     module: Any
 

@@ -17,10 +17,10 @@ EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
 # Number of bits in the significand of each floating-point type.
 SIGNIFICANDS = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
-# The largest rounding error of weights that are quantised to b bits, times 2^b. The error is the
-# norm of the differences, divided by the norm of the weights. It is 1.37 / 2^b for normally
-# distributed weights in blocks of 32, and up to 1.5 times as large for the weights of trained
-# models and for other block sizes.
+# The largest relative rounding error of weights that are quantised to b bits, multiplied by 2^b.
+# The relative error is the norm of the rounding errors, divided by the norm of the weights. It is
+# 1.37 / 2^b for normally distributed weights in blocks of 32, and up to 1.5 times as large for the
+# weights of trained models and for other block sizes.
 ROUNDING = 1.5 * 1.37
 ROWS = 16384  # number of rows that are compared at a time
 
@@ -35,7 +35,7 @@ def tie_copied_head(model: PreTrainedModel, header: GGUFHeader) -> str:
     The decision uses the weights and not the architecture, because a tied model (LLaMA 3.2 1B)
     and an untied model (LLaMA 3.1 8B) may have the same config class.
 
-    Returns: a description of the change, or an empty string if nothing was tied.
+    Return a description of the change, or an empty string if nothing was tied.
     """
     if not {EMBEDDING, HEAD} <= header.tensors.keys():
         return ""

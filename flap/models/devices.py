@@ -7,8 +7,8 @@ import sys
 import psutil
 import torch
 
-# Names that torch gives to CPU instructions for products in bfloat16. CPUs of Intel have the first,
-# CPUs of AMD and Intel the second, and ARM CPUs the third.
+# Names that torch gives to CPU instructions for products in bfloat16. Some CPUs of Intel have the
+# first, some CPUs of AMD and Intel have the second, and some ARM CPUs have the third.
 FAST_IN_16_BITS = ("amx_bf16", "avx512_bf16", "bf16")
 # Memory that is needed to run a model, as a multiple of the size of its weights.
 ROOM_TO_RUN = 1.5
@@ -40,8 +40,8 @@ def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
     """Return whether a device has instructions for products in a dtype.
 
     Return True for all devices except CPUs, for all dtypes of more than 16 bits, and for a CPU
-    whose features torch does not report. In all other cases, return whether the CPU has one of the
-    features FAST_IN_16_BITS, even if the dtype is not bfloat16.
+    whose instructions torch does not report. In all other cases, return whether the CPU has one of
+    the instructions FAST_IN_16_BITS, even if the dtype is not bfloat16.
     """
     if device.type != "cpu" or dtype.itemsize > 2:
         return True

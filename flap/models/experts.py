@@ -70,8 +70,9 @@ class ExpertsBlock(Block):
         """Return the inputs of each expert's down projection for the tokens routed to it.
 
         The inputs are computed here from the arguments of the experts module, so this works with
-        every kernel that runs the experts. In Llama 4, the router multiplies the inputs of the
-        experts instead of their outputs, so `Observed.weight_TM` is 1 for chosen experts.
+        every kernel that runs the experts. In Llama 4, the router's weights multiply the inputs of
+        the experts instead of their outputs, so `Observed.weight_TM` is 1 for the experts that a
+        token is routed to.
         """
         experts = self.output.experts
         activations, _ = routed(experts, args, mask_P)

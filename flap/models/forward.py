@@ -25,8 +25,8 @@ class Call:
     @torch.no_grad()
     def __call__(self, layer: nn.Module, hidden_NTD: Tensor) -> Tensor:
         device = next(layer.parameters()).device
-        # if weights are on meta, accelerate's hooks load them, and move the inputs to the device of
-        # the weights
+        # if the weights of the layer are on meta, accelerate's hooks load them, and move the inputs
+        # to the device of the loaded weights
         if device.type != "meta":
             hidden_NTD = hidden_NTD.to(device)
         output = layer(hidden_NTD, *self.args, **self.options)
@@ -35,11 +35,11 @@ class Call:
 
 @torch.no_grad()
 def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]:
-    """Return the hidden states before the first layer, and the other arguments of each layer.
+    """Return the hidden states before the first layer, and all other arguments of each layer.
 
     The hidden states and the arguments are recorded in a forward pass of the decoder, so this works
-    for every family. The layers do not run in this pass, and need no weights. The arguments depend
-    only on the shape of the tokens, unless `ModelAdapter.reads_tokens` is true.
+    for every family of models. The layers do not run in this pass, and need no weights. The other
+    arguments depend only on the shape of tokens_NT, unless `ModelAdapter.reads_tokens` is true.
     """
     hidden: list[Tensor] = []
     calls: list[Call] = []

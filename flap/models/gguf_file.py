@@ -75,8 +75,8 @@ UNREADABLE = (
 def find_gguf(path: str) -> Path | None:
     """Return the GGUF file for a model's path or hub id.
 
-    A path that ends in .gguf is returned even if there is no such file. For a hub id, return the
-    GGUF file in an installed wheel. In all other cases, return None.
+    A path that ends in .gguf is returned even if there is no such file. For a hub id in PACKAGED,
+    return the GGUF file in the wheel if the wheel is installed. In all other cases, return None.
     """
     if path.endswith(".gguf"):
         return Path(path)
@@ -84,9 +84,10 @@ def find_gguf(path: str) -> Path | None:
 
 
 def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[Path, str]:
-    """Convert a GGUF to safetensors in the cache. Return the directory and the origin for reports.
+    """Convert a GGUF to safetensors in the cache, and return the directory with the result.
 
-    Only the first call creates the directory. Later calls, also in other processes, reuse it.
+    Also return a text for reports, which says where the weights come from. Only the first call
+    creates the directory. Later calls, also in other processes, reuse it.
 
     path: the option `model.path`.
     tie: whether to tie the LM head to the embedding if it is a copy of the embedding.
@@ -99,7 +100,7 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
         raise ValueError(f"model.path={path}: no such file")
     target = cache / "models" / f"{gguf.stem}-{_key(path, gguf, tie)}"
     if not (target / "config.json").is_file():
-        # Do not lock `target` itself, because runs that use `target` hold the lock of `target`.
+        # Do not lock `target` itself, because every run that uses `target` holds this lock.
         making = target.with_name(f"{target.name}.making")
         with exclusive(making, DEQUANTISE_SECONDS):
             if not (target / "config.json").is_file():
