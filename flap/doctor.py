@@ -17,7 +17,7 @@ NAMED = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
 
 
 def main(arguments: list[str]) -> None:
-    """Print one line for each check: of package versions, devices, extras, the cache and W&B.
+    """Check package versions, devices, extras, the cache and W&B, and print a line for each check.
 
     Exit with code 1 if a package is missing or has a wrong version, or if the cache cannot be
     written.
@@ -38,10 +38,9 @@ def main(arguments: list[str]) -> None:
 
 
 def installed_versions() -> str:
-    """Return the versions of the most important packages.
+    """Return the versions of the most important packages, or a command that installs packages.
 
-    If packages are missing or have a version that flap does not allow, return the command that
-    installs them.
+    The command is returned if packages are missing, or have a version that flap does not allow.
     """
     wrong = unmet(needed())
     if wrong:

@@ -5,7 +5,7 @@ checkpoint to TARGET:
 
 1. Each MLP is cut into 16 experts. The 96 neurons of an expert are active for the same tokens
    (MoEfication, arXiv 2110.01786; LLaMA-MoE, arXiv 2406.16554).
-2. A router is fitted for each layer. It sends each token to 8 experts.
+2. A router is fitted for each layer. The router sends each token to 8 experts.
 3. `distil` trains all layers, so that the mixture predicts what SmolLM2 ("dense") predicts.
 
 The script measures the perplexity of SmolLM2 and of the mixture before and after training, on
@@ -178,7 +178,7 @@ def activations(mlp: nn.Module, input_TD: Tensor) -> Tensor:
 def clusters(
     activation_TI: Tensor, down_DI: Tensor, draw: torch.Generator, rounds: int = 10
 ) -> Tensor:
-    """Return the expert of each neuron, by k-means with clusters of equal size.
+    """Return the index of each neuron's expert, by k-means with clusters of equal size.
 
     Two neurons are close to each other if they are active for the same tokens.
     """
@@ -195,7 +195,7 @@ def clusters(
 
 
 def filled(cosine_IE: Tensor) -> Tensor:
-    """Return an expert for each neuron, so that all experts have the same number of neurons.
+    """Return an expert's index for each neuron, so that all experts have equally many neurons.
 
     cosine_IE: the similarity of each neuron to the centre of each expert. The pairs of a neuron and
     an expert are visited from the highest cosine to the lowest. A neuron gets the expert of the

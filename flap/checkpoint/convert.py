@@ -66,7 +66,7 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
 
 
 def _shared_values(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return the values of a config that pruning does not change."""
+    """Return those values of a config that pruning does not change."""
     values = {key: value for key, value in config.to_dict().items() if key not in _REPLACED}
     values["attn_implementation"] = config._attn_implementation
     values["experts_implementation"] = config._experts_implementation

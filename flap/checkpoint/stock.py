@@ -32,7 +32,7 @@ NOT_SHARED = (
 
 
 def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedConfig:
-    """Return a config of the base architecture whose model has every tensor of the pruned model.
+    """Return a config with which the base architecture has every tensor of the pruned model.
 
     As few bias flags (BIAS_FLAGS) as possible are true in the config. A bias flag may add biases
     that the pruned model lacks. `fill_biases` adds these biases to the pruned model as zeros.
@@ -164,7 +164,7 @@ def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str
 def fill_biases(placed: PlacedModel, missing: Collection[str]) -> None:
     """Add biases of zeros to Linear modules of the decoder layers.
 
-    missing: the names that the new biases have in the model.
+    missing: the names of the new biases in the model.
     """
     names = {module: name for name, module in placed.model.named_modules()}
     for i, layer in enumerate(placed.layers):

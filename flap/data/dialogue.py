@@ -124,8 +124,8 @@ def answered(
     # The template may print thoughts in front of the answer. The span then begins at the thoughts,
     # where the document first differs from `before`.
     start = len(_common_start(document, before))
-    # If the text that the model reads does not end with a space, but the answer comes after a space
-    # in the document, this space belongs to the answer.
+    # If the prompt that the model reads (`given`) does not end with a space, but the document has a
+    # space before the answer, this space belongs to the answer.
     given = question(prompt, tokenizer, chat)
     if document[:start].endswith(" ") and not given.endswith(" "):
         start -= 1
@@ -143,7 +143,7 @@ def _common_start(first: str, second: str) -> str:
 def _templated(
     messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, **options: bool
 ) -> str:
-    """Render a conversation with the chat template. Thinking is switched off, as in evaluation."""
+    """Render a conversation with the chat template, without thinking, as in evaluation."""
     try:
         text = tokenizer.apply_chat_template(
             [*messages], tokenize=False, enable_thinking=False, **options

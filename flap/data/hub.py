@@ -33,7 +33,8 @@ def hub_reachable() -> bool:
 def offline_without_hub(*libraries: Any) -> Iterator[None]:
     """Make libraries read only the hub's local cache in a `with` block, if the hub does not answer.
 
-    The environment variable HF_HUB_OFFLINE=1 would restrict the whole process to the local cache.
+    The environment variable HF_HUB_OFFLINE=1 would restrict the whole process to the local cache,
+    and not only the block.
 
     libraries: modules with a flag HF_HUB_OFFLINE, such as `datasets.config`. The flags of these
         modules and of `huggingface_hub` are set to true.

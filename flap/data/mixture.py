@@ -21,7 +21,7 @@ class TextsInMemory:
 
     @cached_property
     def label(self) -> str:
-        """The name of these texts in reports and messages, with the texts' number and digest."""
+        """The name of these texts in reports and messages: how many they are, and their digest."""
         return f"{len(self.documents)} texts in memory (digest {digest(self.documents)})"
 
 

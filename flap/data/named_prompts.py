@@ -45,7 +45,7 @@ def _repeat(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _ask_about(row: dict[str, Any]) -> tuple[str, None]:
-    """Return a prompt that ends where a question about a passage begins, and None as its answer."""
+    """Return a prompt, which is a passage followed by "Question:", and None as its answer."""
     return f"{' '.join(row['passage'].split())}\nQuestion:", None
 
 
@@ -83,7 +83,7 @@ PROMPTS = {
         "boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED
     ),
 }
-# For the names of prompts that are made from a named text's passages, the name of this text.
+# A dict from names of prompts to the name of the text whose passages are used in these prompts.
 PASSAGES_OF = dict.fromkeys(
     ("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages"
 )

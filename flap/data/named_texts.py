@@ -57,7 +57,7 @@ def packaged_file(wheel: str, path: str) -> Path | None:
 
 
 class Passages(NamedTuple):
-    """A data set's validation split, whose passages are for calibration or for evaluation."""
+    """A data set's validation split. Each passage is used for calibration or for evaluation."""
 
     folder: str  # folder of the data set in the wheel
     path: str  # name of the data set on the hub, which is read if the wheel is not installed

@@ -1,4 +1,4 @@
-"""Read one text of a mixture at a time: its text, or the prompts that the model will answer.
+"""Read the parts of a mixture: the text of a part, or the prompts that the model will answer.
 
 A *part* is one text of a mixture.
 """

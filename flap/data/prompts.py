@@ -71,7 +71,7 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
     if not isinstance(answer, str | None):
         raise ValueError(f"{where}: the answer is no text; expected a string, or none at all")
     if answer is not None and not answer.strip():
-        answer = None  # as for a turn that calls a tool, whose content may be empty
+        answer = None  # for example, a turn that calls a tool may be empty
     return Prompt(tuple(turns), answer, is_conversation)
 
 

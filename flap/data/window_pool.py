@@ -21,8 +21,8 @@ from flap.data.text import Span, Text
 
 W = TypeVar("W", Tensor, Batch)
 
-# Every fifth window is held out: it is not used to fit, for example, a linear compensation, but to
-# choose the ridge of the fit.
+# Every fifth window is held out. A fit, for example of a linear compensation, does not use the
+# held-out windows; the ridge of the fit is chosen on them.
 HELD_OUT = 5
 
 

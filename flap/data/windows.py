@@ -98,8 +98,8 @@ class Windows:
         """The windows of each part, with a mask of tokens in answers; None for a part without text.
 
         Raises:
-            ValueError: a text is too short for its windows, or its windows contain less than one
-                answer token on average, although only answers are counted.
+            ValueError: a text is too short for its windows; or only answers are counted, and the
+                windows of a text contain less than one answer token on average.
         """
         return [None if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
 

@@ -28,7 +28,7 @@ TEMPLATED = "; through the chat template"
 
 @dataclass(frozen=True)
 class Measurement:
-    """Named numbers, as in {"wikitext2/perplexity@2048": 5.68}, and the values averaged in them."""
+    """Named numbers, as in {"wikitext2/perplexity@2048": 5.68}, and the values they average."""
 
     numbers: Numbers = field(default_factory=dict)
     # for a number that is a mean over documents or windows: the value of each document or window.
@@ -98,8 +98,8 @@ class Task:
     # A function that computes the second argument of `run`, such as hidden states, from the dense
     # model.
     reference: Callable[[PlacedModel], Any] | None = None
-    # Whether `run` measures the dense and the pruned model in turns. This is needed for times,
-    # because the speed of a machine changes over time.
+    # Whether `run` measures the dense and the pruned model in turns. Tasks that measure times need
+    # this, because the speed of a machine changes over time.
     side_by_side: bool = False
     # How many tokens a model reads and writes in this task, to estimate how long the task takes.
     # Both numbers are 0 if they are unknown.
@@ -149,7 +149,7 @@ class Evaluator(ABC):
         return False
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return a dict from the name of each average over tasks to the names of its numbers."""
+        """Return a dict from each average over tasks to the names of the numbers it averages."""
         return {}
 
     def summary(self, measured: Measurement) -> Measurement:

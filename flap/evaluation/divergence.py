@@ -40,9 +40,10 @@ class Divergence(OnTexts):
     is better. `agreement`: the share of the positions at which both models have the same likeliest
     token; higher is better. `top5_agreement`: the share of the dense model's five likeliest tokens
     that are among the pruned model's five likeliest tokens; higher is better. `acceptance`: Σ
-    min(p, q) over the vocabulary; higher is better. This is the probability that the dense model
-    accepts a token that the pruned model drafts in speculative decoding, if both models sample. If
-    both models decode greedily instead, the probability of acceptance is the `agreement`.
+    min(p, q) over the vocabulary; higher is better. The acceptance is the probability that the
+    dense model accepts a token that the pruned model drafts in speculative decoding, if both models
+    sample. If both models decode greedily instead, the probability of acceptance is the
+    `agreement`.
 
     The numbers are means over windows, with standard errors. Of the dense model, only the final
     hidden states are kept. The LM head, which pruning does not change, computes the dense model's

@@ -39,7 +39,7 @@ class DocumentFiles:
         return read
 
     def check(self, name: str, task: Any) -> None:
-        """Check that lm-eval can ask and score each document of a task.
+        """Check that lm-eval can make a prompt from each document of a task, and score an answer.
 
         Without this check, a row that lacks a value could end a run with an error after hours.
 
@@ -135,7 +135,7 @@ class DocumentFiles:
             ) from error
 
     def _check_template(self, name: str, template: Any, documents: Dataset) -> None:
-        """Check that every row has a value in each column that a template of a task reads."""
+        """Check that every row has a value in each column that `template` reads."""
         if not isinstance(template, str):
             return
         columns = documents.column_names

@@ -130,7 +130,8 @@ def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
     """Reorder the rows of a query or key projection from transformers' RoPE layout to llama.cpp's.
 
     RoPE rotates pairs of channels: d and d + D/2 in transformers, 2d and 2d + 1 in llama.cpp. The
-    number of heads is computed from the number of rows, because it may differ between layers.
+    number of heads is computed from the number of rows, because layers may differ in their number
+    of heads.
 
     tensor_R: the weight or the bias of the projection.
     """

@@ -96,7 +96,7 @@ def _merges(spec: dict[str, Any]) -> list[list[str]]:
 
 
 def _scores(tokens: Sequence[str], merges: Sequence[Sequence[str]]) -> list[float]:
-    """Return a score for each token: the higher the priority of its merge, the higher the score."""
+    """Return a score for each token: the earlier the merge that makes it, the higher the score."""
     scores: dict[str, float] = {}
     for rank, (left, right) in enumerate(merges):
         scores.setdefault(left + right, -float(rank))
