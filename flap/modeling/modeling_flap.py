@@ -203,10 +203,7 @@ def decoder_layers(model):
 
 
 def share_config(model):
-    """Give the decoder the config of the language model, and the modules of each layer its config.
-
-    The config of a layer is a `LayerConfig`.
-    """
+    """Give the decoder the config of the language model, and modules in a layer a `LayerConfig`."""
     config = model.config.get_text_config()
     language_model = decoder(model)
     language_model.config = config  # replaces the copy that transformers has made

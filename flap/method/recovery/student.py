@@ -72,7 +72,7 @@ class Student(nn.Module):
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
 
     def _positions(self, windows: int, positions: int) -> float:
-        """Return the divisor that turns the sum of a batch's losses at all positions into a mean.
+        """Return the number by which the sum of a batch's losses is divided to get their mean.
 
         In training, the divisor is the mean of `positions` over all processes, because DDP averages
         the gradients of the processes. In evaluation, the divisor is proportional to the number of

@@ -170,7 +170,7 @@ class PlanDivergence:
 
     @torch.no_grad()
     def _nats(self, measured: Batch, text_N: Tensor, hidden: Sequence[Tensor]) -> list[float]:
-        """Return, for each plan, the largest of its mean divergences on the texts.
+        """Return, for each plan, the largest of its divergences on the texts, in nats per token.
 
         measured: the windows on which plans are measured.
         hidden: the outputs of the last layer for these windows, first those of the dense model, and

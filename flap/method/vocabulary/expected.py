@@ -1,4 +1,4 @@
-"""Compute the mean probability that a model predicts for each token when it reads a text.
+"""Compute the mean probability that a model gives to each token while it reads a text.
 
 If the tokens of a trimmed vocabulary are chosen by this probability, they can include tokens that
 the model expects, but that do not occur in the text.
@@ -37,8 +37,8 @@ def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: in
 def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return share_V in float64: the mean probability that the model predicts for each token.
 
-    For token v, it is the mean over all positions t of the windows of p(v | x_<t), the predicted
-    probability that v follows the tokens before position t.
+    For token v, it is the mean of p(v | x_<t) over all positions t of the windows. p(v | x_<t) is
+    the predicted probability that v follows the tokens before position t.
 
     windows: tokens_NT of each text. weights: the weight of each text in the mean.
     """

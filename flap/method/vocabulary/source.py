@@ -13,9 +13,9 @@ from flap.storage import NOT_KEPT, WorkFolder, digest
 
 
 class TrimmedSource(ModelSource):
-    """A dense model in files, which loses the rows of removed tokens each time it is opened.
+    """A dense model in files, whose vocabulary is trimmed each time the model is opened.
 
-    The rows are in embedding and LM head.
+    Trimming cuts the rows of removed tokens from embedding and LM head.
     """
 
     def __init__(self, source: ModelSource, trimmed: Trimmed) -> None:

@@ -161,7 +161,7 @@ class Trim:
 
         rows: number of rows of the embedding.
         room: the largest number of tokens for which a model with unpruned layers still meets all
-            targets.
+            targets; 0 if there is no such number, or if no target limits parameters.
         """
         if self.size is not None:
             return self.size
