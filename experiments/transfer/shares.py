@@ -49,7 +49,7 @@ def losses(run: Path, which: str) -> dict[str, Losses]:
 def share(dense: Losses, baseline: Losses, method: Losses) -> tuple[float, float]:
     """Return the loss of `method` divided by the loss of `baseline`, and the standard error.
 
-    The standard error is over windows, by the delta method.
+    The standard error of this quotient is over windows, by the delta method.
     """
     lost = [b - d for d, b in zip(dense, baseline, strict=True)]
     left = [m - d for d, m in zip(dense, method, strict=True)]

@@ -19,7 +19,7 @@ from flap.config.paths import check_path, home_replaced, paths_in
 from flap.config.resolvers import model_name
 from flap.config.schema import CHOICES, LONGEST_TIMEOUT, FlapConfig, TargetConfig, targets
 
-# The sections of a report whose numbers the option `objective` can name.
+# Sections of a report; the option `objective` can name the values in these sections.
 OBJECTIVES = ("pruned", "dense", "parameters", "ratio", "seconds")
 EXAMPLE = "pruned/sciq_answers/exact_match"
 # The options that are refused if the option `plan` is set, because the plan decides which units

@@ -20,8 +20,8 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
     If the choice is already an object, the object is copied, so that each run begins with an object
     that has not yet drawn random numbers.
 
-    base, others: the classes from which the class in `_target_` may derive; it must derive from one
-        of them.
+    base, others: the allowed base classes; the class in `_target_` must derive from at least one of
+        them.
 
     Raises:
         ValueError: no choice was made, the class does not derive from an allowed class, or an

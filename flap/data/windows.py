@@ -72,7 +72,7 @@ class Windows:
         return [p for p, text in enumerate(self.texts) if text is None]
 
     def name(self, part: int) -> str:
-        """Return a part's name, with the part's number in front if another part has this name."""
+        """Return a part's name, with the part's position in front if another part has this name."""
         names = [Path(one.dataset).name for one in self.parts]
         return names[part] if names.count(names[part]) == 1 else f"{part + 1}-{names[part]}"
 

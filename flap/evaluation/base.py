@@ -145,7 +145,7 @@ class Evaluator(ABC):
         return self.prepare(tokenizer, max_length)
 
     def needs_same_tokenizer(self, name: str) -> bool:
-        """Return whether a number is comparable only between models with the same tokenizer."""
+        """Return whether comparing the value `name` of two models needs equal tokenizers."""
         return False
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:

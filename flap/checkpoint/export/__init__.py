@@ -1,1 +1,1 @@
-"""Export checkpoints to the formats of other inference engines (`python -m flap export`)."""
+"""Export checkpoints to the formats of inference engines (`python -m flap export`)."""

@@ -1,4 +1,4 @@
-"""The command `python -m flap export CHECKPOINT FORMAT`, which writes another engine's format."""
+"""The command `python -m flap export CHECKPOINT FORMAT` for the formats of inference engines."""
 
 import argparse
 import sys
