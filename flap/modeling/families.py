@@ -58,7 +58,7 @@ class Family:
     neurons: str = "intermediate_size"
     # config key with the number of neurons of one expert; empty if it is the same key as `neurons`
     expert_neurons: str = ""
-    # config keys that must be false or 0, because flap does not support these options
+    # config keys that must be false or 0, because flap does not support what they turn on
     without: tuple[str, ...] = ()
     # paths of modules that are not pruned, although their classes read their sizes from config keys
     # that pruning changes

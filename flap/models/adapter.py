@@ -1,6 +1,8 @@
 """Access attentions, MLPs and other parts of decoder-only models in the same way for all families.
 
-The table in `flap.modeling.families` has a row for each family, with the names of these parts.
+The table in `flap.modeling.families` has a row for each family, with the names of these parts. An
+attention or MLP is represented by a `Block`, which consists of units: pruning keeps or removes each
+unit as a whole.
 """
 
 import copy

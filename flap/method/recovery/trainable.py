@@ -1,4 +1,8 @@
-"""Make the compressed model trainable, and turn it back into an ordinary model after training."""
+"""Make the compressed model trainable, and turn it back into an ordinary model after training.
+
+The compressed model learns the predictions of the dense model, which is the model before
+compression.
+"""
 
 import warnings
 from collections.abc import Iterator

@@ -1,8 +1,9 @@
 """The training loop, which uses transformers' Trainer and evaluates on held-out windows.
 
 An interrupted training resumes from the checkpoints that Trainer writes. The student is the
-compressed model, and is not trained on the held-out windows. The held-out divergence is the
-divergence of the student's predictions from the dense model's predictions on the held-out windows.
+compressed model, and the dense model is the model before compression. The student is not trained on
+the held-out windows. The held-out divergence is the divergence of the student's predictions from
+the dense model's predictions on the held-out windows.
 
 Legend: N windows · T tokens in a window · P positions of all held-out windows.
 """

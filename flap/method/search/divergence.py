@@ -53,17 +53,17 @@ class PlanDivergence:
     copy of the layer is pruned. If there are several processes, the plans are divided among them.
     Each process has the stream of the dense model and the streams of its plans.
 
-    Every fifth calibration window is held out: for this measurement, linear compensation is fitted
-    without these windows. Plans are measured on the last held-out windows. Only the predictions at
-    every fourth position are compared, because the predictions between these positions would add
-    little information. With a large vocabulary, computing all predictions would take as long as
-    computing many layers. In texts with answers, the predictions of all tokens in answers are
-    compared instead.
+    Every fifth calibration window is held out: for this measurement, linear compensation, which is
+    a least-squares fit, does not use these windows. Plans are measured on the last held-out
+    windows. Only the predictions at every fourth position are compared, because the predictions
+    between these positions would add little information. With a large vocabulary, computing all
+    predictions would take as long as computing many layers. In texts with answers, the predictions
+    of all tokens in answers are compared instead.
 
-    If the calibration text is a mixture, the divergence is measured on each text of the mixture,
-    and the result is the largest value. If a unit is important only on one text of the mixture, it
-    is probably important on some texts outside the mixture, too. A mean over the texts would hide
-    the importance of this unit.
+    If the calibration text is a mixture of texts, the divergence is measured on each text, and the
+    result is the largest value. If a unit is important on only one text of the mixture, it is
+    probably important on some texts outside the mixture, too. A mean over the texts would hide the
+    importance of this unit.
     """
 
     calibration: Calibration

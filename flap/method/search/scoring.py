@@ -1,8 +1,9 @@
 """The first step of structure=search: compute scores and the divergences of trials.
 
-In a trial, one block, which is the attention or the MLP of a layer, loses its lowest-scored units.
-The divergence of a trial is measured by `PlanDivergence`. The scores and the trials of a layer may
-both need the covariances of the layer, so they are computed in the same pass over the layers.
+In a trial, one block, which is the attention or the MLP of a layer, loses its lowest-scored units
+(heads, neurons or experts). The divergence of a trial is measured by `PlanDivergence`. The scores
+and the trials of a layer may both need the covariances of the layer's activations, so both are
+computed in the same pass over the layers.
 """
 
 from dataclasses import replace

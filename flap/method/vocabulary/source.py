@@ -44,7 +44,7 @@ class TrimmedSource(ModelSource):
         return int(parameters * self.dtype.itemsize)
 
     def identity(self) -> dict[str, Any]:
-        """Return the identity of the weights in the files, and a digest of the tokens that stay."""
+        """Return what identifies the weights in the files, and a digest of the tokens that stay."""
         return {**self.source.identity(), "vocabulary": digest(self.trimmed.rows_K.tolist())}
 
     def skeleton(self) -> PreTrainedModel:
