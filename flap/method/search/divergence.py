@@ -3,7 +3,8 @@
 The divergence is KL(dense ‖ pruned) of the distribution of the next token. With structure=search,
 units (heads, neurons or experts) are chosen so that this divergence stays low. A plan lists the
 units that stay in each layer. A stream contains the hidden states, at the input of one layer, of
-all windows on which plans are measured (`Stream`). The layers are run on it one after another.
+all windows on which plans are measured. Each layer turns its inputs in the stream into the inputs
+of the next layer (`Stream.advance`).
 
 Legend: N windows · T tokens in a window · D hidden size · V vocabulary · X texts · K plans.
 """
@@ -39,7 +40,7 @@ SHARED = "0"
 # A function that gets the index i of a layer and the statistics of the layer, and returns, for each
 # plan, the units that stay in layer i. The function is called while layer i is in memory. If an
 # interrupted run has already finished layer i, the function gets None instead of statistics, and
-# must return the same units as in that run. It also gets None if there are no statistics.
+# must return the same units as in that run. It also gets None if no statistics were collected.
 PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
 
 

@@ -148,8 +148,8 @@ def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) ->
     """Do the same as `spread` for neurons of experts, and return nats_I.
 
     All experts lose the same number of neurons. So the neurons that have the same rank in their
-    experts count as one unit for `spread`, whose score is their mean score. All of these neurons
-    get the nats of this unit.
+    experts count as one unit for `spread`. The score of this unit is the mean of their scores, and
+    all of these neurons get the nats of this unit.
     """
     order_ER = ranked(score_I, experts)
     nats_R = spread(score_I[order_ER].double().mean(dim=0), measured)
