@@ -21,7 +21,8 @@ from torch import Tensor
 from flap.results.run_folder import read_run
 
 Cell = tuple[float, str, str]  # ratio, structure and metric identify a cell
-Seeds = dict[int, dict[str, Tensor]]  # by seed and name: a value for each window, in nats
+# For each seed and each name of a measurement: a value for each window, in nats.
+Seeds = dict[int, dict[str, Tensor]]
 BASELINE = "EAN"
 
 

@@ -101,7 +101,7 @@ def objectives(chosen: Any) -> list[str]:
 
 
 def timeout(minutes: float) -> timedelta:
-    """Return `timeout_minutes`, how long processes of a run wait for each other, as a timedelta.
+    """Convert `timeout_minutes`, the time that processes wait for each other, to a timedelta.
 
     Raises:
         ValueError: the time is not above 0, or is longer than a year.

@@ -111,7 +111,7 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     places = [] if section else _sections_with(key, error.parent_node or ())
     if places:
         return f"{key}: unknown key; did you mean {' or '.join(places)}?"
-    if similar and not section:  # the top level has too many keys for one line
+    if similar and not section:  # the top level has too many keys to list in a line
         return f"{error.full_key}: unknown key; did you mean {similar[0]}?"
     hint = f"did you mean {similar[0]}? " if similar else ""
     has = f"{section or 'the config'} has {', '.join(keys) or 'no keys'}"

@@ -83,4 +83,4 @@ def literal(value: Any) -> Any:
         return {str(key): literal(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [literal(one) for one in value]
-    return value.item() if hasattr(value, "item") else value  # numpy and torch scalars have `item`
+    return value.item() if hasattr(value, "item") else value  # for scalars of numpy and torch

@@ -30,8 +30,8 @@ class Part:
     """One text of a mixture, with its weight and options."""
 
     dataset: str  # the name or the file of the text; for texts in memory, their label
-    # Above 0, at most HEAVIEST. The share of the mixture's windows that come from this text is the
-    # weight, divided by the sum of the weights of all parts.
+    # The weight of the text, above 0 and at most HEAVIEST. The share of the mixture's windows that
+    # come from this text is the weight, divided by the sum of the weights of all parts.
     weight: float = 1.0
     # whether prompts of this text go through the tokenizer's chat template; None means true if the
     # tokenizer has a template

@@ -84,7 +84,7 @@ def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[T
         return [hidden_NTD.cpu() for hidden_NTD in states]
     model.work.path.mkdir(parents=True, exist_ok=True)
     # The folder is deleted at the end of this block, but its files stay usable as long as they are
-    # mapped into memory. On NFS, the folder itself cannot be deleted and remains.
+    # mapped into memory. On NFS, the folder itself cannot be deleted, so it remains.
     with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
         return [files.new([tuple(one.shape)], one.dtype)[0][0].copy_(one) for one in states]

@@ -179,7 +179,7 @@ def _of_list(path: Path) -> list[dict[str, Any]]:
     rows = parse_json(path.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("another value")
-    json.dumps(rows, ensure_ascii=False).encode()  # raises if a text has half a surrogate pair
+    json.dumps(rows, ensure_ascii=False).encode()  # raises an error for half a surrogate pair
     return rows
 
 

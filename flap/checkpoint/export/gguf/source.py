@@ -38,7 +38,7 @@ def _pruned_from(model: str) -> str:
         return ""
     try:
         config = load_json(label)["provenance"].get("config", {})
-        trimmed = bool(config.get("vocabulary"))  # a trimmed tokenizer differs from the GGUF's
+        trimmed = bool(config.get("vocabulary"))  # the GGUF has the untrimmed tokenizer
         path = "" if trimmed else str(config.get("model", {}).get("path", ""))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = one_line(error, 300)
