@@ -32,7 +32,8 @@ from flap.runtime import ranks
 from flap.storage import NOT_KEPT, WorkFolder
 
 EVERY = 4  # predictions are compared at every fourth position of a window
-# number of tokens whose logits are in memory at a time, rounded to whole windows
+# Predictions are compared for a few windows at a time, which together have at most this number of
+# tokens. In a longer window, they are compared for at most this number of positions at a time.
 COMPARED_TOKENS = 1024
 # name of the dense model's stream, which all plans share before the first layer
 SHARED = "0"

@@ -2,8 +2,8 @@
 
 When a vocabulary is trimmed, some of its tokens stay, and all other tokens are removed.
 
-This module reads and writes the content of a tokenizer.json. No other module depends on the format
-of this file.
+This module reads and writes the content of a tokenizer.json. No other module of this package
+depends on the format of this file.
 """
 
 import json
@@ -155,8 +155,8 @@ class BPE(Tokens):
     def needed(self, token: str) -> Iterable[str]:
         """Return a token, its characters, and all tokens that merges produce on the way to it.
 
-        The merges begin with the characters. If merges cannot produce the token, which is possible
-        with `ignore_merges`, return only the token.
+        The merges begin with the characters. If merges of tokens in the vocabulary cannot produce
+        the token, which is possible with `ignore_merges`, return only the token.
         """
         parts = list(token)
         made = set(token)
