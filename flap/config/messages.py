@@ -166,7 +166,6 @@ class ConsoleFilter(logging.Filter):
     shown: ClassVar[set[str]] = set()  # the warnings that the console has shown so far
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the console shows a record."""
         if getattr(record, "only_in_files", False):
             return False
         if record.levelno != logging.WARNING:

@@ -18,12 +18,10 @@ class RedactedStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Remove the secrets from a text, and write the text."""
         self._stream.write(redact(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Remove the secrets from lines, and write the lines."""
         self._stream.writelines(redact(line) for line in lines)
 
     def __getattr__(self, name: str) -> Any:

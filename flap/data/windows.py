@@ -156,7 +156,6 @@ class Windows:
         return key
 
     def _draw(self, p: int, text: Text) -> Batch:
-        """Draw the windows of a part."""
         pool = Pool(text, self.tokenizer, self.bos)
         wanted = self.counts[p]
         batch = pool.draw(wanted, self.seq_len, self.seed)

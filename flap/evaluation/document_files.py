@@ -100,7 +100,6 @@ class DocumentFiles:
         give(task, {split: documents})
 
     def _path(self, name: str) -> Path:
-        """Return the file of a task."""
         path = Path(self.source)
         if path.is_file():
             others = [task for task in self.rows if task != name]

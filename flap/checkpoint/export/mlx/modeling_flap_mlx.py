@@ -67,7 +67,6 @@ class SlidingMixin:
     """
 
     def __call__(self, x, mask=None, cache=None):
-        """Run the layer with a mask for its sliding window."""
         mask = create_attention_mask(x, cache, self.window, return_array=True)
         return super().__call__(x, mask, cache)
 
