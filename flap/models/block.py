@@ -47,7 +47,8 @@ class Observed(NamedTuple):
     """The inputs of the output projections of a block's members in one forward pass."""
 
     # For each member, the inputs (…, channels) of its output projection. Only tokens that are
-    # routed to the member are included.
+    # routed to the member are included. If whole experts are the units, the inputs are multiplied
+    # by the router's weights.
     activations: Sequence[Tensor]
     # If whole experts are the units: the number of all tokens. It is needed because a token that is
     # not routed to an expert counts as a row of zeros in the activations of this expert.
