@@ -179,7 +179,7 @@ class ModelAdapter:
     def own_config(self) -> None:
         """Give the model a copy of its config.
 
-        Later changes of the copy do not affect other models that share the config.
+        Later changes to the copy do not affect other models that share the config.
         """
         before = self.model.config
         config = copy.deepcopy(before)

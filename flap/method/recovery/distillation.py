@@ -47,9 +47,9 @@ def training_windows(
     which the held-out divergence is measured: the tokens of answers to prompts, or if the windows
     have no or too few such tokens (`judged`), all tokens.
 
-    windows: windows of the training texts; the dense model has answered all prompts in `asked`.
+    windows: windows of the training texts; the dense model has answered prompts `windows.asked`.
     by_pruned: windows of the same texts, in which the pruned model has answered these prompts; None
-        with recover.writer=dense. In texts of these prompts, they replace windows to train on: all
+        with recover.writer=dense. They replace windows to train on that come from such prompts: all
         with recover.writer=pruned, and every second one with recover.writer=both. In this way, the
         pruned model sees its own mistakes, and learns what the dense model predicts after them.
     """

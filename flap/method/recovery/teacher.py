@@ -20,7 +20,7 @@ from flap.method.vocabulary.alignment import NOWHERE, Alignment
 from flap.models import PlacedModel
 from flap.models.forward import final_states
 
-# values of `Targets.token_P` at positions where the student does not learn a single next token
+# values of `Targets.token_P` at positions where the student does not learn the next token itself
 PREDICTED = -1  # the student learns the distribution that the teacher predicts
 NOTHING = -100  # the student learns nothing, because the next token is not in the window
 

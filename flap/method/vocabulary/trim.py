@@ -115,9 +115,9 @@ class Trim:
     the same way as with `size`.
 
     If a token stays, all tokens from which the tokenizer builds this token stay, too. Special,
-    added and byte tokens stay, so that every text can still be tokenised. If a text was tokenised
-    into tokens some of which are now removed, it has more tokens than before. If all tokens of a
-    text stay, trimming changes neither these tokens nor the logits of the kept tokens.
+    added and byte tokens stay, so that every text can still be tokenised. If some tokens of a text
+    were removed, the text has more tokens than before. If all tokens of a text stay, trimming
+    changes neither these tokens nor the logits of the kept tokens.
 
     Command: python -m flap ratio=null target.bytes=200e6 vocabulary=trim
     """
