@@ -168,7 +168,7 @@ def main() -> None:
     follow()
     sys.argv[1:] = with_values(options_first(sys.argv[1:]))
     with exit_on_error():
-        check_arguments(arguments)
+        check_arguments(arguments, SUBCOMMANDS)
     # if the log cannot be written, for example on a full disk, `logging` should print no traceback
     logging.raiseExceptions = False
     try:

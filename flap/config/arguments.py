@@ -1,7 +1,8 @@
 """Check the arguments of a command line before Hydra reads them, and explain mistakes."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,14 +41,18 @@ OPENING = "[{("
 CLOSING = "]})"
 
 
-def check_arguments(arguments: Sequence[str]) -> None:
+def check_arguments(arguments: Sequence[str], commands: Iterable[str] = ()) -> None:
     """Check that each argument of a command line is an option of Hydra, `key=value` or `~key`.
+
+    commands: the names of flap's commands, such as `doctor`, one of which may be misspelled.
 
     Raises:
         ValueError: an argument has none of these forms. The message says what to type instead.
     """
     if COMPLETION & {*arguments}:
         return
+    if arguments:
+        _check_command(arguments[0], commands)
     for number, word in enumerate(arguments):
         if number > 0 and arguments[number - 1] in VALUED:
             continue
@@ -115,6 +120,14 @@ def _check_option(word: str, following: Sequence[str]) -> None:
     )
 
 
+def _check_command(word: str, commands: Iterable[str]) -> None:
+    """Refuse a first argument that looks like a misspelled command, such as `doctr`."""
+    if "=" in word:
+        return
+    for similar in get_close_matches(word.lower(), commands, n=1):
+        raise ValueError(f"{shown(word)}: unknown command; did you mean {similar}?")
+
+
 def _refuse_word(word: str, following: Sequence[str]) -> None:
     """Refuse an argument that has no value, such as `ratio` in `ratio 0.2`."""
     key = word.partition(".")[0]
@@ -133,7 +146,7 @@ def _check_override(word: str, following: Sequence[str]) -> None:
     key, _, value = word.partition("=")
     whole = _closed(value, following)
     if whole != value:
-        without_spaces = re.sub(r"([,:]) ", r"\1", whole)
+        without_spaces = re.sub(r" ?([,:]) ?", r"\1", whole)
         quoted = f"'{key}={without_spaces}'"
         raise ValueError(
             f"{shown(f'{key}={whole}')}: quote the list, or remove the spaces: {shown(quoted)}"
@@ -150,13 +163,17 @@ def _check_override(word: str, following: Sequence[str]) -> None:
 
 
 def _closed(value: str, following: Sequence[str]) -> str:
-    """Join a value with the arguments after it, up to the argument that closes its brackets.
+    """Join a value with the arguments after it that belong to the same list.
 
-    Return only the value if it has no open brackets, or if no argument closes them.
+    They are the arguments up to the one that closes the value's brackets, and arguments that a
+    comma separates from the value, as in `ratio=0.1, 0.2`. Return only the value if no argument
+    closes its brackets.
     """
     whole = value
     for word in following:
-        if _open_brackets(whole) <= 0:
+        is_argument = "=" in word or word.startswith(("-", "~"))
+        beside_comma = whole.endswith(",") or word.startswith(",")
+        if _open_brackets(whole) <= 0 and (is_argument or not beside_comma):
             break
         whole += f" {word}"
     return whole if _open_brackets(whole) == 0 else value

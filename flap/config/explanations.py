@@ -25,6 +25,8 @@ RESOLVING = "ValueError raised while resolving interpolation: "
 TAKES_LIST = re.compile(
     r"eval|(calibration|recover|vocabulary)\.dataset|eval\.\w+\.(datasets|tasks|seq_len)"
 )
+# The factors, as powers of ten, for which the letters of a size such as 200MB or 7B stand.
+POWERS = {"k": 3, "m": 6, "g": 9, "b": 9, "t": 12}
 TEXT_FILES = (".txt", ".jsonl", ".parquet")
 
 
@@ -43,6 +45,22 @@ def as_share(percent: Any) -> str:
     return f"; {value:g} % is ratio={value / 100:g}" if 1 < value < 100 else ""
 
 
+def _without_unit(key: str, value: str) -> str:
+    """Return a target's size as a number, such as "200e6" for "200MB" and "7e9" for "7B".
+
+    For a value that is no such size, return an empty text.
+    """
+    letters = "kmgtb" if key.endswith("parameters") else "kmgt"
+    size = re.fullmatch(rf"(\d+(?:\.\d+)?) ?([{letters}])(i?)b?", value, re.IGNORECASE)
+    if size is None:
+        return ""
+    number, letter, binary = size.groups()
+    power = POWERS[letter.lower()]
+    if binary:  # for example MiB, which is 1024 * 1024 bytes
+        return f"{float(number) * 1024 ** (power // 3):.0f}"
+    return f"{number}e{power}"
+
+
 def _explanation(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         options = [name for name in error.options or () if not name.startswith("_")]
@@ -56,6 +74,10 @@ def _explanation(error: Exception) -> str:
         if message.startswith(RESOLVING):
             return message.removeprefix(RESOLVING)
     if isinstance(cause, OmegaConfBaseException):
+        number = _without_unit(str(cause.full_key), str(cause.value))
+        if str(cause.full_key).startswith("target.") and number:
+            instead = f"write {cause.full_key}={number}"
+            return f"{cause.full_key}={cause.value}: expected a number without a unit; {instead}"
         key = f"{cause.full_key}: " if cause.full_key else ""
         line = f"{key}{reason_of(cause)}"
         if line.startswith("ratio: Value '"):

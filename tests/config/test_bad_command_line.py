@@ -39,6 +39,13 @@ DOES_NOT_COMPOSE = [
     ("ratio=-0.1", "ratio=-0.1: expected a number with 0 <= ratio < 1"),
     ("ratio=abc", "ratio: Value 'abc' .* Float"),
     ("ratio=20%", "ratio: Value '20%' .* Float; 20 % is ratio=0.2"),
+    (
+        "target.bytes=200MB",
+        "target.bytes=200MB: expected a number without a unit; write target.bytes=200e6$",
+    ),
+    ("target.memory=1.5GiB", "target.memory=1.5GiB: .*; write target.memory=1610612736$"),
+    ("target.parameters=7B", "target.parameters=7B: .*; write target.parameters=7e9$"),
+    ("target.bytes=many", "target.bytes: Value 'many' .* Float$"),
     ("metric=FOO", "metric=FOO: expected one of EAN, IFV, MoNE, OBS, REAP, WIFN, WIFV, .*, wanda"),
     ("metric=wifv", "metric=wifv: did you mean WIFV\\? expected one of EAN"),
     ("structure=AL_AM", "structure=AL_AM: did you mean AL-AM\\? "),
@@ -101,6 +108,7 @@ DOES_NOT_COMPOSE = [
     ("--ratio=0.2", "--ratio=0.2: write ratio=0.2$"),
     ("-ratio=0.2", "-ratio=0.2: write ratio=0.2$"),
     ("--verbose", "--verbose: unknown option; write key=value"),
+    ("doctr", r"doctr: unknown command; did you mean doctor\?$"),
     ("prune", "prune: expected key=value without spaces, such as ratio=0.2"),
     ("experiment=transfer", r"experiment=transfer: write \+experiment=transfer$"),
     ("debug=smoke", r"debug=smoke: write \+debug=smoke$"),
@@ -139,6 +147,11 @@ WORDS = [
         ["calibration.dataset={c4:1,", "self:2}"],
         r".*remove the spaces: 'calibration.dataset=\{c4:1,self:2\}'$",
     ),
+    (
+        ["-m", "ratio=0.1,", "0.2", "seed=1"],
+        "ratio=0.1, 0.2: quote the list, or remove the spaces: 'ratio=0.1,0.2'$",
+    ),
+    (["-m", "ratio=0.1", ",0.2,", "0.3"], "ratio=0.1 ,0.2, 0.3: .* 'ratio=0.1,0.2,0.3'$"),
     (["-m", "structure=[AL-AM],[UL-UM]"], ".*write -m structure=AL-AM,UL-UM$"),
     (
         ["+experiment=smollm2_grid", "eval=[perplexity]"],
