@@ -58,10 +58,10 @@ def measure(
     placement: str,
     fits: bool,
 ) -> None:
-    """Measure the dense and the pruned model in this process.
+    """Measure the dense and the pruned model in this process, and write the results to a file.
 
-    The results are written to a file: the measured numbers, how many forward passes this process
-    has made, and how many times it has reported progress.
+    The file gets the measured numbers, the number of forward passes that this process has made, and
+    how many times it has reported progress.
 
     placement: where the weights are, for example "device" (in memory) or "stream" (on disk).
     fits: whether flap treats the models as small enough to fit into memory.
@@ -137,7 +137,7 @@ MeasureAlone: TypeAlias = Callable[[str, bool], Measured]
 def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> MeasureAlone:
     """Return a function that measures the two models in one process.
 
-    Its arguments are `placement` and `fits` of `measure`.
+    The function takes the arguments `placement` and `fits`, and passes them to `measure`.
     """
 
     def measured(placement: str, fits: bool) -> Measured:
@@ -151,8 +151,8 @@ def measure_alone(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs) -> M
     return measured
 
 
-# This test is marked `long`, because test_same_result.py also measures perplexities and divergences
-# in several processes.
+# `make test` leaves this long test out, because test_same_result.py measures perplexities and
+# divergences in several processes, too.
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("size", "placement", "fits"),

@@ -1,4 +1,4 @@
-"""The operations, bytes, memory and time of one request agree with values computed by hand."""
+"""Tests of the operations, bytes, memory and time that one request to a model takes."""
 
 import time
 
@@ -30,7 +30,8 @@ def test_macs_are_those_of_the_matrix_products(architecture: str) -> None:
     # For each token, attention multiplies queries with keys, and attention weights with values.
     attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens
     expected = tokens * (linear + VOCAB * config.hidden_size + attention)
-    rotary = config.head_dim // 2 * tokens  # if a matmul multiplies frequencies by positions
+    # A matmul may also compute the angles of the rotary embedding, which are frequency · position.
+    rotary = config.head_dim // 2 * tokens
     assert macs(model, torch.ones(1, tokens, dtype=torch.long)) in (expected, expected + rotary)
 
 
@@ -84,6 +85,6 @@ def test_the_first_token_ends_the_prefill(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(type(model), "forward", slow_prompt)
     first, whole = request_seconds(model, prompt, 3)
     assert seconds <= first < whole
-    # The model sleeps only while it reads the prompt, so writing further tokens takes less time
-    # than reading.
+    # The model sleeps only while it reads the prompt, so writing the further tokens takes less time
+    # than reading the prompt and writing the first token.
     assert whole - first < first

@@ -1,7 +1,7 @@
-"""A run stores measured numbers in two files, and measures them again if a file lacks them.
+"""A run stores measured numbers in two files, and measures them again if one file lacks them.
 
-evaluation.json contains the numbers, such as an accuracy. documents.json.gz contains the value of
-each number for each document.
+evaluation.json contains the numbers, such as an accuracy, which is a mean over documents.
+documents.json.gz contains the values of the single documents.
 """
 
 import gzip

@@ -1,6 +1,7 @@
-"""A program runs in a separate process with limits on what it may use and change.
+"""`run_program` runs a Python program in a separate process, and returns how it has ended.
 
-It passes or fails, and leaves no files or processes.
+A program passes, fails or times out. It can read files, but cannot change files, start processes or
+use the network, and it has little memory.
 """
 
 import os

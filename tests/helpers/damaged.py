@@ -48,7 +48,7 @@ CONFIGS: dict[str, dict[str, object]] = {
 HEADS = [0, 1, 2, 3]
 NEURONS = list(range(50))
 DENSE = {"kv_heads": 4, "neurons": 56}
-PLANS = {  # wrong plans for a model of four layers with four KV heads and 56 neurons
+PLANS = {  # wrong plans for a model of four layers, each with four KV heads and 56 neurons
     "layers.json": {"layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 3},
     "wider.json": {
         "layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 4,
@@ -67,7 +67,10 @@ PLANS = {  # wrong plans for a model of four layers with four KV heads and 56 ne
 
 
 def damage(root: Path, model_dir: Path) -> Path:
-    """Fill a folder with damaged models (folders), texts, plans and GGUF files."""
+    """Fill the folder `root` with damaged models, texts, plans and GGUF files.
+
+    Each damaged model is a subfolder, which is a copy of `model_dir` with changes.
+    """
     _damage_weights(root, model_dir)
     _damage_configs(root, model_dir)
     for name in ("shard-missing", "shard-truncated", "index-lies", "index-broken"):

@@ -1,4 +1,7 @@
-"""Make tiny pruned checkpoints of a family in two forms, and read the table of docs/exports.md."""
+"""Make tiny pruned checkpoints of model families, each in two forms.
+
+This module also reads the table of docs/exports.md, which says what is tested in which engine.
+"""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -19,8 +22,8 @@ from tests.models.families.every import EVERY
 FORMS = ("by layer", "uniform")
 PROMPT = tokens(seed=3)[:1]
 # Each family has tiny test configs of several variants. The checkpoints have the config of the
-# variant "gqa", or of the variant in VARIANTS. CHANGES replaces some values of this config by those
-# of real models.
+# variant that VARIANTS names, or else of the variant "gqa". CHANGES replaces some values of this
+# config by those of real models.
 VARIANTS = {
     "gemma2": "mha",
     "gemma3_text": "mha",
@@ -95,7 +98,10 @@ def assert_refused(export: Callable[[Path], object], directory: Path, line: str)
 
 
 def documented(engine: str) -> dict[tuple[str, str], str]:
-    """Return the entries of an engine in the table of docs/exports.md, by family and form."""
+    """Return an engine's column of the table of docs/exports.md, by family and form.
+
+    Both forms of a family have the same entry.
+    """
     text = (Path(flap.__file__).parents[1] / "docs" / "exports.md").read_text()
     table = text[text.index("| `model_type` |") :].partition("\n\n")[0]
     heads, _, *rows = [

@@ -46,8 +46,8 @@ class Scenario:
     before: arguments of the other command; empty if there is none.
     kept: patterns for the folders with results of the other command. After a fault, these results
         must be unchanged, or completely replaced by new results.
-    step: a fault is injected at every step-th file operation. It is no multiple of five, because
-        most files cause a group of five operations, and faults should hit each of the five.
+    step: a fault is injected at every `step`-th file operation. `step` is no multiple of five,
+        because most files cause a group of five operations, and faults should hit each of the five.
     """
 
     name: str
@@ -130,7 +130,7 @@ def _walk(
     """
     forked.SERVER = multiprocessing.get_context("fork")
     hidden_files.SECONDS_BETWEEN_RECORDS = (
-        0.0  # progress is then recorded after every layer, so faults also hit these writes
+        0.0  # progress is then recorded after every layer, so faults also hit these records
     )
     # Tokenizers must not use threads, because a forked process does not inherit them.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -166,7 +166,12 @@ def _run(folder: Path, arguments: list[str]) -> list[str]:
 def _case(
     scenario: Scenario, arguments: list[str], fault: Fault, start: Path, whole: Path, folder: Path
 ) -> Case:
-    """Do a run with a fault, and then run the same command again without a fault."""
+    """Do a run with a fault, and then run the same command again without a fault.
+
+    start: the folder as it is before the run.
+    whole: the folder after a run without a fault.
+    folder: the path of the copy of `start` in which both runs take place.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(start, folder)
     first = faulted(folder, arguments, fault)
@@ -205,12 +210,12 @@ def _kept(scenario: Scenario, folder: Path) -> list[Path]:
 def _old_is_whole(
     scenario: Scenario, start: Path, whole: Path, folder: Path, killed: bool = False
 ) -> Iterator[str]:
-    """Yield problems with results that existed before the run.
+    """Yield a problem for each result of an earlier run that the run in `folder` has damaged.
 
-    Earlier results must be unchanged, or completely replaced by new results.
+    Earlier results must be as in `start`, or completely replaced by those in `whole` (`_case`).
 
     killed: whether the run was killed. A kill between the two renames that replace a folder leaves
-    the old folder under another name, until the next run renames it back.
+        the old folder under another name, until the next run renames it back.
     """
     for kept in _kept(scenario, start):
         name = kept.relative_to(start)

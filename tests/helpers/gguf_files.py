@@ -1,4 +1,4 @@
-"""Write GGUF files as other programs do: with keys, tensors of any type, and a tokenizer."""
+"""Write GGUF files as other programs do: with header keys, a tokenizer, and tensors of any type."""
 
 from collections.abc import Callable
 from pathlib import Path

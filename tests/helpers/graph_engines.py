@@ -46,9 +46,9 @@ def onnx_runtime(folder: Path) -> Begin:
 
 
 def empty(shape: list[int | str]) -> np.ndarray:
-    """Return an array for an input that receives a part of the cache while the cache is empty.
+    """Return the array for an input of the graph that takes a part of the cache, which is empty.
 
-    shape: the shape of the input in the graph.
+    shape: the shape of this input in the graph.
     """
     return (
         np.zeros((1, shape[1], 0, shape[3]), np.float32)
@@ -58,7 +58,7 @@ def empty(shape: list[int | str]) -> np.ndarray:
 
 
 def open_vino(folder: Path) -> Begin:
-    """Load an exported graph in OpenVINO, which keeps the cache inside the loaded model."""
+    """Load an exported graph in OpenVINO, which keeps the cache inside an inference request."""
     import openvino
 
     options = {

@@ -16,7 +16,7 @@ import pytest
 
 @contextmanager
 def as_on_nfs(folder: Path) -> Iterator[None]:
-    """Within the block, rename open or mapped files below a folder instead of deleting them.
+    """Within the `with` block, rename open or mapped files below a folder instead of deleting them.
 
     The new names look like `.nfs00000001`. The renamed files cannot be deleted, and their folder
     cannot be removed, as long as this process has them open or mapped.

@@ -1,6 +1,6 @@
 """Load a tiny model at a placement, and interrupt its forward pass with an exception in a layer.
 
-The placement says where the weights are, for example all in memory, or one layer at a time.
+The placement says where the weights are, for example all in memory, or all on disk.
 """
 
 from collections.abc import Iterator

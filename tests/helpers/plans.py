@@ -1,4 +1,4 @@
-"""Make plans from strings such as "01 0011", and measure the divergences of plans."""
+"""Make plans from strings such as "01 0011", and measure how far pruned models diverge."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def _ones(picture: str) -> tuple[int, ...]:
 
 
 def with_layer(plan: PruningPlan, index: int, layer: LayerPlan) -> PruningPlan:
-    """Return a copy of the plan in which `layer` replaces the layer at an index."""
+    """Return a copy of the plan in which `layer` is the plan of the layer with this index."""
     return PruningPlan((*plan.layers[:index], layer, *plan.layers[index + 1 :]))
 
 
@@ -32,7 +32,10 @@ def divergences(
     plans: Sequence[PruningPlan],
     num_tokens: int,
 ) -> list[float]:
-    """Measure the divergence of every plan from the dense model, in one pass through the layers."""
+    """Measure, for every plan, the divergence of the pruned model from the dense model.
+
+    The layers are read only once for all plans.
+    """
     measure = PlanDivergence(calibration, compensation)
     covariance = compensation.needs_covariance
     return measure(lambda i, _: [plan.layers[i] for plan in plans], num_tokens, covariance)

@@ -86,7 +86,7 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
 def allocated(
     structure: Structure, scores: Scores, budget: Budget, measure: Measure | None = None
 ) -> PruningPlan:
-    """Return the plan for these scores.
+    """Return the plan that the structure makes from these scores.
 
     measure: the function with which a search measures plans; `made_up(budget)` if None.
     """

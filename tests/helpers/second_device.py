@@ -205,8 +205,8 @@ backend_registration._setup_privateuseone_for_python_backend(NAME)
 DEVICE = torch.device(NAME, 0)
 # torch's gradient checkpointing asks every registered device which types its autocast supports.
 torch.second.get_amp_supported_dtype = lambda: [torch.bfloat16]
-# Register functions without tensor arguments, such as `torch.zeros`. The library objects are stored
-# in variables, because a registration ends when its object is freed.
+# Functions without tensor arguments, such as `torch.zeros`, must be registered for the device. The
+# library objects are stored in variables, because a registration ends when its object is freed.
 _fallbacks = torch.library.Library("_", "IMPL")
 _fallbacks.fallback(lambda func, *args, **options: run(func, args, options), "PrivateUse1")
 _factories = torch.library.Library("aten", "IMPL")

@@ -31,7 +31,7 @@ Report = dict[str, Any]
 def altered(
     report: Report, ratio: float, dense: dict[str, float], pruned: dict[str, float | None]
 ) -> Report:
-    """Return a copy of a report with another ratio and other numbers of the two models."""
+    """Return a copy of a report with another ratio, and other numbers of both models."""
     other = copy.deepcopy(report)
     other["config"]["ratio"] = ratio
     other["ratio"]["realised_decoder"] = ratio + 0.0004

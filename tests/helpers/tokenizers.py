@@ -1,4 +1,4 @@
-"""Train small tokenizers of all kinds that a GGUF file can contain.
+"""Train small tokenizers of the kinds that a GGUF file can contain.
 
 Each tokenizer has the same kinds of components (such as pre-tokenizer and decoder) as the real
 tokenizers of its family.
@@ -153,7 +153,7 @@ def _pieces(normalizer: normalizers.Normalizer, *special: str) -> dict[str, Any]
 
 
 def llama_spm_legacy() -> PreTrainedTokenizerFast:
-    """Return `llama_spm` in the form of checkpoints from before transformers 5."""
+    """Return `llama_spm` in the form that checkpoints had before transformers 5."""
     made = llama_spm()
     made.backend_tokenizer.pre_tokenizer, made.backend_tokenizer.normalizer = None, LEGACY
     return made

@@ -1,4 +1,4 @@
-"""Toy tasks for lm-eval, with a few documents of words that the tiny tokenizer knows.
+"""Toy tasks for lm-eval, with a few documents of words that the tests' tiny tokenizer knows.
 
 The tasks are defined in lm-eval's YAML format, and their right answers are known.
 """
@@ -116,7 +116,7 @@ def write_toys(folder: Path) -> Path:
 
 @contextmanager
 def only_toys(folder: Path) -> Iterator[None]:
-    """Within the block, let lm-eval find only the toy tasks, and hide the hub from flap."""
+    """Within the `with` block, let lm-eval find only the toy tasks, and flap reach no hub."""
     manager = TaskManager(include_path=write_toys(folder), include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
         for module in (task_index, zero_shot_tasks):
@@ -161,7 +161,10 @@ def by_hand(
     normalised: bool,
     limit: int | None = None,
 ) -> list[bool]:
-    """Return, for each document, whether the most likely choice is the right answer."""
+    """Return, for each document, whether the choice with the highest log-likelihood is right.
+
+    The arguments are those of `log_likelihoods`.
+    """
     documents = log_likelihoods(model, tokenizer, task, normalised, limit)
     return [scores.index(max(scores)) == i % len(scores) for i, scores in enumerate(documents)]
 
