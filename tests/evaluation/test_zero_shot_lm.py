@@ -205,7 +205,7 @@ def measure(
 def test_a_killed_run_continues_in_the_middle_of_a_task(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """A run is killed in a task of the dense model, and then again in a task of the pruned model."""
+    """A run is killed in a task of the dense model, and later in a task of the pruned model."""
     arguments = [
         *tiny(model_dir, text_file)[:5],
         "model.dtype=bfloat16",
