@@ -112,7 +112,8 @@ def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Let flap use a new cache folder, so that the tests reuse no results of earlier code.
 
-    Only the packaged models come from the usual cache folder, and nothing else is written to it.
+    Only models from installed packages (PACKAGED) are converted in the usual cache folder, because
+    the conversion need not be repeated. Tests write nothing else to the usual cache folder.
     """
     folder = tmp_path_factory.mktemp("cache")
     (folder / "models").mkdir()
@@ -147,7 +148,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a text of three thousand words, all from the vocabulary of the tiny tokenizer."""
+    """Write a text of three thousand words, all from the vocabulary of the fixture `tokenizer`."""
     generator = torch.Generator().manual_seed(0)
     picks = torch.randint(0, len(WORDS), (3000,), generator=generator).tolist()
     path = tmp_path_factory.mktemp("text") / "words.txt"
@@ -166,7 +167,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
 
 @pytest.fixture(scope="session")
 def base(model_dir: Path, text_file: Path) -> list[str]:
-    """Return arguments for a run of a second or two, with the tiny model and text."""
+    """Return arguments for a run on the tiny model and text, which takes one or two seconds."""
     return tiny(model_dir, text_file)
 
 
@@ -198,7 +199,7 @@ def run_tiny(base: list[str]) -> Callable[..., Report]:
 
 @pytest.fixture
 def quick_flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a faster form of the fixture `flap`, which forks a process with all imports done."""
+    """Return a faster form of `flap`, which forks a process that has all modules imported."""
     return partial(import_module("tests.helpers.forked").command_line, tmp_path)
 
 

@@ -94,7 +94,10 @@ def check_prompts_fit(choices: Choices, source: ModelSource) -> None:
 
 
 def _needed(choices: Choices) -> dict[str, Needed]:
-    """Return the texts that the run needs. The keys are their uses, such as "calibration"."""
+    """Return the texts from which the run takes windows.
+
+    The keys are the uses of the texts, "calibration" and "recovery".
+    """
     own = choices.calibration
     answers = answers_of(own)
     needed = {}
@@ -152,10 +155,11 @@ def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
 
 
 def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict[str, str]:
-    """Return the options for answers that have no effect on these texts, each with the reason.
+    """Return the options that have no effect on the texts of the run, each with the reason.
 
-    Options that have their default value are left out. If the run reads no text, the result is
-    empty, because the options may be meant for other runs of the same sweep.
+    These are options for answers to prompts. Options that have their default value are left out. If
+    the run reads no text, the result is empty, because the options may be meant for other runs of
+    the same sweep.
     """
     if not texts or any(windows.asked for windows in texts.values()):
         return {}
@@ -173,7 +177,7 @@ def own_text_files(use: str, windows: Windows) -> dict[int, str]:
     """Return the file names of the texts that the model writes, by the index of each text.
 
     The names are valid and distinct on all file systems, including file systems that ignore case.
-    If two names would be the same, each name gets the position of its text, counted from 1.
+    If two names would be the same, each name contains the position of its text, counted from 1.
 
     use: "calibration" or "recovery".
     """
@@ -191,8 +195,9 @@ def own_text_files(use: str, windows: Windows) -> dict[int, str]:
 def _file_name(use: str, stem: str) -> str:
     """Return a file name for a text that the model writes.
 
-    The name has at most `LONGEST_FILE` bytes, and none of the characters in `REFUSED`. stem: the
-    name of the text.
+    The name has at most `LONGEST_FILE` bytes, and none of the characters in `REFUSED`.
+
+    stem: the name of the text.
     """
     before = f"{SELF}_{use}_"
     after = ".jsonl"

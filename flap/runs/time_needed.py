@@ -47,7 +47,8 @@ def time_needed(
 ) -> TimeNeeded:
     """Return the work of a run. Texts and tasks that cannot be read now are left out.
 
-    work: the amount of computation that pruning takes. kept: the share of parameters that stays.
+    work: the amount of computation that pruning takes.
+    kept: the share of the model's parameters that stays after pruning.
     """
     left_out = ["loading and saving"]
     if source.placed.streams:
@@ -87,8 +88,8 @@ def _tokens_to_write(choices: Choices, source: ModelSource) -> float:
     tokens = 0.0
     for windows in read_texts(choices, source).values():
         for part in windows.to_write:
-            # if the text has prompts, the model writes only the answers, which are assumed to have
-            # this share of the tokens
+            # in a text with prompts, the model writes only the answers, which are assumed to have
+            # the share SHARE_WRITTEN of the tokens
             share = SHARE_WRITTEN if part in windows.asked else 1.0
             tokens += share * windows.tokens_to_write(part)
     return tokens

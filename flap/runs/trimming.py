@@ -80,13 +80,14 @@ def budget_after_trimming(
     vocabulary is not trimmed, or if the caller has loaded the model. The weights of a loaded model
     are not trimmed yet, so its targets are checked later.
 
-    No weight is read. If `vocabulary.size` is not set, and the model has still to write some of the
-    texts in which tokens are counted, the number of tokens that stay is an estimate. Then these
-    texts are left out, and prompts are counted with the answers in their files.
+    No weight is read. If `vocabulary.size` is not set, and the model has still to write texts or
+    answers in which tokens are counted, the number of tokens that stay is an estimate. For this
+    estimate, prompts are counted with the answers in their files, and texts that the model writes
+    as a whole are not counted.
 
     Raises:
-        ValueError: the ratio, a target or a choice does not fit this model, or none of its tokens
-            can be removed.
+        ValueError: the ratio, a target or another option does not fit this model, or none of its
+            tokens can be removed.
     """
     if choices.vocabulary is None:
         return check_budget(adapter, choices, source), None
@@ -189,9 +190,9 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]
 
 
 def trimmed_run(run: Run, tokens: list[str]) -> Run:
-    """Return the run with the vocabulary as an earlier start of the run has trimmed it.
+    """Return the run with the trimmed vocabulary that an earlier start of the run has chosen.
 
-    tokens: the tokens that stay.
+    tokens: the tokens that stay in this vocabulary.
     """
     before = run.source.tokenizer
     rows = adapt(run.source.skeleton()).vocab_size

@@ -20,11 +20,11 @@ class Workload(NamedTuple):
 
     @property
     def tokens(self) -> float:
-        """The number of tokens that are read or written."""
+        """The number of tokens that the model reads and writes together."""
         return self.read + self.written
 
     def part(self, share: float) -> "Workload":
-        """Return the workload of a fraction `share` of this task."""
+        """Return the workload of a fraction `share` of the task."""
         return Workload(share * self.read, share * self.written)
 
 

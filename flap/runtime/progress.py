@@ -123,7 +123,8 @@ class _Shown:
         self.start = time.perf_counter()
         self.next_line = self.start + SECONDS_BETWEEN_LINES
         # Items that are finished within the first second are assumed to be results of an
-        # interrupted run, which are only read from files. These items do not count in the speed.
+        # interrupted run, which are only read from files. The estimate of the speed leaves these
+        # items out.
         self.read_by = self.start  # time of the last item that was finished within the first second
         self.read = 0  # number of items that were finished within the first second
         console = Console(stderr=True)

@@ -40,7 +40,7 @@ def join(timeout: timedelta) -> None:
     """Connect this process with the other processes of the run.
 
     If there are GPUs, take the GPU of the local rank. Do nothing if the run has one process, or if
-    this process is connected already. timeout: the maximum wait for other processes in any call.
+    this process is connected already. timeout: the maximum wait for other processes in each call.
 
     Raises:
         ValueError: the processes cannot connect.
@@ -152,7 +152,7 @@ def own_share(items: Iterable[T]) -> list[T]:
 def gather_in_order(own: Sequence[T]) -> list[T]:
     """Return the results for all items, in the order that the items had before `own_share`.
 
-    own: the results of this process for its share of the items, in the order of this share.
+    own: the results of this process, in the order in which `own_share` has returned the items.
     """
     parts = gather(own)
     total = sum(len(part) for part in parts)
@@ -261,7 +261,7 @@ def agreed(make: Callable[[], T]) -> T:
 
     Raises:
         AgreedError: the function has raised a ValueError in at least one process. The message is
-            that of the lowest rank with a ValueError. If this is not rank 0, the message begins
+            that of the ValueError in the lowest rank. If this is not rank 0, the message begins
             with the name of the process.
     """
     if size() == 1:

@@ -64,7 +64,7 @@ class Artefact(Generic[T]):
     label: Label
 
     def marked(self, cache: str) -> "Artefact[T]":
-        """Return a copy of the artefact whose label has this value of `cache`."""
+        """Return a copy of the artefact in which `cache` of the label has the given value."""
         return replace(self, label=replace(self.label, cache=cache))
 
 

@@ -110,10 +110,12 @@ class Entries(Store[T]):
 
 @contextmanager
 def exclusive(entry: Path, wait_seconds: float) -> Iterator[None]:
-    """Hold the lock of a cache entry during a `with` block.
+    """Hold the lock of a folder of the cache during a `with` block.
 
     If another process still holds the lock after `wait_seconds`, or if no lock can be created, the
-    block runs without the lock. Then two processes may compute the same artefact.
+    block runs without the lock. Then two processes may compute the content of the folder.
+
+    entry: the folder.
     """
     waiting = f"waiting for another process that makes {entry} ({wait_seconds:.0f} s at most)"
     with file_lock(lock_of(entry), "cache_dir", wait_seconds, waiting) as state:

@@ -27,7 +27,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
 def infinite(value: Any) -> Any:
     """Return parsed JSON in which each null is replaced by infinity.
 
-    This is for measured numbers, in which `to_json` has written null for infinity.
+    This is for measured values, for which `to_json` has written null in place of infinity.
     """
     return _each(value, _infinite_if_null)
 

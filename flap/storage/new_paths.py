@@ -1,6 +1,6 @@
 """Find and remove the files and folders that are created for a run before the run begins.
 
-If the run is refused, these files and folders are removed, and no others.
+If the run is refused, only these files and folders are removed.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Return which of these paths do not exist yet: files in a folder, the folder, its parents.
+    """Return the paths that do not exist yet, among files in a folder, the folder and its parents.
 
     The paths are in an order in which they can be removed later.
 

@@ -75,7 +75,7 @@ class Notes(Generic[T]):
             return True
         if self.folder is None:
             return False
-        # rank 0 looks the file up for all processes, because on NFS the others may see it later
+        # rank 0 looks the file up for all processes, because on NFS they may see it later
         return ranks.on_first(partial(_is_whole, self._file(self.folder, step)))
 
     def __iter__(self) -> Iterator[T]:
@@ -130,9 +130,9 @@ def results_of_steps(
 
 
 def notes_are_whole(folder: Path, steps: int) -> bool:
-    """Return whether no stored result of the first `steps` steps in a folder is damaged.
+    """Return whether all stored results of the first `steps` steps in a folder are undamaged.
 
-    A result whose checksum file exists, but whose own file is missing, counts as damaged.
+    A result counts as damaged if its checksum file exists, but the file of the result is missing.
     """
     for checksum in folder.glob(f"*{CHECKSUM}"):
         step = int(checksum.stem.rpartition("-")[2])
@@ -166,7 +166,7 @@ def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
-    """Yield the working directory for a key, with the files of an interrupted run in it.
+    """Yield the working directory for a key, with the files of an interrupted run if there are any.
 
     The directory is deleted at the end of the block, unless the block raises an error, for example
     because the disk is full. The files then stay for the next start of the run, so that no work is
@@ -174,7 +174,7 @@ def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Ite
 
     If another run uses the directory, or if no lock can be created, a temporary directory is
     yielded instead, from which no later run can resume. If a run with a temporary directory is
-    killed, its results in the cache and the numbers of its finished evaluation tasks remain, but
+    killed, its results in the cache and the values of its finished evaluation tasks remain, but
     unfinished stages start again from the beginning.
 
     key: everything on which the files depend.

@@ -68,9 +68,9 @@ def test_a_checkpoint_of_an_earlier_version_loads(saved: Saved, tmp_path: Path) 
 
 
 def test_the_saved_code_reads_where_modules_are_from_the_config(saved: Saved) -> None:
-    """modeling_flap.py runs without flap, so the names of modules must be in config.json.
+    """modeling_flap.py contains no names of pruned modules, and reads them from config.json.
 
-    Without flap, modeling_flap.py cannot read these names from flap's table of families.
+    modeling_flap.py runs without flap, so it cannot read these names from flap's table of families.
     """
     code = (saved.directory / "modeling_flap.py").read_text()
     config = json.loads((saved.directory / "config.json").read_text())

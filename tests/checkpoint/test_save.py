@@ -43,7 +43,10 @@ def test_what_is_there_stays_unless_overwrite_is_asked_for(save_over: Save, old:
 def test_overwrite_replaces_the_whole_folder(
     save_over: Save, old: Path, model: PreTrainedModel
 ) -> None:
-    """Saving also removes temporary files that a killed process left next to the checkpoint."""
+    """Saving over a checkpoint removes its files of weights that the new checkpoint does not have.
+
+    Saving also removes temporary files that a killed process has left next to the checkpoint.
+    """
     stale = "model-00002-of-00002.safetensors"
     left_behind(old)
     (old / stale).write_text("of another model")

@@ -1,4 +1,4 @@
-"""A model with layers of equal width becomes a stock checkpoint, or flap says why this fails.
+"""A model with layers of equal width becomes a stock checkpoint, or flap says why it cannot.
 
 transformers loads a stock checkpoint with one of its own classes, without code of flap.
 """
@@ -64,8 +64,8 @@ def test_what_the_base_cannot_hold_says_why(
     loads_with = become_checkpointable(Resident(model))
     assert type(model).__name__.startswith("Flap")
     added = biases(model) - biases(tiny_model(architecture))
-    # Bias compensation adds biases only to output projections. The other Linears must not get
-    # biases, not even zeros.
+    # Bias compensation adds biases only to output projections. All other Linear modules must stay
+    # without biases: flap must not even add biases that are zero.
     assert all(name.endswith(("o_proj.bias", "down_proj.bias")) for name in added)
     assert re.fullmatch(rf"flap, or trust_remote_code=True \({reason}\)", loads_with)
 

@@ -1,4 +1,4 @@
-"""flap's plugin for vLLM registers and checks pruned models.
+"""flap's plugin registers pruned models in vLLM, and refuses widths that vLLM cannot serve.
 
 These tests replace vLLM by fake modules. `make engines` tests the plugin in vLLM itself.
 """

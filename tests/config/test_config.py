@@ -71,8 +71,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     def numbers(cell: tuple[str, ...]) -> set[str]:
         return {override for override in cell if override.split("=")[0] in ("ratio", "seed")}
 
-    # The ratio and the seed do not change which other options are valid together. So these options
-    # are tested with one ratio and seed, and all ratios and seeds with one cell's options.
+    # The ratio and the seed do not change which other options are valid together. So all other
+    # options are tested with one ratio and seed, and all ratios and seeds with one set of options.
     one, *_ = cells
     cells = [
         cell
@@ -152,7 +152,7 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
             "round_to=8 structure.min_heads=2 structure.min_neurons=9",
             "flap",
         ),
-        # The number of tokens with which the search measures plans does not change the name.
+        # The number of tokens with which the search measures plans does not change it, either.
         ("method=flap_plus structure.tokens=99", "flap_plus"),
         ("structure=UL-UM", "custom"),
         ("metric.square_attention=false", "custom"),

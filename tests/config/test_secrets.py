@@ -23,7 +23,7 @@ PASSWORD = "p@ss/w0rd:%2F's \"<x>"
 def learnt() -> Iterator[DictConfig]:
     """Return a config with secrets.
 
-    flap has read this config, and therefore also hides its secrets in other texts of this process.
+    flap has read this config, and therefore hides its secrets in all texts of this process.
     """
     config = OmegaConf.create(
         {

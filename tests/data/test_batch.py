@@ -1,7 +1,7 @@
-"""The token mask of a batch marks the tokens that count, also if windows are split or reordered.
+"""If the windows of a batch are split or reordered, each window keeps its token mask.
 
-Statistics are collected only at tokens that count, and models are compared by their predictions of
-tokens that count.
+The mask is true for counted tokens, such as the tokens of answers. Statistics are collected only at
+counted tokens, and models are compared by their predictions of counted tokens.
 """
 
 import pytest

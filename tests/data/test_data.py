@@ -48,9 +48,9 @@ def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokeni
 def test_windows_of_one_text_are_drawn_as_ever(
     text: Text, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """The windows are the first ones of a seeded random order of all windows.
+    """Windows are drawn by shuffling all windows of a text with a seed, and taking the first ones.
 
-    Published numbers depend on this order, so it must not change.
+    Published results depend on the shuffled order, so it must not change.
     """
     ids = torch.tensor(tokenizer(text.text).input_ids)
     order = torch.randperm(93, generator=torch.Generator().manual_seed(3))

@@ -106,7 +106,7 @@ def test_thoughts_that_a_template_leaves_out_are_not_in_the_span(
 ) -> None:
     without_thoughts = TEMPLATE.replace("message.content", "message.content.split('</think>')[-1]")
     chatting.chat_template = (
-        # Like the template of DeepSeek-R1, this one leaves out the thoughts of earlier turns.
+        # Like the template of DeepSeek-R1, this one leaves out the thoughts in messages.
         "{% if not add_generation_prompt %}<s> {% endif %}" + without_thoughts
     )
     document, (first, end) = answered(Prompt(TURNS[:1], None), answer, chatting, chat=True)
@@ -173,7 +173,7 @@ ANOTHER_BEGINNING = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
-# Each value has a template, and the texts before and after an answer that count as answer, too.
+# Each value has a template, and the texts before and after an answer that belong to its span.
 SHAPES = {
     "smollm2": (SMOLLM2, "", "<|im_end|>\n"),
     "headers": (HEADERS, "", "<|eot|>"),
@@ -295,7 +295,7 @@ def test_prompts_that_are_too_few_with_the_longest_answers_are_refused(
 def _self_answered(
     path: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_length: int
 ) -> Windows:
-    """Return one window of four tokens, from prompts that the model has yet to answer.
+    """Return `Windows` for one window of four tokens, from prompts without answers.
 
     The model will answer each prompt with at most four tokens.
     """

@@ -1,7 +1,7 @@
 """flap can compute the text and the number of bytes of any tokens.
 
 The bytes of all tokens add up to the bytes of the text. If windows are converted from one tokenizer
-to another, they keep their text. Only characters that the edge of a window cuts are left out.
+to another, they keep their text. Only characters that are cut by the edge of a window are left out.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def test_a_part_of_a_character_has_a_part_of_its_bytes(kind: str) -> None:
 
 
 class InPython(PreTrainedTokenizer):
-    """A tokenizer written in Python ("slow"), as Kimi K2's is, with the tokens of `fast`."""
+    """A "slow" tokenizer, which is written in Python like Kimi K2's, with the tokens of `fast`."""
 
     def __init__(self, fast: PreTrainedTokenizerBase) -> None:
         self.fast = fast

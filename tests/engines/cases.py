@@ -1,7 +1,7 @@
 """Tables for the tests of inference engines: families of models, and checkpoints that vLLM refuses.
 
-REFUSED has the error message for each refused checkpoint. vLLM must run all other checkpoints that
-`make.py` writes.
+REFUSED has the error message for each refused checkpoint. In test_vllm.py, vLLM must run all other
+checkpoints.
 """
 
 BY_LAYER = (  # families that are tested only with layers that differ in width
@@ -60,7 +60,7 @@ REFUSED_FAMILIES = {
 REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()}
 # The quantisation schemes of examples/quantise.py, each with the checkpoint on which it is tested.
 # On CPUs with AMX, vLLM's Transformers backend fails with the kernel for W8A8. So W8A8 is tested on
-# a stock checkpoint, which vLLM runs in its own class instead of this backend.
+# a stock checkpoint (one without code of flap), which vLLM runs without this backend.
 QUANTISED = (("smollm2-flap", "FP8_DYNAMIC"), ("round-layers", "W4A16"), ("round-stock", "W8A8"))
 # CONVERTED lists the families that are tested with llama.cpp's converter. A table in
 # docs/exports.md lists the same families. In the families of ALL_HEADS, pruning must remove no

@@ -1,4 +1,4 @@
-"""Read the outputs of transformers for a checkpoint, which `make.py` has stored next to it."""
+"""Read outputs of transformers, which `make.py` has stored next to each checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path

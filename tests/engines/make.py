@@ -85,7 +85,7 @@ PACKAGED = {
 
 
 def with_heads_for_kernels(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return a copy of the tiny config with a head size that the kernels of the engines support."""
+    """Return a copy of the config with a head size that the kernels of the engines support."""
     config, own = deepcopy(config), OWN_SIZES.get(config.model_type, {})
     for key, value in (own | SIZES | own).items():
         if key in own or (
@@ -152,10 +152,9 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
 
 
 def make_llama(folder: Path) -> None:
-    """Write a checkpoint of LLaMA for tests that run only one family.
+    """Write a checkpoint of LLaMA that two processes of vLLM can divide (tensor parallelism).
 
-    The widths of its layers are even, so that two processes of vLLM can divide them (tensor
-    parallelism).
+    This requires that the widths of its layers are even.
     """
     model = tiny(family_config("llama"))
     write(

@@ -1,6 +1,7 @@
-"""A checkpoint gives the same results in the oldest supported version of transformers.
+"""Checkpoints give the same results in the oldest supported transformers as in a newer version.
 
-flap is not imported in the process that loads the checkpoints.
+`make.py` has stored the results of the newer version, which is in the main environment. flap is not
+imported in the process that loads the checkpoints.
 """
 
 import os

@@ -43,7 +43,7 @@ def assert_same_texts(name: str, **changes: Any) -> list[Any]:
     generated = [list(output.outputs[0].token_ids) for output in outputs]
     assert generated == expected.generated_NT.tolist()
     # Massive activations increase the rounding errors of some tokens, so the tolerance grows with
-    # the log-probability (`rtol`). At the third token of SmolLM2's first prompt, the
+    # the size of the log-probability (`rtol`). At the third token of SmolLM2's first prompt, the
     # log-probability is -17.16, and rounding in float32 alone changes it by 4e-4.
     torch.testing.assert_close(
         torch.tensor([*map(logprobs, outputs)]), expected.logprobs_NT, rtol=3e-4, atol=1e-3
@@ -82,7 +82,10 @@ def test_two_processes_compute_it_together() -> None:
 
 
 def test_widths_that_two_processes_cannot_split() -> None:
-    """The error is raised in the process that creates the engine, not in a worker of the engine."""
+    """If widths are odd, two processes of vLLM cannot divide the checkpoint.
+
+    The error is raised in the process that creates the engine, not in a worker of the engine.
+    """
     with pytest.raises(
         RuntimeError,
         match=r"^vLLM: .*=2: serve with tensor_parallel_size=1, or prune with round_to=8$",

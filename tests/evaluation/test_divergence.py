@@ -1,6 +1,7 @@
-"""Divergences of the pruned from the dense model agree with a loop in float64.
+"""Divergences of the pruned from the dense model agree with values from a loop in float64.
 
-The divergences are the same wherever the weights are (in memory or on disk), and in a complete run.
+They do not depend on where the weights are (in memory or on disk). A complete run reports the same
+divergences as a measurement of its checkpoint.
 """
 
 import math
@@ -129,7 +130,7 @@ def measure_checkpoints(task: Task, dense_dir: Path, pruned_dir: Path) -> Measur
 
 
 def names_in_report(*lengths: int) -> set[str]:
-    """Return the names of divergences and their standard errors in a report, at these lengths."""
+    """Return a report's names for divergences and standard errors on windows of these lengths."""
     names = set()
     for length in lengths:
         for name in NAMES:

@@ -69,7 +69,7 @@ def sums(tmp_path: Path) -> str:
 def asked(
     task: Task, monkeypatch: pytest.MonkeyPatch, answers: Sequence[str]
 ) -> tuple[list[str], dict[str, float]]:
-    """Run a task on a model that writes `answers`; return the task's prompts and numbers."""
+    """Run a task on a model that writes `answers`. Return the prompts and the measured values."""
     prompts: list[str] = []
 
     def write(self: Any, requests: list[Any], **_: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""eval=efficiency measures the dense and the pruned model in turns, and reports their ratios."""
+"""eval=efficiency measures the dense and the pruned model in turns, and compares their values."""
 
 from pathlib import Path
 

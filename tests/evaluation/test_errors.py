@@ -42,7 +42,10 @@ def test_the_same_answers_do_not_differ() -> None:
 
 
 def test_only_documents_that_changed_count() -> None:
-    """Of eight answers, pruning makes two right answers wrong, and one wrong answer right."""
+    """The standard error of a paired difference is smaller than that of an unpaired difference.
+
+    Of eight answers, pruning makes two right answers wrong, and one wrong answer right.
+    """
     changed = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     found = difference(RIGHT, changed)
     mean = -1 / 8
@@ -66,7 +69,8 @@ def test_only_documents_that_changed_count() -> None:
 def test_answers_have_mcnemars_exact_test(lost: int, won: int, p_value: float) -> None:
     """The p-value is twice the probability that at most min(lost, won) changed answers are lost.
 
-    The probability is binomial: by chance, each changed answer is lost or won with probability 1/2.
+    Pruning makes `lost` right answers wrong, and `won` wrong answers right. By chance, each changed
+    answer is lost or won with probability 1/2, so the number of lost answers is binomial.
     """
     kept = [1.0] * 9
     dense = [1.0] * lost + [0.0] * won + kept

@@ -104,7 +104,10 @@ def test_documents_of_lm_eval_that_were_read_are_not_asked(
 def test_documents_that_were_read_are_no_examples(
     asked: list[str], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """The task `written` has only test documents, so lm-eval draws few-shot examples from them."""
+    """Documents that the run has read do not become few-shot examples.
+
+    The task `written` has only test documents, so lm-eval draws few-shot examples from them.
+    """
     questions = QUESTIONS["animals"]
     [task] = tasks(Generation(["written"], num_fewshot=4), tokenizer, read(questions[0]))
     task.run(Resident(tiny_model("llama-gqa")))

@@ -40,7 +40,7 @@ def measured(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
 
 
 def numbers_of(model: PlacedModel, windows: Batch, num_bytes: list[int]) -> dict[str, float]:
-    """Return the numbers that a perplexity task measures on these windows.
+    """Return the values that a perplexity task measures on these windows.
 
     num_bytes: the number of bytes of text in each window.
     """

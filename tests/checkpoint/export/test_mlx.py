@@ -120,8 +120,8 @@ WIDE = {
 def test_mlx_lm_quantises_the_folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """mlx-lm's own command can quantise an export.
 
-    The rows of this model's matrices are long, because mlx-lm quantises a matrix only if the length
-    of its rows is a multiple of the group size of the quantisation.
+    The hidden size of the model is 64, because mlx-lm quantises a matrix only if the length of its
+    rows is a multiple of the group size of the quantisation, which is 64 by default.
     """
     options = WIDE | {"vocab_size": VOCAB, "rope_parameters": LLAMA3}
     exported = checkpoint(tmp_path / "wide", "llama-gqa", tokenizer, **options)

@@ -1,6 +1,6 @@
-"""SmolLM2 from an installed package continues a text in llama.cpp as in transformers.
+"""A pruned SmolLM2 continues a text in llama.cpp in the same way as in transformers.
 
-The model is pruned by 20 %.
+The dense SmolLM2 comes from an installed package, and is pruned by 20 %.
 """
 
 import gc

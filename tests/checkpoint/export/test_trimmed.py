@@ -16,10 +16,7 @@ from tests.helpers.tokenizers import KINDS, TEXT, TRICKY, VOCAB
 
 
 def trimmed(kind: str, folder: Path) -> Path:
-    """Return the checkpoint of a run that has only removed tokens from the vocabulary.
-
-    The run has removed no heads or neurons.
-    """
+    """Return the checkpoint of a run that removes tokens from the vocabulary, but nothing else."""
     tokenizer = KINDS[kind]()
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
