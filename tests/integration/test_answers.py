@@ -49,8 +49,8 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(
 ) -> None:
     first = run(composed(*base), tmp_path / "first")
     [(use, facts)] = first.own_text.items()
-    # `prepare` does not read the model's answers, and must give the same sources as the run that
-    # has read them. A later start that only adds measurements does not read them either.
+    # `prepare` does not read the model's answers, just like a later start of the run that only adds
+    # measurements. It must name the same sources of the texts as the run that has read the answers.
     before = prepare(composed(*base), tmp_path / "before")
     task = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
     assert domain_of_task(before.texts, task) == "calibration"
@@ -100,13 +100,14 @@ def test_it_is_trained_on_its_own_text(
         options.append("calibration.num_samples=4")
     trained = run(composed(*base, *options, f"recover.writer={writer}"), tmp_path / "own")
     dense = run(composed(*base, *options), tmp_path / "dense")
-    # The runs `trained` and `dense` measure the progress of training on the same text: held-out
-    # answers of the dense model.
+    # Both runs measure the progress of training with the same text: held-out answers of the dense
+    # model.
     assert trained.recovery["nats_before"] == dense.recovery["nats_before"]
     assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]
     assert " (asked.jsonl, after compression) text itself, from " in markdown(trained)
     assert not dense.recovery["own_text"]
-    # transformers' Trainer evaluates the model for the first time before it trains.
+    # transformers' Trainer evaluates the model for the first time before it trains, so the first
+    # value is the divergence before training.
     _, nats = dense.recovery["nats_by_tokens"][0]
     assert nats == pytest.approx(dense.recovery["nats_before"], rel=1e-4)
 
@@ -132,17 +133,17 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     pruned = windows.written(0, of_pruned)
     trained = training_windows(prepared.choices.recovery, dense, pruned)
 
-    # The first 8 windows are held out. Only held-out windows with answers have tokens that count.
+    # The first 8 windows are held out. Of them, only windows with answers have tokens that count.
     held_out = trained[:8]
     text_N, held_out_text_N = split_windows(dense.text_N)
     assert torch.equal(held_out.mask_NT.any(dim=1), held_out_text_N == 0)
 
-    # Of the windows that contain answers, every second one comes from the pruned model.
+    # Of the training windows that contain answers, every second one comes from the pruned model.
     expected_NT, _ = split_windows(dense.batch.tokens_NT)
     pruned_NT, _ = split_windows(pruned.batch.tokens_NT)
     of_pruned_N = (text_N == 0).nonzero().flatten()[::2]
     expected_NT[of_pruned_N] = pruned_NT[of_pruned_N]
-    # If a window equals a held-out window, its first 12 tokens count; 13 would be a repetition.
+    # If a window equals a held-out window, 12 tokens count: 13 equal tokens would be a repetition.
     held_out_N = (pruned_NT[:, None] == held_out.tokens_NT).all(dim=-1).any(dim=1)
     assert len(of_pruned_N) == 8
     assert held_out_N[of_pruned_N].any()

@@ -1,7 +1,8 @@
-"""The pipeline refuses wrong options with a message of one line, and leaves no files.
+"""The pipeline refuses wrong options with a message of one line.
 
-The message names the field, its value and the allowed values. The tests here run the pipeline in
-the process of pytest; test_bad_command_line.py starts separate processes.
+The message names the field, its value and the allowed values. The run leaves no files, except
+numbers that were measured before the error. The tests here run the pipeline in the process of
+pytest; test_bad_command_line.py starts separate processes.
 """
 
 import errno
@@ -28,7 +29,7 @@ from tests.refusals import AT_THE_WEIGHTS, TABLES, TEXTS, WITH_PROMPTS, rows
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """Create the folder of damaged inputs, which tests/refusals.py calls {bad}."""
+    """Create the folder of damaged inputs, for which {bad} stands in tests/refusals.py."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 
@@ -40,9 +41,9 @@ if not torch.cuda.is_available():
 
 
 def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: Path) -> None:
-    """Check that a run with these arguments fails with this message, and leaves no files.
+    """Check that a run with these arguments fails, and leaves no files but measured numbers.
 
-    An ellipsis in the message stands for any text.
+    message: the beginning of the expected error message. An ellipsis in it stands for any text.
     """
     arguments = arguments.replace("{bad}", str(bad))
     arguments = arguments.replace("{long}", "x" * 241).replace("{huge}", "y" * 5000)
@@ -56,8 +57,8 @@ def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: P
     said = str(caught.value)
     assert re.fullmatch(".*".join(map(re.escape, f"{expected}…".split("…"))), said), said
     assert "y" * 200 not in said
-    # The run may leave numbers of the dense model, because some errors occur only after this model
-    # was measured.
+    # The run may leave the numbers of the dense model, because some errors occur only after the
+    # dense model was measured.
     assert {path.name for path in run_dir.rglob("*")} <= {"evaluation.json", "documents.json.gz"}
     assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(
         bad.glob(".*")
@@ -71,7 +72,7 @@ def bases(
     model_dir: Path,
     text_file: Path,
 ) -> dict[str, list[str]]:
-    """Return, for each model that ROWS names, the arguments that all rows of this model share."""
+    """Return, for each table of TABLES, the arguments that the runs of all its rows share."""
     folder = tmp_path_factory.mktemp("models")
     tiny_model("mixtral").save_pretrained(folder / "mixtral")
     tokenizer.save_pretrained(folder / "mixtral")

@@ -1,4 +1,4 @@
-"""A model on any device, or spread over a device and the CPU, is pruned as on the CPU.
+"""A model on any device, or spread over a device and the CPU, is pruned like a model on the CPU.
 
 test_same_result.py tests complete runs, and tests/models/families tests every family.
 """
@@ -84,8 +84,8 @@ def test_spread_over_it_and_the_host(
         replace(source, device=device, placed=PLACEMENTS["auto"]).read(device_map=places)
     )
     assert placed.device.type == device.type
-    # Layer 1 belongs to the CPU. accelerate loads the weights of such a layer only while the layer
-    # runs.
+    # Layer 1 belongs to the CPU. accelerate copies the weights of such a layer to the device while
+    # the layer runs. At all other times, the layer's parameters are on the meta device.
     assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {"meta"}
     plan = prune(expected, 0.4)
     assert prune(placed, 0.4) == plan

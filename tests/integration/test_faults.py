@@ -21,7 +21,7 @@ QUICK = ("prune and save", "fill the cache")  # `make test` runs only these scen
 
 
 def faults(step: int, first: int, num_operations: int) -> list[Fault]:
-    """Return a fault for every step-th file operation.
+    """Return a fault for every `step`-th file operation.
 
     The kinds of faults take turns in the order of KINDS, beginning with the kind at index `first`.
     """
@@ -33,7 +33,7 @@ def faults(step: int, first: int, num_operations: int) -> list[Fault]:
 def inputs(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, text_file: Path
 ) -> list[str]:
-    """Return the arguments that all runs share, such as a model with two layers."""
+    """Return the arguments that all runs share, with the path of a model of two layers."""
     model = tmp_path_factory.mktemp("model") / "two-layers"
     tiny_model("llama-gqa", num_hidden_layers=2).save_pretrained(model)
     tokenizer.save_pretrained(model)
@@ -41,7 +41,7 @@ def inputs(
 
 
 def each() -> Iterator[Any]:
-    """Yield each scenario twice: with the scenario's step, and with a fault at each operation."""
+    """Yield each scenario twice: with its own step, and with step 1 (a fault at each operation)."""
     for scenario in SCENARIOS:
         long = () if scenario.name in QUICK else pytest.mark.long
         yield pytest.param(scenario, scenario.step, id=scenario.name, marks=long)

@@ -1,4 +1,4 @@
-"""Complete runs with a metric that needs gradients: method=llm_pruner on the tiny model."""
+"""Complete runs on the tiny model with method=llm_pruner, whose metric needs gradients."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ Pruned = Callable[..., Report]
 
 @pytest.fixture
 def pruned(base: list[str], tmp_path: Path) -> Pruned:
-    """Return a function that runs method=llm_pruner on the tiny model in a given subfolder."""
+    """Return a function that does a run with method=llm_pruner in a given subfolder."""
     cache = f"cache_dir={tmp_path / 'cache'}"
 
     def pruned_in(folder: str, *arguments: str) -> Report:
@@ -37,7 +37,7 @@ def test_gradients_serve_every_ratio_and_structure(pruned: Pruned, tmp_path: Pat
     assert first.statistics_cache == "miss"
     assert pruned("second", *ENDS, "ratio=0.3").statistics_cache == "hit"
     assert pruned("third", "structure=search", "structure.tokens=32").statistics_cache == "hit"
-    # WIFV needs no gradients, and gets statistics without them, which are not yet in the cache.
+    # WIFV needs no gradients. It uses statistics without gradients, which are not yet in the cache.
     assert pruned("plain", *ENDS, "metric=WIFV").statistics_cache == "miss"
 
     budget = first.ratio["requested"]

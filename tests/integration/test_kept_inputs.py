@@ -47,7 +47,7 @@ def inputs(folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """Copy the folder `made`, and add symbolic links that lead into the checkpoint or out of it."""
+    """Copy the folder of `made`, and add symbolic links into the checkpoint and out of it."""
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
     (copy / "linked").symlink_to(copy / "ck")
@@ -104,6 +104,6 @@ def test_a_file_that_lies_elsewhere_is_read(quick_flap: Cli, folder: Path) -> No
 
 
 def overwrite(quick_flap: Cli, checkpoint: Path, *arguments: str) -> "CompletedProcess[str]":
-    """Run flap with a checkpoint.dir that already contains a checkpoint."""
+    """Run flap with checkpoint.overwrite=true and a checkpoint.dir that contains a checkpoint."""
     places = (f"checkpoint.dir={checkpoint}", f"hydra.run.dir={checkpoint.parent / 'second'}")
     return quick_flap(*arguments, *places, "checkpoint.overwrite=true")

@@ -1,7 +1,7 @@
 """Sweeps whose runs ("cells") are started in several processes, tested without a cluster.
 
-The tests check the script that is submitted to sbatch, the log of each process, and the GPU that
-each job gets.
+The tests check the script that is submitted to sbatch, the log of each run, and the GPU that each
+process reserves.
 """
 
 import os
@@ -148,7 +148,7 @@ def test_slurm_without_sbatch(quick_flap: Cli, tmp_path: Path) -> None:
 
 
 def without_wandb_server(folder: Path) -> dict[str, str]:
-    """Return environment variables with which W&B finds neither a key nor a server."""
+    """Return environment variables with which W&B finds neither an API key nor a server."""
     return {
         "HOME": str(folder / "home"),
         "NETRC": str(folder / ".netrc"),
@@ -167,7 +167,6 @@ def assert_failed(run: Path, error: str, console: str) -> None:
     assert f"error: cell {number + 1}: {error}" in console
 
 
-# This test has the marker `long`, because test_slurm.py also tests jobs in several processes.
 @pytest.mark.long
 def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
     """In a sweep of three runs, the first and the last run fail, and the second run finishes.
@@ -210,11 +209,11 @@ def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path)
 def test_more_processes_than_gpus_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process keeps its GPU until the process ends. With two GPUs, a third process is refused."""
+    """Each process reserves a GPU until it ends. With two GPUs, a third process is refused."""
 
     def claim() -> str | None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-        # Without its `functools.cache`, the function acts as if a new process had called it.
+        # Without its `functools.cache`, `claim_gpu` acts as if a new process had called it.
         return claim_gpu.__wrapped__(tmp_path)
 
     assert {claim(), claim()} == {"5", "7"}

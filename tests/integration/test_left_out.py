@@ -1,4 +1,4 @@
-"""A run does not measure on documents that are also in a text that the run reads."""
+"""A run does not measure on documents that are in its calibration, training or vocabulary texts."""
 
 import json
 from pathlib import Path
@@ -126,9 +126,10 @@ def test_prompts_are_read_whoever_answers_them(
 def test_cells_of_a_sweep_are_measured_on_the_same_documents(
     option: str, base: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    """All cells leave out documents of both texts of a mixture, even if a text gives no window.
+    """All runs of a sweep leave out the documents of both calibration texts.
 
-    With few windows, no window is from the text `light`.
+    This holds even if no calibration window comes from one of the texts: with few windows, none is
+    from the text `light`.
     """
     part = write(tmp_path / "part.jsonl", DOCUMENTS[:5])
     light = write(tmp_path / "light.jsonl", DOCUMENTS[5:7] * 20)
@@ -151,7 +152,7 @@ def passages(task: Task, field: str) -> list[str]:
 def test_packaged_prompts_are_not_measured_on(
     task: str, prompts: str, field: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Tasks leave out each document that is in a packaged prompt, also as a few-shot example."""
+    """A task leaves out each document whose passage is in a packaged prompt that the run reads."""
     named, _ = named_prompts(prompts, "calibration.dataset")
     texts = tuple(turn for prompt in named for turn in turns(prompt))
     read = ReadText("calibration", f"calibration.dataset={prompts}", texts)

@@ -88,7 +88,7 @@ def test_what_is_trained_on_may_be_the_models_own_text(
 def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(
     damaged: list[str], base: list[str], tmp_path: Path
 ) -> None:
-    """Batches of text that the model has written are reused when a killed run is started again.
+    """A killed run that is started again reuses the batches of text that the model has written.
 
     If the file of a batch is damaged, the model writes this batch again.
     """

@@ -61,8 +61,8 @@ def name_of(cell: Cell) -> str:
 CELLS = {name_of(cell): cell for cell in OFFICIAL["cells"]}
 # A cell is a combination of method, metric, structure and ratio. The tests compare the kept heads
 # and neurons in every cell. Perplexity takes half a minute to measure, so without --thorough, the
-# tests measure it in only one cell. Perplexity also shows the effect of compensation, which is
-# largest in this cell, with half of the weights removed.
+# tests measure it only in the cell MEASURED. Perplexity also shows the effect of compensation,
+# which is largest in this cell, because half of the weights are removed.
 MEASURED = "flap-WIFV-AL-AM-0.5"
 FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
 
@@ -255,8 +255,9 @@ class OfficialStatistics(Statistics):
 class OfficialRecorder:
     """The official code's running statistics (layerwrapper.py).
 
-    They are updated with one sample (a calibration window) at a time. The variance leaves out the
-    first sample, and uses the deviations of each later sample from the mean of all samples so far.
+    The statistics are updated with one sample (a calibration window) at a time. The variance leaves
+    out the first sample, and uses the deviations of each later sample from the mean of all samples
+    so far.
     """
 
     def __init__(self, linear: nn.Linear) -> None:

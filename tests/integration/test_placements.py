@@ -1,6 +1,6 @@
 """With model.placement=stream, a run holds only one layer of the model in memory at a time.
 
-The run reuses cached statistics of runs that hold the whole model in memory.
+Such a run reuses the cached statistics of an earlier run that held the whole model in memory.
 
 test_same_result.py compares the results of these runs with those of runs in memory.
 """
@@ -19,7 +19,7 @@ from tests.helpers.runs import composed
 
 
 def parts_in_memory(model: nn.Module) -> set[str]:
-    """Return the indices of the layers in memory, and "rest" for weights outside all layers."""
+    """Return the indices of the layers in memory, and "rest" if other weights are in memory."""
     parts = set()
     for name, parameter in model.named_parameters():
         if parameter.device.type != "meta":
@@ -28,7 +28,10 @@ def parts_in_memory(model: nn.Module) -> set[str]:
 
 
 class Observed:
-    """Record which weights are in memory whenever a layer is read, and count reads of layers."""
+    """Record which weights are in memory while a layer, or the rest of the model, is in use.
+
+    visits: how often each layer was read from the disk.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.in_memory: list[set[str]] = []

@@ -102,7 +102,10 @@ def test_dense_scores_are_measured_once(
 def test_dense_scores_of_another_batch_size_are_not_reused(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch size changes rounding, so the dense and the pruned model must have the same one."""
+    """The dense and the pruned model are measured with the same batch size, as it changes rounding.
+
+    So a run does not reuse numbers of the dense model from a run with another batch size.
+    """
     arguments = (*base, "eval.perplexity.seq_len=33", "checkpoint.save=false")
 
     def numbers(name: str, batch_size: int, cache: str) -> dict[str, dict[str, float]]:
@@ -249,7 +252,7 @@ def test_a_second_run_in_a_folder_is_refused_meanwhile(
 def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
     choice: str, quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """A finished run that is started again with more measurements is not pruned again.
+    """If a finished run is started again with more measurements, the model is not pruned again.
 
     The run keeps its earlier numbers, and the seconds of its earlier stages. Afterwards, the run
     counts as finished for the command lines of both starts.

@@ -41,7 +41,8 @@ IN_SEQUENCE = [*PRUNE_AND_WRITE, "compare"]
 # written again, together with the biases that the config of the stock checkpoint requires.
 RANDOM = [*PRUNE_AND_WRITE, *WRITE, "compare"]
 # If a run fits a linear compensation, two sets of windows pass through each layer: windows for the
-# fit, and held-out windows for choosing its ridge. So each layer has two steps of the same kind.
+# fit, and held-out windows for choosing its ridge penalty. So each layer has two steps of the same
+# kind.
 FITTED = [*steps_of("compress", "compress", "write"), "compare"]
 CALIBRATED_FITTED = [*CALIBRATE, *FITTED]
 CLOSED_FORM = [*steps_of("score"), *FITTED]
@@ -93,7 +94,7 @@ def written(folder: Path) -> dict[str, bytes]:
 
 
 class Kill(NamedTuple):
-    """A run with the options `choice` that is killed after a step.
+    """A run with the options `choice` that is killed after the step `step`.
 
     whole: the steps of an uninterrupted run with these options.
     left: the steps that the run must do when it is started again.
@@ -138,7 +139,7 @@ def with_long(cases: list[Any], long_cases: list[Any]) -> list[Any]:
 
 
 def remains(folder: Path) -> set[str]:
-    """Return the names of all files in a run's folder and in its working directories."""
+    """Return the names of all files in a run's folder and its working directories, except locks."""
     names = set()
     for parent in (folder / "run", folder / "cache" / "streams"):
         names |= {path.name for path in parent.iterdir() if path.suffix != ".lock"}
@@ -179,9 +180,10 @@ def flipped(text: bytes) -> bytes:
 
 
 class DamagedNote(NamedTuple):
-    """A run that is killed after a step, and one of its records of progress, which is then damaged.
+    """A run that is killed, and one of its records of progress, which is then damaged.
 
-    note: the name of the file with this record.
+    killed_at: the step after which the run is killed.
+    note: the name of the file with the damaged record.
     left: the steps that the run must do when it is started again.
     """
 

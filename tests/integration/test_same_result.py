@@ -1,4 +1,4 @@
-"""A run makes the same plan and tensors on all devices, placements and numbers of processes.
+"""A run makes the same plan and tensors on any device, at any placement and in several processes.
 
 A placement says where the weights are: "device" (in memory), "auto" (partly on disk) or "stream"
 (on disk, with one layer in memory at a time). Each case runs once in the CPU's memory in one
@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether all sums have the same order as in the CPU's memory in one process."""
+        """Whether the run computes all sums in the same order as a run with `Place()`."""
         return self.device == "cpu" and self.processes == 1
 
     def __str__(self) -> str:
@@ -102,8 +102,8 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", "ratio=null target.bytes=60e3", [STREAM]),
     ("Qwen2-bfloat16", "", [STREAM]),
     ("Qwen3Next", "", [STREAM]),
-    # These families differ from LLaMA in the form of their weights, or in how their layers are
-    # called.
+    # These families differ from LLaMA in the form of their weights, or in how transformers calls
+    # their layers.
     ("Olmo2", "", [AUTO]),
     ("Falcon", "", [STREAM]),
     ("GptOss", "", [AUTO]),
@@ -123,9 +123,9 @@ ANSWERS = (
 def goes(model: str, place: Place) -> bool:
     """Return whether a model is tested in a setup.
 
-    In the search of the tiny GPT-2, two heads or neurons are nearly equally important, so another
-    order of sums can change the plan. torch cannot run Falcon's attention on a device that is
-    simulated in Python.
+    GPT-2 is tested only in exact setups: in its search, two heads or neurons are nearly equally
+    important, so another order of sums can change the plan. Falcon is not tested on the second
+    device, because torch cannot run Falcon's attention on a device that is simulated in Python.
     """
     return place.exact if model == "GPT2" else place.device != "second" or model != "Falcon"
 

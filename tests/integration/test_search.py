@@ -1,4 +1,7 @@
-"""Complete runs with structure=search meet the ratio, resume after a kill, and clean up."""
+"""Complete runs with structure=search meet the ratio, resume after a kill, and delete their copies.
+
+The copies are pruned layers on which the search tries plans.
+"""
 
 import copy
 import gc
@@ -23,8 +26,8 @@ from tests.helpers.runs import composed, tensors_of
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
 ALONE = 4 * (
     3 + 4
-    # ALONE is the number of trial plans that prune only the KV heads or only the neurons of one
-    # layer. For each of the 4 layers, 3 plans remove KV heads, and 4 plans remove neurons.
+    # ALONE is the number of trial plans that prune a single layer, and in it only KV heads or only
+    # neurons. For each of the 4 layers, 3 plans remove KV heads, and 4 plans remove neurons.
 )
 
 
@@ -51,7 +54,9 @@ def test_the_model_stays_dense_and_no_copy_stays(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A search tries plans on pruned copies of layers, deletes the copies, and changes no layer.
+    """A search tries plans on pruned copies of layers, and deletes the copies.
+
+    It changes no layer of the model itself.
 
     At most two copies are in memory at a time: a copy of the layer that has just run, and a copy of
     the next layer.
@@ -111,8 +116,7 @@ def in_order(steps: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("placement", "killed_at", "number"),
     [
-        # This run is killed while the search measures plans that prune only the heads or only the
-        # neurons of one layer.
+        # This run is killed while the search measures plans that prune a single layer.
         (
             "device",
             "score 2",

@@ -87,7 +87,7 @@ def test_the_card_is_of_the_run_that_wrote_the_weights(base: list[str], tmp_path
 
 @pytest.mark.parametrize("placement", ["device", pytest.param("stream", marks=pytest.mark.long)])
 def test_each_run_measures_its_own_weights(placement: str, base: list[str], tmp_path: Path) -> None:
-    """A run measures the weights that it pruned, although another run uses its checkpoint.dir."""
+    """A run measures its own pruned model, although another run uses the same checkpoint.dir."""
     arguments = [*base, f"model.placement={placement}"]
     stop = partial(stop_at, "flap.pipeline", "measure_pruned", tmp_path)
     for done in both(tmp_path, arguments, stop):

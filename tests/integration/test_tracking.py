@@ -1,4 +1,4 @@
-"""On the command line, a user's own tracker class gets the report of each job of a sweep."""
+"""A user's own tracker class, named on the command line, gets the results of a sweep's runs."""
 
 import json
 import shutil
