@@ -1,4 +1,4 @@
-"""A plan meets all targets, and would exceed a target if a layer kept one more head or neuron.
+"""A plan meets all targets, and keeps nearly as many heads and neurons as they allow.
 
 A plan says which heads and neurons each layer keeps. A bound is the limit that a target sets on a
 cost, such as bytes. A budget contains the bounds.
@@ -27,7 +27,11 @@ def costs(head: float, neuron: float) -> Pair[Tensor]:
 
 
 def bound(most: float, head: float, neuron: float, fixed: float = 0.0) -> Bound:
-    """Return a bound on the bytes of two layers, given the bytes of a head and of a neuron."""
+    """Return a bound on the bytes of two layers, given the bytes of a head and of a neuron.
+
+    most: the largest number of bytes that the bound allows.
+    fixed: the bytes of everything that pruning does not change.
+    """
     return Bound("bytes", most, fixed, (costs(head, neuron),) * 2)
 
 
@@ -64,6 +68,8 @@ def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
 # L1n3) come first. Then come, by their scores, L0n2 (0.39), L1h1 (-0.29), L0n1 (-0.39), L1n0 to
 # L1n2 (-0.5 each), L0h0 (-0.87) and L0n0 (-1.16).
 TOY_BUDGET = Budget(TOY_LAYERS, 0.0)
+# Each case has a bound, and the heads and neurons that layer 0 keeps (as in `drawn`). Layer 1 keeps
+# all of its heads and neurons.
 BY_HAND = [
     # The first four units cost 26 together. As the next six units (L0n2 to L1n2) are added, the
     # total grows to 29, 39, 42, 45, 48 and 51. Then L0h0 is left out, because the total would be
@@ -85,7 +91,7 @@ def test_alam_by_hand(limit: Bound, first: str) -> None:
 
 
 def test_two_bounds_by_hand() -> None:
-    """Three heads and three neurons meet the two bounds.
+    """The plan keeps three heads and three neurons, which meet two bounds.
 
     The first bound allows three heads. The second bound allows a cost of 40: three heads cost 30,
     and three neurons cost 9.
@@ -99,7 +105,10 @@ def test_two_bounds_by_hand() -> None:
 
 
 def test_units_that_cost_more_leave_first() -> None:
-    """The scores of both layers are equal, but a neuron costs 10 in layer 1, and 1 in layer 0."""
+    """The scores of both layers are equal, but a neuron costs 10 in layer 1, and 1 in layer 0.
+
+    So only neurons of layer 1 are removed.
+    """
     cheap = costs(head=1, neuron=1)
     dear = costs(head=1, neuron=10)
     budget = TOY_BUDGET.within((Bound("bytes", 34, 0.0, (cheap, dear)),))

@@ -1,8 +1,8 @@
 """Every layer respects `min_heads`, `min_neurons`, `multiple_of_heads` and `round_to`.
 
-A plan says which heads and neurons stay. No other plan within these limits is nearer to the budget,
-which is the number of parameters to remove. To check this, the tests try all numbers of heads and
-neurons that the layers may keep.
+A plan says which heads and neurons stay. Within these limits, no plan with the same numbers of
+heads, or with the same ranking of heads and neurons, is nearer to the budget (the number of
+parameters to remove). To check this, the tests compare the plan with all such plans.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ LIMITS = [
     {"min_neurons": 56},  # the layers have 56 neurons, so no neuron can be removed
     {"min_heads": 2, "min_neurons": 17, "round_to": 8},
     {"multiple_of_heads": 2},
-    {"multiple_of_heads": 3},  # the layers have 4 heads, and 4 is not a multiple of 3
+    {"multiple_of_heads": 3},  # a layer has 8 or 4 KV heads, which is not a multiple of 3
     {"multiple_of_heads": 2, "min_heads": 3, "round_to": 8},
 ]
 # Two layers, each with three heads of 10 parameters each and twenty neurons of 1 parameter each.
@@ -54,7 +54,7 @@ def small_scores(seed: int) -> Scores:
 
 
 def missed(plan: PruningPlan, budget: Budget) -> float:
-    """Return by how many parameters a plan misses the number that should be removed."""
+    """Return the difference between the removed parameters and those that should be removed."""
     return abs(budget.total - budget.kept(plan) - budget.to_remove)
 
 
@@ -103,7 +103,10 @@ def widths(structure: Structure) -> list[Width]:
 
 
 def nearest(budget: Budget, allowed: Callable[[Width, Width], bool], structure: Structure) -> float:
-    """Return by how many parameters the best plan that `allowed` accepts misses the budget."""
+    """Return by how many parameters the nearest plan that `allowed` accepts misses the budget.
+
+    allowed: whether a plan is accepted, given the widths of its two layers.
+    """
     distances = []
     for first, second in product(widths(structure), repeat=2):
         if allowed(first, second):
@@ -223,7 +226,7 @@ def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
 
     A block has 8 neurons. These two heads and two blocks cost 36 together. Then come two heads with
     a score of 0 (with them, the total is 46 and 56), two blocks with -0.34 (64 and 72), and two
-    heads with -1. The four lowest neurons of each layer are in no block.
+    heads with -1. The four neurons with the lowest scores of each layer are in no block.
     """
     ascending = torch.arange(20.0)
     heads = torch.tensor([[3.0], [2.0], [1.0]])

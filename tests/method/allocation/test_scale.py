@@ -1,4 +1,7 @@
-"""For each value of `structure.scale`, plans for two layers agree with plans computed by hand."""
+"""With structure.scale=error and relative, plans for two layers agree with plans made by hand.
+
+These options rank heads and neurons by the output error that their removal causes.
+"""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -108,6 +111,8 @@ def mlp_output(model: PreTrainedModel, layer: int) -> torch.Tensor:
 
 def test_an_experts_error_is_the_error_of_its_layer() -> None:
     """The error of an expert's neuron is the mean squared change of the layer's output without it.
+
+    To check this, the test removes the worst neuron of each expert.
 
     The router of this tiny Mixtral sends each token to one expert, with the weight 1.
     """

@@ -98,8 +98,8 @@ def test_a_layer_worse_than_all_others_keeps_one_unit_of_each(
     budget = budget_of(architecture, 0.7)
     groups = budget.layers[0].attention.count
     bad = Pair(torch.full((groups, 4), 1e-30), torch.full((56,), 1e-30))
-    # In all layers except layer 1, 60 % of the heads and neurons have scores above the mean. At the
-    # ratio of 0.7, even these cannot all stay.
+    # In every layer except layer 1, 60 % of the heads and neurons have scores above the mean of the
+    # layer. At the ratio of 0.7, even these cannot all stay.
     good = Pair(torch.zeros(groups, 4), torch.zeros(56))
     good.attention[: math.ceil(0.6 * groups)] = 1.0
     good.mlp[:34] = 1.0

@@ -1,4 +1,7 @@
-"""The model's answers are decoded greedily, and are the same in every run, interrupted or not."""
+"""The model's answers to prompts are the same in every run, interrupted or not.
+
+By default, the answers are decoded greedily. With a temperature, they are sampled with a seed.
+"""
 
 from collections import Counter
 from copy import deepcopy
@@ -25,7 +28,7 @@ WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog
 def asking(
     tokenizer: PreTrainedTokenizerFast, options: Answers, prompts: int = 60, num_samples: int = 4
 ) -> Windows:
-    """Return `Windows` of prompts that the model is to answer.
+    """Return `Windows` whose text consists of prompts that the model is to answer.
 
     A prompt has 3 to 6 random words.
     """
@@ -106,7 +109,10 @@ def _document(
     tokenizer: PreTrainedTokenizerBase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Text:
-    """Return the calibration text of a plain prompt and of an answer with these tokens."""
+    """Return the calibration text that a prompt and an answer with these tokens give.
+
+    The prompt has no chat template.
+    """
     monkeypatch.setattr("flap.method.calibration.answers.continued", lambda *_: [answer_ids])
     prompt = Prompt(({"role": "user", "content": asked},), None)
     prompts = {0: Asked((prompt,), "my.jsonl", "/my.jsonl", False, Answers("self"))}

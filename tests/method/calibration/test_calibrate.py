@@ -1,6 +1,6 @@
 """Calibration collects statistics with hooks, and removes the hooks afterwards.
 
-With `calibration.propagate=pruned`, each layer reads the outputs of pruned earlier layers.
+With `calibration.propagate=pruned`, each layer reads what the earlier layers output after pruning.
 """
 
 from itertools import chain
@@ -62,7 +62,10 @@ def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
 
 
 def in_sequence(placed: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Visits:
-    """Visit each layer with the outputs of the earlier layers, which the test may have pruned."""
+    """Visit the layers in turn. Each layer reads the outputs of the earlier layers.
+
+    The caller may prune a layer before the next layer is visited.
+    """
     calibration = Calibration(placed, Batch.of(tokens_NT), batch_size, [])
     return calibration.in_sequence(covariance=False)
 

@@ -1,7 +1,7 @@
 """Statistics leave out the tokens that do not count, which are False in the mask of a batch.
 
-Here, these tokens are at the end of each window. Later tokens do not change the hidden states of
-earlier tokens. So the statistics are the same as for windows without these last tokens.
+In these tests, they are mostly at the end of each window. Later tokens do not change the hidden
+states of earlier tokens, so the statistics are the same as for windows without these last tokens.
 """
 
 from collections.abc import Callable
