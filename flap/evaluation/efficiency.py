@@ -1,6 +1,6 @@
 """Measure the size, computation, speed and memory of the dense and the pruned model.
 
-Legend: N sequences in a batch · T tokens of the prompt.
+Legend: N prompts in a batch · T tokens of a prompt.
 """
 
 import statistics
@@ -20,7 +20,7 @@ from flap.runtime.progress import progress
 
 @dataclass(frozen=True)
 class Efficiency(Evaluator):
-    """The size of the models, and the computation, speed and memory of a request.
+    """The size of the dense and the pruned model, and the cost of a request to each of them.
 
     A request is a batch of prompts of `prefill_len` random tokens. In a timed request, the model
     generates for each prompt a first new token, and then `decode_len` further tokens. In the
@@ -28,9 +28,10 @@ class Efficiency(Evaluator):
 
     In each turn, the dense model runs one timed request, and then the pruned model runs the same
     request. The first turn is a warm-up. A speed or a time is the median over the `repeats` turns
-    after it. `<name>_ratio` is the value of the pruned model, divided by the value of the dense
-    model. For a speed or a time, this ratio is computed for each turn, and `<name>_ratio` is the
-    median of these ratios.
+    after the warm-up. Each value below, such as `parameters`, also has a ratio, such as
+    `parameters_ratio`: the value of the pruned model, divided by the value of the dense model. For
+    a speed or a time, the ratio is computed for each turn, and the median of these ratios is
+    reported.
 
     Lower is better for `parameters`, `checkpoint_bytes` (bytes of the weights), `prefill_macs`
     (multiply-accumulates to read the prompts), `peak_memory_bytes` and `latency_ms` (time of the
@@ -41,7 +42,7 @@ class Efficiency(Evaluator):
     Command: python -m flap eval=[efficiency] eval.efficiency.prefill_len=128
     """
 
-    batch_size: int = 1  # sequences in a batch; 1 or more
+    batch_size: int = 1  # prompts in a batch; 1 or more
     prefill_len: int = 128  # tokens of a prompt; 1 or more
     decode_len: int = 32  # new tokens after the first new token; 1 or more
     # number of timed requests for each model, not counting the warm-up; 1 or more
@@ -63,8 +64,9 @@ class Efficiency(Evaluator):
                 f"eval.efficiency.prefill_len + decode_len = {length}: the model's "
                 f"context ends at {max_length} tokens"
             )
-        # Each model runs the request `repeats` times, and four more times: once as a warm-up, once
-        # to count multiply-accumulates, and twice to measure the peak memory.
+        # Each model runs the request at most `repeats` + 4 times: once as a warm-up, `repeats`
+        # times to measure speeds, once to count multiply-accumulates, and twice to measure the peak
+        # memory.
         requests = 2 * self.batch_size * (self.repeats + 4)
         workload = Workload(requests * self.prefill_len, requests * self.decode_len)
         about = asdict(self)
@@ -91,7 +93,7 @@ class Efficiency(Evaluator):
         return Measurement(of_pruned | ratios, beside=of_dense)
 
     def _prompt(self, model: PreTrainedModel) -> Tensor:
-        generator = torch.Generator().manual_seed(0)  # the same prompt for both models
+        generator = torch.Generator().manual_seed(0)  # the same prompts for both models
         shape = (self.batch_size, self.prefill_len)
         vocab_size = model.config.get_text_config().vocab_size
         prompt_NT = torch.randint(0, vocab_size, shape, generator=generator)
@@ -109,7 +111,7 @@ class Efficiency(Evaluator):
 
     def _speed(self, model: PreTrainedModel) -> Numbers:
         prefill, total = request_seconds(model, self._prompt(model), 1 + self.decode_len)
-        read = self.batch_size * self.prefill_len  # tokens
+        read = self.batch_size * self.prefill_len  # tokens of all prompts
         written = self.batch_size * self.decode_len
         return {
             "efficiency/prefill_tokens_per_second": read / prefill,

@@ -33,7 +33,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
-    """Return the mean of the values of all documents, and its standard error if that is finite."""
+    """Return the mean of the documents' values, and its standard error if this error is finite."""
     numbers = {name: float(numpy.mean(values))}
     error = standard_error(values)
     if math.isfinite(error):
@@ -43,12 +43,12 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a number differs between two models, `before` and `after`, on the same documents."""
+    """How much a mean over documents differs between two models, `before` and `after`."""
 
     mean: float  # the mean over documents of the value with `after` minus the value with `before`
     error: float  # the standard error of the mean
-    # the probability that the difference would be at least this large if both models were equally
-    # good
+    # the probability that the absolute difference would be at least this large if both models were
+    # equally good
     p_value: float
     freedom: float  # the degrees of freedom of the standard error, for the t-test
 
@@ -61,13 +61,13 @@ class Difference:
 def paired(
     before: Mapping[K, Sequence[float]], after: Mapping[K, Sequence[float]]
 ) -> dict[K, Difference]:
-    """Return the difference of each number: the values in `after` minus those in `before`.
+    """Return the difference of each number, such as an accuracy: `after` minus `before`.
 
-    before, after: for each number, the values of all documents with the first and with the second
+    before, after: for each number, its values on all documents with the first, and with the second
         model.
 
-    A number is left out if the two models do not have equally many values of this number, or if the
-    standard error of the difference is not finite.
+    A number is left out if one model has more values of it than the other model, or if the standard
+    error of the difference is not finite.
 
     Both models were measured on the same documents, so there is a difference for each document, and
     the standard error is computed from these differences. Therefore the standard error does not
@@ -85,10 +85,11 @@ def paired(
 def with_averages(
     numbers: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]
 ) -> dict[str, Difference]:
-    """Return the given differences of numbers, and the difference of each average of such numbers.
+    """Return all differences in `numbers`, and the difference of each average of these numbers.
 
-    averages: for each average, the names of the numbers in it. These numbers were measured on
-        different documents, so the squares of their standard errors add up.
+    averages: for each average, the names of the averaged numbers. These numbers were measured on
+        different documents, so the squares of their standard errors add up. An average is left out
+        if one of these numbers is not in `numbers`.
     """
     found = dict(numbers)
     for name, parts in averages.items():
@@ -110,8 +111,10 @@ def _paired(before: Sequence[float], after: Sequence[float]) -> Difference:
 def _mcnemar(changes: Sequence[float]) -> float:
     """Return the p-value of McNemar's exact test.
 
-    The null hypothesis is that an answer which changed from one model to the other was as likely to
-    become right as to become wrong.
+    The null hypothesis is that an answer which changed from the first to the second model was as
+    likely to become right as to become wrong.
+
+    changes: for each document, 1.0 if its answer became right, -1.0 if it became wrong, else 0.0.
 
     Source: McNemar, Psychometrika 12 (1947).
     """
@@ -134,7 +137,7 @@ def _t_test(mean: float, error: float, freedom: float) -> float:
 
 
 def _averaged(parts: Sequence[Difference]) -> Difference:
-    """Compute the difference of an average from the differences of the numbers in the average.
+    """Compute the difference of an average from the differences of the averaged numbers.
 
     The degrees of freedom are computed by the formula of Welch and Satterthwaite (1947).
     """

@@ -22,7 +22,7 @@ class Generation(ZeroShot):
     the F1 between the words of the model's answer and the words of the most similar right answer,
     averaged over documents (`zero_shot_results.f1`). These numbers complement multiple choice: a
     pruned model may be unable to write the right answer, although it can still choose this answer
-    from a list. `ZeroShot` describes the options without a description here.
+    from a list. The options that have no comment here are described in `ZeroShot`.
 
     Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
     Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa]
@@ -43,9 +43,9 @@ class Generation(ZeroShot):
         """Check that a task can be measured.
 
         Raises:
-            ValueError: the task does not support `num_fewshot` or runs generated code
-                (`check_shots`), the model writes no answers in this task, or the answers may be
-                longer than the model's context.
+            ValueError: the task does not support `num_fewshot`, the task runs code that the model
+                writes, the model writes no answers in the task, or the longest answer would leave
+                no room for a prompt in the model's context.
         """
         super().check(task, max_length)
         for subtask in task.subtasks.values():
@@ -63,14 +63,15 @@ class Generation(ZeroShot):
                 )
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the names of the numbers in each average: one number of each task.
+        """Return a dict from each average to the names of the averaged numbers, one for each task.
 
         The averages are `generation/exact_match` and `generation/f1`. An average is left out if one
-        of the tasks has no exact match, or no F1.
+        of the tasks does not have the number that would be averaged.
         """
         averages = {}
-        # Map the name of each number without its filter, such as "triviaqa/exact_match", to the
-        # full name. If lm-eval reports a number for several filters, use the first filter.
+        # Map the name of each number without the name of lm-eval's filter, such as
+        # "triviaqa/exact_match", to the full name. If lm-eval reports a number for several filters,
+        # use the first filter.
         names = {name.partition(",")[0]: name for name in reversed([*numbers])}
         for measure in ("exact_match", "f1"):
             parts = [names.get(f"{Path(task).name}/{measure}", "") for task in expand(self.tasks)]

@@ -9,7 +9,7 @@ from flap.evaluation.base import Leaving, Task
 
 
 def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
-    """Return the tasks without the documents that the given texts contain.
+    """Return the tasks, each without those of its documents that are in the texts `read`.
 
     Raises:
         ValueError: a task has no documents left, or too few documents for its few-shot examples.
@@ -19,7 +19,10 @@ def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
 
 
 def _overlaps(tasks: Sequence[Task], read: Sequence[ReadText]) -> dict[str, Overlap]:
-    """Return a dict from a task's name to those of its documents that are in the texts `read`."""
+    """Return a dict from each task's name to the task's documents that are in the texts `read`.
+
+    Tasks that cannot leave out documents are not in the dict.
+    """
     by_words = defaultdict[Words, dict[str, Leaving]](dict)
     for task in tasks:
         if task.leaving is not None and read:

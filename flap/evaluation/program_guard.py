@@ -31,8 +31,8 @@ def main() -> None:
     """Read a program from standard input, and run it.
 
     The command-line arguments are the maximum seconds of processor time, and the exit code for a
-    program that runs to its end. If the program raises an error, or exits before its tests have
-    run, the exit code is a different one.
+    program that runs to its end. If the program raises an exception, such as `SystemExit`, the exit
+    code is 1.
     """
     seconds, passed = map(int, sys.argv[1:])
     program = sys.stdin.buffer.read().decode()
@@ -49,13 +49,13 @@ def main() -> None:
 
 
 def leave_the_network() -> None:
-    """Move this process to a network namespace without a network, if Linux lets users do this."""
+    """Move this process to a network namespace that has no network, if the system allows this."""
     if sys.platform == "linux":
         ctypes.CDLL(None).unshare(NEW_USER_NAMESPACE | NEW_NETWORK_NAMESPACE)
 
 
 def limit(seconds: int) -> None:
-    """Limit the memory, the processor time, the file sizes and the number of processes."""
+    """Limit memory and processor time, and forbid to write to files and to start processes."""
     limits = {
         resource.RLIMIT_AS: BYTES,
         resource.RLIMIT_CPU: seconds,

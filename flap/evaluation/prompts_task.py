@@ -17,11 +17,11 @@ from flap.data import Prompt, read_prompts
 from flap.data.dialogue import plain_text
 from flap.storage import digest
 
-# An answer of the model ends where one of these texts begins, unless this text occurs in a right
-# answer of the file.
+# An answer of the model ends where one of these strings begins. A string that occurs in a right
+# answer of the file is not used.
 STOPS = ("\n\n", "\n", ".", ",")
-# The maximum number of tokens in an answer of the model is this number, or half the number of bytes
-# in the longest right answer, whichever is larger.
+# The maximum number of tokens in an answer of the model is FEWEST, or half the number of bytes in
+# the longest right answer, whichever is larger.
 FEWEST = 32
 
 
@@ -63,9 +63,9 @@ class PromptsTask(ConfigurableTask):
         chat_template: Callable[..., str] | None = None,
         **_: Any,
     ) -> str:
-        """Return the prompt of a row: the turns of its examples, followed by the row's own turns.
+        """Return the prompt of a row: the turns of few-shot examples, followed by the row's turns.
 
-        The turns go through `chat_template`, or are joined as plain text if it is None.
+        The turns go through `chat_template`. If it is None, they are joined as plain text.
         """
         turns = json.loads(doc["turns"])
         same_question = self.example_of[_question(doc)]
@@ -79,7 +79,8 @@ class PromptsTask(ConfigurableTask):
 def _config(name: str, splits: dict[str, Dataset], answers: Sequence[str]) -> dict[str, Any]:
     """Return the config of a task in the format of lm-eval's YAML files.
 
-    answers: the right answers of all rows.
+    splits: the rows of each split, by the split's name. answers: the right answers of all rows,
+        which determine where answers of the model end, and how long they can be.
     """
     longest = max(len(answer.encode()) for answer in answers)
     return {

@@ -1,6 +1,6 @@
 """Measure the cost of one request to a model: seconds, multiply-accumulates and bytes of memory.
 
-Legend: N sequences in a batch · T tokens of the prompt.
+Legend: N prompts in a batch · T tokens of a prompt.
 """
 
 import time
@@ -25,9 +25,9 @@ def generate(
     new_tokens: int,
     on_token: Callable[[], None] | None = None,
 ) -> None:
-    """Decode exactly `new_tokens` tokens greedily, with a KV cache.
+    """Decode exactly `new_tokens` tokens for each prompt, greedily and with a KV cache.
 
-    on_token: a function that is called after each new token.
+    on_token: a function that is called each time all prompts have got one more token.
 
     The generation config of the model is ignored, because settings such as beam search, or decoding
     without a cache, would change the cost of the request.
@@ -55,7 +55,7 @@ def generate(
 def request_seconds(
     model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int
 ) -> tuple[float, float]:
-    """Return the seconds from the start of a request to its first, and to its last new token.
+    """Return two times in seconds: from the start of a request to its first and its last new token.
 
     Both are wall-clock times. The clock is read when the device has finished all work given to it.
     """
@@ -101,12 +101,12 @@ def weight_bytes(model: PreTrainedModel) -> int:
 def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
     """Return the number of multiply-accumulates (MACs) of one forward pass over the prompts.
 
-    This is half the number of floating-point operations (FLOPs) that torch counts. Attention is
-    counted as if there were no causal mask. In a mixture of experts, only the experts that the
+    The result is half the number of floating-point operations (FLOPs) that torch counts. Attention
+    is counted as if there were no causal mask. In a mixture of experts, only the experts that the
     router chooses for a token are counted.
     """
-    # use transformers' eager implementation of experts, because torch's counter misses the matrix
-    # products in the grouped kernel for experts
+    # use transformers' eager implementation of experts, because torch's counter does not count the
+    # matrix products of the grouped kernel for experts
     eager = replaced("_experts_implementation", "eager", model.config)
     with eager, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(input_ids=prompt_NT, use_cache=False)

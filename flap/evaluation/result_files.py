@@ -1,12 +1,12 @@
 """Store the measured numbers of a run.
 
-The numbers of a task are stored as soon as the task ends. If a run is interrupted and started
-again, the later start reads these numbers instead of measuring again.
+The numbers of a task are stored as soon as the task ends. A run that is started again after an
+interruption reads these numbers instead of measuring again.
 
 The file evaluation.json has an entry for each task and model. An entry consists of a key (all that
 the numbers depend on), the numbers, whether higher or lower values are better, facts about the task
 for the report, and a label, which says, for example, how long the measurement took. For each entry,
-the file documents.json.gz in the same folder has the values of single documents.
+the file documents.json.gz in the same folder has the numbers' values on single documents.
 """
 
 import gzip
@@ -32,8 +32,8 @@ from flap.storage import (
 from flap.storage.atomic_files import atomic_file
 from flap.storage.json_files import infinite
 
-# the values of documents for each number; a number is identified by its name, and by a digest of
-# two parts of its entry's key: `task` and `data`
+# for each number, its values on single documents; a number is identified by its name, and by a
+# digest of the fields `task` and `data` in the key of its entry
 DocumentValues = dict[tuple[str, str], list[float]]
 RESULTS = "evaluation.json"
 
@@ -89,23 +89,23 @@ class Results:
             plain[name] = asdict(one.value) | {"key": one.key, "about": one.about}
             plain[name]["label"] = one.label.to_dict()
             documents[name] = plain[name].pop("documents")
-        # Write the values of documents before the entries. If the process is killed between these
+        # Write the values on documents before the entries. If the process is killed between these
         # two writes, values without an entry do no harm, but the task of an entry without values
         # would have to be measured again.
         _write_compressed(documents, self._documents_path)
         write_text(self.path, to_json(plain, indent=1) + "\n")
 
     def forget(self) -> None:
-        """Delete all numbers."""
+        """Delete all entries."""
         self._in_memory.clear()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
     def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
-        """Return the stored values of documents for given numbers of the pruned model.
+        """Return the stored values on single documents of given numbers of the pruned model.
 
-        numbers: the names and values of the numbers. A number's document values are returned only
-            if the stored number equals the given number.
+        numbers: the names and values of the numbers. If a stored number does not equal the given
+            number with the same name, its values on documents are left out.
         """
         values = {}
         for entry in self.entries().values():
@@ -113,8 +113,8 @@ class Results:
                 continue
             task = digest([entry.key["task"], entry.key["data"]])
             for name, of_documents in entry.value.documents.items():
-                # skip the entry if this number has a different value in it: an earlier start of the
-                # run has stored the entry
+                # skip a number that differs from the given number: an earlier start of the run has
+                # stored it
                 if name in numbers and entry.value.numbers.get(name) == numbers[name]:
                     values[name, task] = of_documents
         return values
@@ -148,9 +148,9 @@ class TaskNumbers(Store[Measurement]):
 
 
 def _entry(plain: Any, documents: Documents | None) -> Entry | None:
-    """Build an entry from evaluation.json.
+    """Build an entry from its JSON in evaluation.json, and from its values on single documents.
 
-    Return None if the entry is damaged, or if the values of its documents are missing.
+    Return None if the entry is damaged, or if `documents` is None.
     """
     if documents is None:
         return None

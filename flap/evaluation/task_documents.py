@@ -17,7 +17,8 @@ from flap.evaluation.zero_shot_tasks import LoadedTask
 from flap.runtime.agenda import Workload
 
 LONGEST = 256  # lm-eval's maximum number of tokens in an answer, if the task sets no maximum
-# The three numbers below are used to estimate how many tokens a model reads and writes in a task.
+# SAMPLE, CHARACTERS_PER_TOKEN and SHARE_WRITTEN are used to estimate how many tokens a model reads
+# and writes in a task.
 SAMPLE = 20  # maximum number of documents whose lengths are averaged
 CHARACTERS_PER_TOKEN = 4
 SHARE_WRITTEN = 0.5  # the estimated length of an answer, as a share of the maximum length
@@ -41,9 +42,9 @@ def documents_of(task: LoadedTask) -> list[Document]:
 def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
     """Return a task in which the given documents are neither measured nor shown as examples.
 
-    If `task` is a task or group of lm-eval, it is changed in place.
+    A task or group of lm-eval is changed in place. For a file of prompts, a new task is made.
 
-    numbers: the indices of the documents to leave out, in the order of `documents_of`.
+    numbers: the indices of the documents to leave out, in the list that `documents_of` returns.
 
     Raises:
         ValueError: no documents of the task, or of one task of the group, are left.
@@ -103,7 +104,7 @@ def _characters(task: Any, document: Any) -> int:
 
 
 def of_prompt(prompt: Prompt) -> Document:
-    """Return the runs of words in a prompt's turns, and in the lines of its last turn."""
+    """Return the runs of words that identify a prompt, from its turns and its last turn's lines."""
     question, *others = turns(prompt)
     return document_of(question, [*others, *question.splitlines()], letters_and_digits)
 
@@ -122,7 +123,7 @@ def _of_row(row: Mapping[str, Any]) -> Document:
 
 
 def _long_strings(value: Any) -> Iterator[str]:
-    """Yield the strings of at least OVERLAP words in a list or a mapping, at any depth."""
+    """Yield the strings of at least OVERLAP words in a list or a mapping, nested to any depth."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
@@ -136,7 +137,7 @@ def _long_strings(value: Any) -> Iterator[str]:
 def _keep(task: Any, kept: list[int]) -> None:
     """Restrict a task of lm-eval to the documents with the indices `kept`.
 
-    If the few-shot examples come from the task's documents, the examples are restricted, too.
+    If the few-shot examples come from the task's documents, they are restricted, too.
     """
     documents = task.eval_docs
     remaining: Any = [documents[n] for n in kept]

@@ -31,9 +31,9 @@ from flap.runtime.agenda import Workload
 
 
 class Cutting(NamedTuple):
-    """How texts are cut into windows."""
+    """How texts are cut into windows of tokens."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase  # the tokenizer of the measured model
     # the tokenizer whose tokens are counted to cut a text into windows. If it is not `tokenizer`,
     # the windows are then converted to tokens of `tokenizer`.
     cut_by: PreTrainedTokenizerBase
@@ -41,7 +41,7 @@ class Cutting(NamedTuple):
     max_length: int | None  # maximum length of a window in tokens of `tokenizer`; None if unlimited
 
     def in_tokens(self, windows_NT: Tensor) -> Batch:
-        """Convert windows from tokens of `cut_by` to tokens of `tokenizer`."""
+        """Convert windows from tokens of `cut_by` to at most `max_length` tokens of `tokenizer`."""
         if self.tokenizer is self.cut_by:
             return Batch.of(windows_NT)
         again = retokenised(windows_NT, self.cut_by, self.tokenizer, self.bos)
@@ -50,7 +50,7 @@ class Cutting(NamedTuple):
 
 @dataclass(frozen=True)
 class OnTexts(Evaluator):
-    """An evaluator of texts, which creates one task for each text and window length.
+    """Base class of evaluators that create one task for each text and window length.
 
     These tasks can run with only one layer of the model in memory.
     """
@@ -100,9 +100,9 @@ class OnTexts(Evaluator):
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task that measures the windows of a text.
 
-        text: the name of the text. seq_len: the window length in the config. bytes_N: for each
-            window, the number of UTF-8 bytes of its scored tokens. about: the fields of `Task` that
-            describe the text.
+        text: the name of the text. seq_len: the window length in the config. windows: the windows
+            of the text. bytes_N: for each window, the number of UTF-8 bytes of its scored tokens.
+            about: the fields of `Task` that describe the text.
         """
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
@@ -130,8 +130,9 @@ class OnTexts(Evaluator):
         tokenizer: the tokenizer of the measured model. before: the tokenizer with which the texts
             are cut into windows. The two tokenizers are different if the vocabulary was trimmed.
 
-        The text of a window does not depend on `tokenizer`, with one exception: if the window has
-        more tokens of `tokenizer` than fit into the model's context, its end is cut off.
+        The text of a window does not depend on `tokenizer`, with two exceptions. If the tokenizers
+        are different, incomplete characters at the edges of the window are left out. If the window
+        has more tokens of `tokenizer` than fit into the model's context, its end is cut off.
         """
         bos = uses_bos(before, self.bos, f"{self.section}.bos")
         cutting = Cutting(tokenizer, before, bos, max_length)
@@ -168,7 +169,7 @@ class OnTexts(Evaluator):
         )
 
     def _leaving(self, text: Text, seq_len: int, cutting: Cutting) -> Leaving | None:
-        """Return a `Leaving` for the documents of a text, or None if the text must stay whole.
+        """Return how the task leaves out documents of a text, or None if the text must stay whole.
 
         A text with fewer than two documents stays whole. The texts in `HUB` stay whole, too,
         because measurements on them are compared with published numbers.

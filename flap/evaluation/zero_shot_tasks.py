@@ -192,7 +192,10 @@ def packaged(name: str) -> LoadedTask:
 
 
 def _from_hub(name: str) -> LoadedTask:
-    """Load a task or group of lm-eval with documents from the hub, or from its cache if offline."""
+    """Load a task or group of lm-eval with documents from the hub.
+
+    If the hub does not answer, the documents come from the local cache.
+    """
     with quiet(), offline_without_hub(datasets.config):
         loaded = task_manager().load(name)
     origins = set()
