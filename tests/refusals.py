@@ -163,7 +163,8 @@ calibration.batch_size=0 -> calibration.batch_size=0: expected a whole number >=
 calibration.seq_len=1 -> calibration.seq_len=1: expected a whole number >= 2
 calibration.seq_len=129 -> calibration.seq_len=129: the model's context ends at 128
 calibration.bos=maybe -> calibration.bos=maybe: expected one of auto, true, false
-calibration.dataset=wikitext3 -> calibration.dataset=wikitext3: unknown dataset; expected {prompts}
+calibration.dataset=wikitext3 -> calibration.dataset=wikitext3: unknown dataset; did you mean wikitext2? expected {prompts}
+calibration.dataset=boolq -> calibration.dataset=boolq: unknown dataset; did you mean boolq-passages? expected {prompts}
 calibration.dataset={bad}/words.csv -> calibration.dataset={bad}/words.csv: unknown dataset; …{prompts}
 calibration.dataset={bad}/absent.txt -> calibration.dataset={bad}/absent.txt: no such file; expected {prompts}
 calibration.dataset={bad}/empty.txt -> calibration.dataset={bad}/empty.txt: the file contains no text
@@ -236,7 +237,8 @@ eval.perplexity.datasets=[] -> eval.perplexity.datasets=[]: expected at least on
 eval.perplexity.datasets={bad}/short.txt -> eval.perplexity.datasets…short.txt…list
 eval.perplexity.datasets=[{bad}/short.txt] -> eval.perplexity.datasets=…short.txt: its 3 tokens … 16
 eval.perplexity.datasets=[{bad}/talk.jsonl] -> …no column 'text', only messages; … asked by eval.generation.tasks
-eval.perplexity.datasets=[wikitext3] -> eval.perplexity.datasets=wikitext3: unknown dataset; expected {texts}
+eval.perplexity.datasets=[WikiText2] -> eval.perplexity.datasets=WikiText2: unknown dataset; did you mean wikitext2? expected {texts}
+eval.perplexity.datasets=wikitext2 -> eval.perplexity.datasets=wikitext2: expected a list; write 'eval.perplexity.datasets=[wikitext2]'
 eval.perplexity.datasets=[{huge}] -> eval.perplexity.datasets=yyy…: must be at most 3,000 bytes long, but has 5,000 b
 eval.perplexity.datasets={huge} -> eval.perplexity.datasets=yyy…: must be at most 3,000 bytes long, but has 5,000 byt
 eval=[programs] -> eval.programs.run=False: expected true, which runs programs that the model writes on this machine.
@@ -282,7 +284,7 @@ recover.batch_size=0 -> recover.batch_size=0: expected a whole number >= 1
 recover.patience=0 -> recover.patience=0: expected a whole number >= 1
 recover.learning_rate=0 -> recover.learning_rate=0.0: expected a number > 0
 recover.learning_rate=inf -> recover.learning_rate=inf: expected a number > 0
-recover.dataset=wikitext3 -> recover.dataset=wikitext3: unknown dataset; expected
+recover.dataset=wikitext3 -> recover.dataset=wikitext3: unknown dataset; did you mean wikitext2? expected
 recover.dataset=[absent] -> recover.dataset=absent: unknown dataset
 recover.dataset={huge} -> recover.dataset=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
 recover.dataset=3 -> recover.dataset=3: expected a text

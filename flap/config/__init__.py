@@ -17,6 +17,7 @@ from flap.config.checks import (
 )
 from flap.config.explanations import explain
 from flap.config.messages import (
+    did_you_mean,
     gigabytes,
     help_text,
     how_to_install,
@@ -52,6 +53,7 @@ __all__ = [
     "composing",
     "config_dir",
     "config_folders",
+    "did_you_mean",
     "explain",
     "gigabytes",
     "has_secrets",

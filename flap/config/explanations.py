@@ -17,7 +17,14 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from flap.config.messages import MEASUREMENTS, names_in, one_line, reason_of, shown
+from flap.config.messages import (
+    MEASUREMENTS,
+    did_you_mean,
+    names_in,
+    one_line,
+    reason_of,
+    shown,
+)
 from flap.config.schema import config_dir
 
 # OmegaConf puts this text in front of the message of an error from flap/config/resolvers.py.
@@ -93,10 +100,7 @@ def _unknown_choice(file: str, options: list[str]) -> str:
     """
     group, _, name = file.partition("/") if file.startswith("model/") else file.rpartition("/")
     names = options or names_in(group)
-    lower = {one.lower(): one for one in names}
-    hint = ""
-    for similar in get_close_matches(name.lower(), lower, n=1):
-        hint = f"did you mean {lower[similar]}? "
+    hint = did_you_mean(name, names)
     expected = f"{hint}expected one of {', '.join(names)}{_elsewhere(group, name)}"
     return f"{group}={shown(name)}: {expected}"
 

@@ -2,8 +2,9 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -103,6 +104,18 @@ def require_counts(options: object, section: str, **least: int) -> None:
         if getattr(type(options), name, minimum) is None:  # the default of the option is None
             allowed = f"null or {allowed}"
         require(value is None or value >= minimum, f"{section}.{name}", value, allowed)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return a hint with the most similar name, such as "did you mean wikitext2? ".
+
+    A name that begins with `name` is similar. Upper and lower case count as equal. If no name is
+    similar, return an empty text.
+    """
+    lower = {one.lower(): one for one in names}
+    similar = [one for one in lower if name and one.startswith(name.lower())]
+    similar = similar or get_close_matches(name.lower(), lower, n=1)
+    return f"did you mean {lower[similar[0]]}? " if similar else ""
 
 
 def shown(value: Any) -> str:

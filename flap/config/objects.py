@@ -46,7 +46,7 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
         if "ListConfig" in expected and isinstance(value, list):
             expected = "expected one value"
         elif "ListConfig" in expected:
-            expected = "expected a list, as [a,b]"
+            expected = f"expected a list; write '{group}.{error.full_key}=[{shown(value)}]'"
         raise ValueError(f"{group}.{error.full_key}={shown(value)}: {expected}") from error
 
 

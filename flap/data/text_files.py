@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flap.config import one_line, shown
+from flap.config import did_you_mean, one_line, shown
 from flap.data.mixture import SELF, TextsInMemory
 from flap.data.named_prompts import PROMPTS
 from flap.data.named_texts import DATASETS, Split, named_text
@@ -50,9 +50,10 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
             names += PROMPTS
         if field.startswith(WRITTEN_BY_THE_MODEL):
             names.append(SELF)
+        hint = did_you_mean(dataset, names)
         expected = ", ".join(names)
         raise ValueError(
-            f"{where}: {reason}; expected {expected}, or a .txt, .jsonl or .parquet file"
+            f"{where}: {reason}; {hint}expected {expected}, or a .txt, .jsonl or .parquet file"
         )
     text = Text.joined(path.name, _documents(path, where), str(path.resolve()))
     if not text.text.strip():

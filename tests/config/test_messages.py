@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from flap.config import one_line, require, require_counts, shown
+from flap.config import did_you_mean, one_line, require, require_counts, shown
 
 LONG = "x" * 5_000
 
@@ -45,3 +45,11 @@ def test_a_count_that_is_too_small_is_named_and_null_if_it_is_allowed() -> None:
         require_counts(Counted(windows=0), "some", windows=1, tokens=8)
     with pytest.raises(ValueError, match=r"^some\.tokens=7: expected a whole number >= 8$"):
         require_counts(Counted(tokens=7), "some", windows=1, tokens=8)
+
+
+def test_a_name_that_is_near_or_begins_so_is_suggested() -> None:
+    names = ["boolq-passages", "WIFV", "wikitext2"]
+    assert did_you_mean("wifv", names) == "did you mean WIFV? "
+    assert did_you_mean("boolq", names) == "did you mean boolq-passages? "
+    assert did_you_mean("wikitxt2", names) == "did you mean wikitext2? "
+    assert did_you_mean("", names) == did_you_mean("my.txt", names) == ""
