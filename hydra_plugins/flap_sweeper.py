@@ -23,7 +23,7 @@ class RecordingSweeper(BasicSweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Set up the launcher with the composed config, and keep a config without secrets."""
+        """Set up the launcher with the composed config, and store a config without secrets."""
         # imported only here, because every program that uses Hydra imports this module
         from flap.config import recorded
 

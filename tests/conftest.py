@@ -199,7 +199,7 @@ def run_tiny(base: list[str]) -> Callable[..., Report]:
 
 @pytest.fixture
 def quick_flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a faster form of `flap`, which forks a process that has all modules imported."""
+    """Return a faster form of the fixture `flap`: it forks a process with all modules imported."""
     return partial(import_module("tests.helpers.forked").command_line, tmp_path)
 
 

@@ -45,8 +45,9 @@ def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
     The keys are the uses of the texts: "calibration", "recovery" and "vocabulary".
 
     Raises:
-        ValueError: a text does not exist or is too short, or its windows or prompts do not fit into
-            the model's context.
+        ValueError: a text does not exist or is too short; its windows or prompts do not fit into
+            the model's context; or `recover.writer` is not "dense", although the text of the
+            recovery has no prompts that the model must answer.
     """
     texts = {}
     for use, (section, dataset, wanted) in _needed(choices).items():
@@ -69,7 +70,8 @@ def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
 def counted_in(texts: Mapping[str, Windows]) -> Windows:
     """Return the texts in which `vocabulary=trim` counts tokens.
 
-    These are the texts of the option `vocabulary.dataset`; if it is not set, the calibration texts.
+    These are the texts of the option `vocabulary.dataset`, or the calibration texts if this option
+    is not set.
     """
     return texts["vocabulary"] if "vocabulary" in texts else texts["calibration"]
 
@@ -157,9 +159,9 @@ def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
 def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict[str, str]:
     """Return the options that have no effect on the texts of the run, each with the reason.
 
-    These are options for answers to prompts. Options that have their default value are left out. If
-    the run reads no text, the result is empty, because the options may be meant for other runs of
-    the same sweep.
+    Only options for answers to prompts are checked, and options that have their default value are
+    left out. If the run reads no text, the result is empty, because the options may be meant for
+    other runs of the same sweep.
     """
     if not texts or any(windows.asked for windows in texts.values()):
         return {}

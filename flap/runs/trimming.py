@@ -161,8 +161,8 @@ def _tokens_left(
 def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]]:
     """Choose the tokens that stay, and remove the embedding rows of all other tokens in place.
 
-    Return the run with the trimmed model and tokenizer, the tokens that stay, and facts for the
-    report.
+    Return the run with the trimmed model and tokenizer, the tokens that stay, and numbers for the
+    report (`Trimmed.facts`).
     """
     assert run.choices.vocabulary is not None
     with run.timed("choose tokens"):

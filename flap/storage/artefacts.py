@@ -64,7 +64,7 @@ class Artefact(Generic[T]):
     label: Label
 
     def marked(self, cache: str) -> "Artefact[T]":
-        """Return a copy of the artefact in which `cache` of the label has the given value."""
+        """Return a copy of the artefact, with the given value of `cache` in its label."""
         return replace(self, label=replace(self.label, cache=cache))
 
 

@@ -97,7 +97,7 @@ class Notes(Generic[T]):
         write_text(_checksum_of(file), file_sha256(file))
 
     def read(self, step: int) -> T:
-        """Return the result of a step, which this process or an interrupted one has stored."""
+        """Return the result of a step that this process or an interrupted run has stored."""
         if step not in self._results and self.folder is not None:
             self._results[step] = self.kind.read(self._file(self.folder, step))
         return self._results[step]

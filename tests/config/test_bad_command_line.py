@@ -2,8 +2,8 @@
 
 The console shows one line, the exit code is 1, and no files are left. If the error occurs only
 after the run has begun, the log stays and has the traceback. If Hydra cannot compose the options,
-the error appears within half a second, before torch is imported. test_bad_input.py tests further
-errors without separate processes.
+the error appears before torch is imported. test_bad_input.py tests further errors without separate
+processes.
 """
 
 import os

@@ -152,7 +152,8 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
             "round_to=8 structure.min_heads=2 structure.min_neurons=9",
             "flap",
         ),
-        # The number of tokens with which the search measures plans does not change it, either.
+        # The number of tokens with which the search measures plans does not change the name of the
+        # method, either.
         ("method=flap_plus structure.tokens=99", "flap_plus"),
         ("structure=UL-UM", "custom"),
         ("metric.square_attention=false", "custom"),

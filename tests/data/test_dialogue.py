@@ -173,7 +173,7 @@ ANOTHER_BEGINNING = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
-# Each value has a template, and the texts before and after an answer that belong to its span.
+# Each value has a template, and the texts before and after an answer that are in the answer's span.
 SHAPES = {
     "smollm2": (SMOLLM2, "", "<|im_end|>\n"),
     "headers": (HEADERS, "", "<|eot|>"),
@@ -295,7 +295,7 @@ def test_prompts_that_are_too_few_with_the_longest_answers_are_refused(
 def _self_answered(
     path: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_length: int
 ) -> Windows:
-    """Return `Windows` for one window of four tokens, from prompts without answers.
+    """Read prompts for one window of four tokens. The model has yet to answer the prompts.
 
     The model will answer each prompt with at most four tokens.
     """

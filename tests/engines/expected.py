@@ -9,9 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Expected:
-    """Prompts, their greedy continuations, and the log-probabilities of the tokens of both.
+    """Prompts, their greedy continuations, and the log-probabilities of all these tokens.
 
-    The first token of a prompt has no log-probability.
+    Only the first token of each prompt has no log-probability.
     """
 
     prompts_NT: Tensor

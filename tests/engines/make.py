@@ -3,10 +3,10 @@
 The engines need a separate environment, but this module runs in the main environment.
 
 For each checkpoint NAME, the file NAME.safetensors contains `prompts_NT`, `generated_NT` (the
-greedy continuations), and `logprobs_NT` (the log-probabilities of the tokens of both, except the
-first token). The folder experts/ contains dense (unpruned) mixtures of experts. The file
-scores.safetensors of a mixture contains, for each layer, the experts' scores by `metric=REAP`, and
-the tokens from which the scores were computed.
+greedy continuations), and `logprobs_NT` (the log-probabilities of all tokens of the prompts and
+continuations, except the first token of each prompt). The folder experts/ contains dense (unpruned)
+mixtures of experts. The file scores.safetensors of a mixture contains, for each layer, the experts'
+scores by `metric=REAP`, and the tokens from which the scores were computed.
 """
 
 import subprocess
