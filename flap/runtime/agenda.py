@@ -102,7 +102,7 @@ class Agenda:
         self._done_before = share
 
     def drop(self, task: str) -> None:
-        """Remove a task that is not needed or not possible."""
+        """Remove a task that is not needed or cannot be done."""
         self._left.pop(task, None)
 
     @property

@@ -39,7 +39,7 @@ class WorkFolder:
     path: Path | None = None
 
     def __truediv__(self, name: str) -> "WorkFolder":
-        """Return a folder inside this one, for a part of the work."""
+        """Return a folder inside this one, for the files of a part of the work."""
         if self.path is None:
             return self
         return WorkFolder(self.path / name)

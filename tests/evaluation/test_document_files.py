@@ -1,4 +1,4 @@
-"""lm-eval's own tasks can use documents from the user's files, and wrong files are refused."""
+"""Tasks of lm-eval can use documents from the user's files, and wrong files are refused."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""lm-eval's own command, as docs/evaluation.md shows it, measures the same values as flap."""
+"""The command of lm-eval in docs/evaluation.md measures the same values as flap."""
 
 import json
 import os
@@ -29,7 +29,7 @@ RUN = f"""
 @pytest.mark.slow
 @pytest.mark.long
 def test_lm_evals_own_command_finds_the_numbers_of_the_run(tmp_path: Path) -> None:
-    """lm-eval's command and flap measure equal values in two tasks.
+    """The command of lm-eval and flap measure equal values in two tasks.
 
     One task is multiple-choice. In the other task, the model writes answers. The model is SmolLM2,
     pruned by 5 %.

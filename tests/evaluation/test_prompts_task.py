@@ -36,7 +36,7 @@ TALK = [
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let lm-eval find only the tasks of zero_shot_toys.py, and hide the hub from flap."""
+    """Let lm-eval find only the tasks of zero_shot_toys.py, and let flap reach no hub."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 

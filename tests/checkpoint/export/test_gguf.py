@@ -1,4 +1,4 @@
-"""A GGUF export gives the same results in llama.cpp as its checkpoint in transformers."""
+"""A GGUF export gives the same results in llama.cpp as the checkpoint in transformers."""
 
 from pathlib import Path
 

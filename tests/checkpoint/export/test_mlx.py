@@ -1,4 +1,4 @@
-"""An MLX export gives the same results in mlx-lm as its checkpoint in transformers."""
+"""An MLX export gives the same results in mlx-lm as the checkpoint in transformers."""
 
 import subprocess
 import sys
@@ -118,7 +118,7 @@ WIDE = {
 
 @pytest.mark.long
 def test_mlx_lm_quantises_the_folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """mlx-lm's own command can quantise an export.
+    """The command `mlx_lm convert` can quantise an export.
 
     The hidden size of the model is 64, because mlx-lm quantises a matrix only if the length of its
     rows is a multiple of the group size of the quantisation, which is 64 by default.
