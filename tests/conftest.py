@@ -184,7 +184,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def run_tiny(base: list[str]) -> Callable[..., Report]:
-    """Return a function that runs the pipeline on the tiny model, given a folder and overrides."""
+    """Return a function that takes a folder and overrides, and runs flap on the tiny model."""
     inputs = [
         *base,
         "model.device=cpu",

@@ -32,8 +32,8 @@ LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.plac
 def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[None]:
     """Lock the folder of a run for the duration of the `with` block.
 
-    An error in the block is written to status.json, unless it is a LostError or the folder has a
-    finished run.
+    An error in the block is written to status.json, unless the folder has a finished run, or the
+    error is a LostError, which means that another process has failed first.
 
     created: the paths that were created for this run. If the run is refused, which means
         that the block raises a ValueError while the folder has no status, these paths are removed

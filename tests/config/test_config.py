@@ -1,4 +1,4 @@
-"""Hydra can compose every YAML file of conf/, and error messages name each wrong value."""
+"""Hydra can compose all YAML files of conf/, and command lines give the expected configs."""
 
 import os
 from dataclasses import asdict, replace

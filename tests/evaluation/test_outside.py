@@ -29,7 +29,7 @@ RUN = f"""
 @pytest.mark.slow
 @pytest.mark.long
 def test_lm_evals_own_command_finds_the_numbers_of_the_run(tmp_path: Path) -> None:
-    """The command of lm-eval and flap measure equal values in two tasks.
+    """In two tasks, flap and the command of lm-eval measure equal values.
 
     One task is multiple-choice. In the other task, the model writes answers. The model is SmolLM2,
     pruned by 5 %.
