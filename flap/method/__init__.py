@@ -1,6 +1,6 @@
 """The pruning method, from calibration to recovery.
 
 The subpackages, in order, are calibration, importance, allocation, compression, search, vocabulary
-and recovery. Each of them may import from the subpackages before it in this list, but not from
-those after it.
+and recovery. A subpackage may import from subpackages that come before it in this list, but not
+from subpackages that come after it.
 """

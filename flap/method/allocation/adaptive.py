@@ -1,6 +1,6 @@
 """The structures AL-MM and AL-AM, which rank the units of all layers together (FLAP, section 3.3).
 
-A unit is a KV head with its query heads, a neuron of an MLP, or an expert. Units are compared by
+A unit is a KV head with its query heads, a neuron of an MLP, or an expert. Units are ranked by
 FLAP's z-score, or by the error that their removal causes in the output of their layer. Units of a
 layer that can only be removed together form a block.
 
@@ -35,7 +35,7 @@ class Scaled(Structure):
 
     - z-score: the scores of all channels of one attention or one MLP are standardised (to mean 0
       and standard deviation 1), and then averaged over the channels of each unit. Two units with
-      equal z-scores in different layers need not cause equal errors.
+      equal z-scores in different layers may cause different errors when they are removed.
     - error: the squared error that the removal of the unit causes in the output of its layer,
       divided by the price of the unit, such as its number of parameters (`Budget.prices`). The
       squared error is the sum of the scores of the unit's channels.
@@ -54,7 +54,7 @@ class Scaled(Structure):
 
     @property
     def ranks_errors(self) -> bool:
-        """Whether scores must be squared errors in layer outputs, as for all scales but z-score."""
+        """Whether scores must be squared errors in layer outputs, as scales except z-score need."""
         return self.scale != "z-score"
 
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
@@ -78,9 +78,9 @@ class Scaled(Structure):
 def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
     """Return the squared error that the removal of each unit causes in the output of its layer.
 
-    In a mixture of experts, neurons are removed together, one of each expert, so their errors add
-    up. But the ranking uses the mean of these errors (`in_blocks`). So the error of each neuron is
-    multiplied by the number of experts.
+    In a mixture of experts, neurons are removed together, one of each expert, so the error of their
+    removal is the sum of their errors. But the ranking uses the mean of their errors (`in_blocks`).
+    So the error of each neuron is multiplied by the number of experts.
     """
     score_GC, score_I = scores.layers[layer]
     error_I = score_I.double()
@@ -101,8 +101,8 @@ class ALAM(Scaled):
     The units of all layers are ranked by the value that `scale` selects (see `Scaled`). price: the
     number of parameters that are removed with a unit. total: the sum of the prices of all units.
     Every layer keeps a minimum number of units (see `Structure`). With a target instead of a ratio,
-    units are kept in the order of the ranking, except units with which the target would be missed
-    (`ranking.within`).
+    units are kept from the highest value to the lowest, except units with which the model would
+    exceed the target (`ranking.within`).
 
         python -m flap structure=AL-AM
     """
@@ -115,15 +115,15 @@ class ALAM(Scaled):
 class ALMM(Scaled, ManualHeads):
     """AL-MM: one ranking of all heads, one of all neurons (FLAP, arXiv 2312.11983, section 3.3).
 
-    By the first ranking, `remove_heads` query heads are removed, each KV head together with its
-    query heads. By the second ranking, neurons are removed until the budget is met. See `Scaled`
-    for the value by which units are ranked.
+    The lowest-ranked heads are removed until `remove_heads` query heads are gone. KV heads and
+    their query heads are removed together. Then the lowest-ranked neurons are removed until the
+    budget is met. `Scaled` describes the values by which units are ranked.
 
         python -m flap structure=AL-MM structure.remove_heads=32
     """
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Rank all attention units, rank all neurons separately, and return the plan."""
+        """Choose the attention units that stay, then the neurons that stay, and return the plan."""
         budget = lowest_ratio(
             budget, lambda at_ratio: at_ratio.widths(self.allocate(scores, at_ratio))
         )
@@ -188,11 +188,11 @@ def one_ranking(
 
 
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
-    """Rank the blocks of all layers together, and return a mask of the kept blocks of each layer.
+    """Rank the blocks of all layers together, and return a mask of the blocks to keep per layer.
 
     Each layer keeps at least `Blocks.fewest` blocks.
 
-    to_keep: the sum of the prices of the kept blocks is as near to this number as possible.
+    to_keep: the number to which the sum of the kept blocks' prices must be as near as possible.
     """
     scores = [layer.score_B for layer in blocks]
     sizes = [len(score_B) for score_B in scores]

@@ -16,7 +16,7 @@ from flap.method.allocation.plan import PruningPlan
 from flap.models import Block, ModelAdapter, Pair
 
 # The numbers of units that the attention and the MLP of each layer keep. If a block has several
-# members, such as the experts of a mixture, its number says how many units each single member
+# members, such as the experts of a mixture, the number says how many units each single member
 # keeps.
 Widths = Sequence[Pair[int]]
 STEPS = 40  # number of ratios that the bisection in `lowest_ratio` tries
@@ -60,7 +60,7 @@ class Bound:
     number of units that the block keeps (`costs`).
     """
 
-    target: str  # name of the target in the config, such as "bytes"
+    target: str  # name of the target in the config section `target`, such as "bytes"
     asked: float  # the highest allowed cost: the value of the target in the config
     fixed: float  # cost of the parts of the model that pruning does not change
     # cost_K of the attention and of the MLP of each layer: the costs of keeping 0, 1, 2, … units
@@ -71,14 +71,14 @@ class Bound:
     beside: tuple[Pair[Tensor], ...] = ()
 
     def cost(self, widths: Widths) -> float:
-        """Return the cost of a model whose blocks keep these numbers of units."""
+        """Return the cost of a model whose blocks keep the numbers of units in `widths`."""
         return self.fixed + _sum(self.costs, widths)
 
     def cost_of(self, parameters: int, widths: Widths) -> float:
-        """Return the cost of a model with this number of parameters and these `Widths`.
+        """Return the cost of a model of which both the number of parameters and `widths` are known.
 
-        The target must count parameters. Unlike this method, `cost` does not get the number of
-        parameters, and assumes the largest number that a model with these widths can have.
+        The target must count parameters. The method `cost` does not get the number of parameters,
+        and assumes the largest number that a model with these widths can have.
         """
         return self.size * parameters + _sum(self.beside, widths[: len(self.beside)])
 
@@ -93,7 +93,7 @@ class Bound:
         return max(0.0, self.dense - self.asked)
 
     def values(self, widths: Widths) -> dict[str, float]:
-        """Return the requested cost, the dense model's cost, and a pruned model's cost.
+        """Return a dict with the requested cost, the dense model's cost, and a pruned model's cost.
 
         widths: the number of units that each block of the pruned model keeps.
         """
@@ -122,8 +122,8 @@ class Budget:
     """The number of parameters to remove, to within one unit, and the bounds on a plan's costs."""
 
     layers: tuple[Pair[Units], ...]
-    # The share of the prunable parameters to remove. With bounds, the ratio is a lower limit: a
-    # plan that removes a smaller share cannot meet the bounds.
+    # The share of the prunable parameters to remove. If there are bounds, no plan that removes a
+    # smaller share can meet them, but a larger share may be necessary.
     ratio: float
     bounds: tuple[Bound, ...] = ()  # upper bounds on costs of the pruned model
 
@@ -138,7 +138,7 @@ class Budget:
         return self.ratio * self.total
 
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
-        """Return a copy of this budget with these bounds.
+        """Return a copy of this budget with the given bounds.
 
         If every plan that meets the bounds must remove a higher share than `ratio`
         (`_least_share`), the copy has this higher ratio.
@@ -147,7 +147,7 @@ class Budget:
         return replace(self, ratio=max(ratios), bounds=bounds)
 
     def _least_share(self, bound: Bound) -> float:
-        """Return a share of the parameters: at least this share must be removed to meet a bound.
+        """Return a lower limit of the share of parameters that must be removed to meet a bound.
 
         This share would be enough if every removed unit had the highest cost per parameter.
         """
@@ -160,11 +160,13 @@ class Budget:
 
     @property
     def prices(self) -> list[Pair[float]]:
-        """The price of one unit of each block, by which scores are divided before units are ranked.
+        """For each block, the price of one unit.
 
-        If the dense model exceeds no bound, the price is the number of parameters of the unit. If
-        it exceeds one bound, the price is the cost that the removal of the unit saves, as a share
-        of `Bound.excess`. If it exceeds several bounds, the price is the sum of these shares.
+        Structures that rank units by errors or divergences divide these values by the prices. If
+        the dense model exceeds no bound, the price is the number of parameters of the unit. If the
+        model exceeds one bound, the price is the cost that the removal of the unit saves, as a
+        share of `Bound.excess`. If the model exceeds several bounds, the price is the sum of these
+        shares.
         """
         exceeded = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
         if not exceeded:

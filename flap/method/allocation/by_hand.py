@@ -4,7 +4,7 @@ KV heads are removed together with their query heads, in blocks of `multiple_of_
 size of a block is its number of query heads. In some models, blocks of different layers have
 different sizes.
 
-Legend: the suffix B is the axis of blocks, either of one layer, or of the same size in all layers.
+Legend: the suffix B is the axis of blocks: those of one layer, or those of one size in all layers.
 """
 
 import math
@@ -71,8 +71,8 @@ class ManualHeads(Structure):
     def blocks_to_remove(self, scores: Sequence[Tensor], budget: Budget) -> dict[int, int]:
         """Return a dict from each size of blocks to the number of blocks of this size to remove.
 
-        Of all choices that remove `heads_to_remove` query heads, the result is the choice with the
-        lowest sum of size · score over all removed blocks.
+        These numbers remove `heads_to_remove` query heads in all. Of all such numbers, those with
+        the lowest sum of size · score over all removed blocks are returned.
 
         scores: for each layer, score_B of the blocks that may be removed.
         """
@@ -93,8 +93,8 @@ class ManualHeads(Structure):
     def _always(self, budget: Budget) -> int:
         """Return the number of query heads that are always removed.
 
-        A layer keeps only whole blocks. If the number of heads of a layer is not a multiple of the
-        size of its blocks, the heads that do not fill a block are always removed.
+        A layer keeps only whole blocks. If the number of query heads of a layer is not a multiple
+        of the size of its blocks, the heads that do not fill a block are always removed.
         """
         heads = 0
         for layer in budget.layers:
@@ -104,8 +104,8 @@ class ManualHeads(Structure):
     def _feasible(self, budget: Budget) -> list[int]:
         """Return the possible numbers of query heads to remove, ascending.
 
-        A number is possible if the budget is met when a suitable number of neurons is also removed.
-        If no number is possible, return only the number with which the budget is most nearly met.
+        A number is possible if the plan can meet the budget by also removing neurons. If no number
+        is possible, return only the number with which the plan comes nearest to the budget.
         """
         limits = [self.limits(layer) for layer in budget.layers]
 

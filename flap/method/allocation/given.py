@@ -39,7 +39,7 @@ class GivenPlan:
             folder takes precedence over a packaged plan of the same name.
 
         Raises:
-            ValueError: The file does not exist, or it contains no plan.
+            ValueError: `origin` names neither a folder or file with a plan, nor a packaged plan.
         """
         plans = packaged_plans()
         allowed = f"the folder of a finished run, or its {FILE}"
@@ -68,7 +68,8 @@ class GivenPlan:
         """Check that the plan was made for a model with the same layers and units as in `budget`.
 
         Raises:
-            ValueError: the layers or units differ. The message names the first difference.
+            ValueError: the layers or units are different, or the plan keeps units that this model
+                cannot keep. The message names the first difference.
         """
         difference = next(self._differences(budget), None)
         if difference is not None:

@@ -1,6 +1,6 @@
 """The structure `middle`, which removes the same share of every middle layer (LLM-Pruner).
 
-Legend: G is the number of attention units of a layer, which are KV heads with their query heads.
+An attention unit is a KV head with its query heads.
 """
 
 from dataclasses import dataclass, replace
@@ -13,22 +13,22 @@ from flap.models import Pair
 
 @dataclass(frozen=True)
 class Middle(ULUM):
-    """The structure UL-UM, but only for the middle layers (LLM-Pruner, arXiv 2305.11627).
+    """middle: every middle layer loses the same share (LLM-Pruner, arXiv 2305.11627).
 
         share = ratio · parameters of all layers / parameters of the middle layers
         every middle layer loses its round(share · G) lowest-scored attention units,
         and then neurons, until it has lost share · (its parameters)
 
     G: the number of attention units of the layer. The first and the last layers stay whole, because
-    a model is most sensitive to the pruning of these layers. The defaults come from the authors'
-    code for LLaMA-7B, which prunes the layers 4 to 29, counted from 0, of 32 layers.
+    pruning them would harm a model most. The defaults come from the authors' code for LLaMA-7B,
+    which prunes the layers 4 to 29, counted from 0, of 32 layers.
 
         python -m flap structure=middle structure.keep_first=4 structure.keep_last=2
     """
 
-    # the number of layers at the beginning that are not pruned, 0 or more
+    # the number of layers at the beginning of the model that are not pruned, 0 or more
     keep_first: int = 4
-    # the number of layers at the end that are not pruned, 0 or more
+    # the number of layers at the end of the model that are not pruned, 0 or more
     keep_last: int = 2
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ class PruningPlan:
     # for each layer, what a unit of its MLP is: "neuron" or "expert"; empty if all units are
     # neurons
     mlp_units: tuple[str, ...] = field(default=(), compare=False)
-    # numbers of units of each layer in the dense model; empty if these numbers are unknown
+    # for each layer of the dense model, its numbers of units; empty if these numbers are unknown
     dense: tuple[Pair[int], ...] = field(default=(), compare=False)
 
     def save(self, path: Path) -> None:
@@ -84,7 +84,11 @@ class PruningPlan:
 
 
 def _entries(plain: Any, field: str) -> list[dict[str, Any]]:
-    """Return the list in a field of a plan's JSON, after a check that it contains only objects."""
+    """Return the list of objects in a field of a plan's JSON.
+
+    Raises:
+        ValueError: the field is not a list of objects, or it is empty.
+    """
     entries = plain.get(field) if isinstance(plain, dict) else None
     objects = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
     if not entries or not objects:

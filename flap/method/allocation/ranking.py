@@ -2,11 +2,11 @@
 
 A unit is a KV head with its query heads, a neuron of an MLP, or an expert. A block is a group of
 units that are removed together. `best_of_each`, `affordable` and `within` can also rank whole
-blocks, as if each block was a unit. Members are the experts of a mixture, which all keep the same
-number of neurons.
+blocks, as if each block were a unit. The members of an MLP are the experts of a mixture, which all
+keep the same number of neurons. An MLP without experts has one member.
 
 Legend: I neurons · B blocks of N neurons · M members · U units of a ranking · R ranks of a member's
-units · K kept units.
+units · K kept units, or numbers of kept units (0, 1, 2, …) in cost_K.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ def standardise(score: Tensor) -> Tensor:
     if wide.numel() < 2:
         return torch.zeros_like(wide)
     deviation = wide.std()
-    # a standard deviation as small as the rounding errors of the scores counts as zero, because
-    # otherwise units would be ranked by rounding errors
+    # if the standard deviation is as small as the rounding errors of the scores, return zeros,
+    # because otherwise units would be ranked by rounding errors
     if deviation <= 1e-7 * wide.abs().max():
         return torch.zeros_like(wide)
     return (wide - wide.mean()) / deviation
@@ -75,7 +75,7 @@ def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
 
 
 def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: float) -> Tensor:
-    """Return a mask that is true for the kept units.
+    """Return a mask that is true for the units to keep.
 
     Protected units come first in the ranking, whatever their scores, and are always kept. All other
     units follow, from the highest score to the lowest. The first units of the ranking are kept, and
@@ -114,14 +114,14 @@ def within(
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layers_of(scores)[order_U]
 
-    # 2. for each bound, compute the cost that each unit adds, and the highest allowed sum of costs
+    # 2. for each bound, compute the cost that each unit adds, and the highest allowed sum of these
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):
         cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
         rooms.append(limit - cost_of_none)
 
-    # 3. as long as units exceed bounds, remove the first one and its layer's lower-scored units
+    # 3. while kept units exceed a bound, remove the first with its layer's lower-scored units
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
     while True:
         exceeds_U = torch.zeros_like(kept_U)
@@ -161,8 +161,8 @@ def in_blocks(score_I: Tensor, size: int, members: int = 1) -> tuple[Tensor, Ten
 
     The neurons of a block are removed together. The first block has the `size` highest-scored
     neurons of each member, the second block has the next `size` neurons of each member, and so on.
-    If the lowest-scored neurons do not fill a block, they are left out. score_B contains the mean
-    score of each block's neurons, and neurons_BN the indices of these neurons.
+    The lowest-scored neurons are left out if they do not fill a block. score_B contains the mean
+    score of each block's neurons, and neurons_BN contains the indices of these neurons.
     """
     order_MR = ranked(score_I, members)
     blocks = order_MR.shape[1] // size
