@@ -14,7 +14,7 @@ import pytest
 from flap.evaluation.run_program import run_program
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the limits are those of POSIX")
-SECONDS = 20  # seconds that a program may run; enough for a busy machine
+SECONDS = 20  # seconds that a program may run; enough even on a busy machine
 
 
 @pytest.mark.parametrize(

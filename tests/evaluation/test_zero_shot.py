@@ -36,7 +36,7 @@ from tests.helpers.zero_shot_toys import (
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let lm-eval find only the tasks of zero_shot_toys.py, and flap reach no hub."""
+    """Let lm-eval find only the tasks of zero_shot_toys.py, and let the hub seem offline."""
     with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 

@@ -219,7 +219,7 @@ def test_a_killed_run_continues_in_the_middle_of_a_task(
     toys.mkdir()
 
     def start(folder: str, kill_at: int | None = None) -> list[str]:
-        """Start the run, and return the forward passes that this start has made."""
+        """Start the run, and return a line for each forward pass that this start has made."""
         journal = tmp_path / "journal"
         journal.write_text("")
         cache = f"cache_dir={tmp_path / folder / 'cache'}"

@@ -271,8 +271,8 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """PAPER_MEASURES names, for each task, lm-eval's accuracy that is closest to the paper's."""
-    # lm-eval's repository publishes these zero-shot numbers in results/llama/llama-7B.
+    """PAPER_MEASURES names, for each task, lm-eval's accuracy that is closest to FLAP's paper."""
+    # lm-eval's repository publishes these numbers of LLaMA-7B in results/llama/llama-7B.
     harness = {
         "boolq/acc": 73.06,
         "piqa/acc": 78.18,

@@ -46,7 +46,7 @@ def onnx_runtime(folder: Path) -> Begin:
 
 
 def empty(shape: list[int | str]) -> np.ndarray:
-    """Return the array for an input of the graph that takes a part of the cache, which is empty.
+    """Return what an input of the graph for a part of the cache gets in the first step.
 
     shape: the shape of this input in the graph.
     """

@@ -1,4 +1,4 @@
-"""Run a stage that keeps its result in a single store."""
+"""Run a stage, such as calibration, whose result is kept in a single `Store`."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -65,7 +65,7 @@ class Cell:
         return f"tiny_{self.metric}_{self.structure}_r{self.ratio}_s{self.seed}"
 
     def config(self, report: Report | None) -> dict[str, Any]:
-        """Return the config in `report`, changed by the options of the cell."""
+        """Return the config in `report`, if there is one, changed by the options of the cell."""
         config = dict(report["config"]) if report else {}
         config["model"] = {"name": "tiny"}
         config["method"] = "flap"
@@ -114,7 +114,7 @@ def keep_documents(
     documents: dict[str, list[float]] | None = None,
     data: str = "the same",
 ) -> None:
-    """Write the measured numbers of a run, and the values of each number for single documents.
+    """Write the measured numbers of a run, and the values of these numbers for single documents.
 
     documents: the values for single documents, by the name of the number. If None, each number gets
         the values number - 1 and number + 1, for two documents.

@@ -32,7 +32,7 @@ MLFLOW_ANSWER = {
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
-    """Start MLflow's own server for the duration of the block, and yield its address.
+    """Start MLflow's own server for the duration of a `with` block, and yield its address.
 
     folder: where the server stores its data.
     """
@@ -119,7 +119,7 @@ class _Answering(BaseHTTPRequestHandler):
 
 @contextmanager
 def fake_mlflow() -> Iterator[FakeMLflow]:
-    """Start a fake MLflow server on this machine for the duration of the block."""
+    """Start a fake MLflow server on this machine for the duration of a `with` block."""
     with FakeMLflow() as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server

@@ -116,7 +116,7 @@ def write_toys(folder: Path) -> Path:
 
 @contextmanager
 def only_toys(folder: Path) -> Iterator[None]:
-    """Within the `with` block, let lm-eval find only the toy tasks, and flap reach no hub."""
+    """In a `with` block, let lm-eval find only the toy tasks, and let the hub seem offline."""
     manager = TaskManager(include_path=write_toys(folder), include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
         for module in (task_index, zero_shot_tasks):

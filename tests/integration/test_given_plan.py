@@ -1,4 +1,4 @@
-"""A run with the plan of another run keeps its heads and neurons, but computes new biases."""
+"""A run with the plan of another run keeps the same heads and neurons, but computes new biases."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Complete runs that calibrate on several texts, one of which the model writes itself."""
+"""Complete runs that calibrate or train on text that the model writes itself.
+
+In some runs, this text is mixed with other texts.
+"""
 
 import json
 import signal

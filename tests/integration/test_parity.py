@@ -69,7 +69,7 @@ FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
 
 @dataclass
 class Real:
-    """SmolLM2 with repeated KV heads, the windows of the official code, and calibration statistics.
+    """SmolLM2 with repeated KV heads, the text windows that the official code read, and statistics.
 
     exact: flap's statistics.
     official: statistics with the official running variance.

@@ -37,8 +37,9 @@ WHOLE = [*CALIBRATE, *WRITE, "compare"]
 # layer, before it goes on to the next layer.
 PRUNE_AND_WRITE = steps_of("prune", "write")
 IN_SEQUENCE = [*PRUNE_AND_WRITE, "compare"]
-# With Wanda-sp and random scores, the scores are drawn layer by layer. At the end, each layer is
-# written again, together with the biases that the config of the stock checkpoint requires.
+# With Wanda-sp and random scores, a killed run starts again at the first layer, because the scores
+# of all layers come from one random generator. At the end, each layer is written again: it gets
+# biases of zeros, which the config of the stock checkpoint requires.
 RANDOM = [*PRUNE_AND_WRITE, *WRITE, "compare"]
 # If a run fits a linear compensation, two sets of windows pass through each layer: windows for the
 # fit, and held-out windows for choosing its ridge penalty. So each layer has two steps of the same
@@ -84,7 +85,7 @@ def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """Return the files of the checkpoint, the plan, and the section "repairs" of the report."""
+    """Return, by name, the contents of the checkpoint, plan.json and the report's "repairs"."""
     run = folder / "run"
     contents = {file.name: file.read_bytes() for file in (run / "checkpoint").iterdir()}
     contents["plan.json"] = (run / "plan.json").read_bytes()

@@ -54,7 +54,7 @@ def small_scores(seed: int) -> Scores:
 
 
 def missed(plan: PruningPlan, budget: Budget) -> float:
-    """Return the difference between the removed parameters and those that should be removed."""
+    """Return by how many parameters a plan removes too much or too little."""
     return abs(budget.total - budget.kept(plan) - budget.to_remove)
 
 
