@@ -66,7 +66,7 @@ def test_spread_over_it_and_the_host(
 ) -> None:
     """A model spread over the device and the CPU gives the same results as a model on the CPU.
 
-    The test sets the device map, because accelerate computes a map only for CUDA devices.
+    The test sets the device map, because accelerate cannot compute one for the simulated device.
     """
     expected = model_on(CPU)
     directory = tmp_path / "dense"

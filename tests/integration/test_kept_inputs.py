@@ -47,7 +47,7 @@ def inputs(folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """Copy the folder of `made`, and add symbolic links into the checkpoint and out of it."""
+    """Copy the folder that `made` creates, and add links into its checkpoint and out of it."""
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
     (copy / "linked").symlink_to(copy / "ck")

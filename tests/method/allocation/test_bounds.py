@@ -68,8 +68,8 @@ def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
 # L1n3) come first. Then come, by their scores, L0n2 (0.39), L1h1 (-0.29), L0n1 (-0.39), L1n0 to
 # L1n2 (-0.5 each), L0h0 (-0.87) and L0n0 (-1.16).
 TOY_BUDGET = Budget(TOY_LAYERS, 0.0)
-# Each case has a bound, and the heads and neurons that layer 0 keeps (as in `drawn`). Layer 1 keeps
-# all of its heads and neurons.
+# Each case has a bound, and the heads and neurons that layer 0 keeps: "01 0111" stands for head 1
+# and neurons 1 to 3. Layer 1 keeps all of its heads and neurons.
 BY_HAND = [
     # The first four units cost 26 together. As the next six units (L0n2 to L1n2) are added, the
     # total grows to 29, 39, 42, 45, 48 and 51. Then L0h0 is left out, because the total would be

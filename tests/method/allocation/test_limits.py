@@ -35,7 +35,7 @@ LIMITS = [
     {"min_neurons": 56},  # the layers have 56 neurons, so no neuron can be removed
     {"min_heads": 2, "min_neurons": 17, "round_to": 8},
     {"multiple_of_heads": 2},
-    {"multiple_of_heads": 3},  # a layer has 8 or 4 KV heads, which is not a multiple of 3
+    {"multiple_of_heads": 3},  # layers have 8 or 4 KV heads; neither is a multiple of 3
     {"multiple_of_heads": 2, "min_heads": 3, "round_to": 8},
 ]
 # Two layers, each with three heads of 10 parameters each and twenty neurons of 1 parameter each.

@@ -26,7 +26,8 @@ from tests.helpers.plans import drawn
 #   neurons of layer 0: 1 2 3 4 (.5 1 1.5 2), of layer 1: 0.2 0.4 0.6 20 (.1 .2 .3 10)
 # The best head and the best neuron of each layer (L0h1, L1h1, L0n3, L1n3) come first in the ranking
 # and have 24 parameters together. Then come L0n2 (1.5), L0n1 (1), L0h0 (.8), L0n0 (.5), L1n2 (.3),
-# L1n1 and L1h0 (.2), and L1n0 (.1).
+# L1n1 and L1h0 (.2), and L1n0 (.1). Plans are written as strings: with "01 0011", a layer keeps
+# head 1 and neurons 2 and 3.
 LAYER = Pair(Units(2, 10), Units(4, 2))
 LAYERS = (LAYER, LAYER)
 FIRST_SCORES = Pair(

@@ -36,7 +36,8 @@ SECOND_SCORES = Pair(
 )
 TOY_SCORES = Scores((FIRST_SCORES, SECOND_SCORES))
 
-# Each case has a structure, a ratio, and the kept heads and neurons of layer 0 and of layer 1.
+# Each case has a structure, a ratio, and the kept heads and neurons of layer 0 and of layer 1. For
+# example, "01 0011" stands for head 1 and neurons 2 and 3.
 CASES = [
     # Each layer keeps 16 parameters: one head and two neurons.
     (ULUM(), 0.5, "01 0011", "10 1001"),
