@@ -98,6 +98,7 @@ SCENARIOS = (
 class Case:
     """The outcome of a run with one fault.
 
+    operation: the file operation at which the fault occurred.
     problems: descriptions of everything that is wrong after the fault; empty if nothing is wrong.
     """
 

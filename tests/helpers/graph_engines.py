@@ -46,7 +46,7 @@ def onnx_runtime(folder: Path) -> Begin:
 
 
 def empty(shape: list[int | str]) -> np.ndarray:
-    """Return what an input of the graph for a part of the cache gets in the first step.
+    """Return the value of a cache input of the graph before the first step, with an empty cache.
 
     shape: the shape of this input in the graph.
     """

@@ -23,7 +23,9 @@ SEQUENCES = 2  # sequences per batch when the model writes calibration text
 def start(
     folder: Path, arguments: list[str], killed_at: str | None = None, number: int = 1
 ) -> tuple[int, list[str]]:
-    """Do a run in `folder`, and kill it after the step `killed_at`, if given, ended `number` times.
+    """Do a run in `folder`, and kill it when the step `killed_at` has ended `number` times.
+
+    If `killed_at` is None, the run is not killed.
 
     Return the exit code and the names of all finished steps. The names mean:
 
