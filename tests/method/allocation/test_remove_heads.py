@@ -128,8 +128,8 @@ def test_layers_with_fewer_heads_lose_what_they_have(structure: str) -> None:
     """Heads are removed only from layers that can lose heads.
 
     A model that has already been pruned may have layers with different numbers of heads. Here, the
-    last layer has no heads. The layer before the last has one KV head, and cannot lose
-    it. The first layer can lose only one of its two KV heads. Each KV head has two query heads.
+    last layer has no heads. The layer before the last has one KV head, and cannot lose it. The
+    first layer can lose only one of its two KV heads. Each KV head has two query heads.
     """
     counts = (2, 4, 4, 1, 0)
     layers = []
