@@ -26,12 +26,12 @@ class Efficiency(Evaluator):
     generates for each prompt a first new token, and then `decode_len` further tokens. In the
     request that measures the peak memory, the model generates `decode_len` tokens for each prompt.
 
-    In each turn, the dense model runs one timed request, and then the pruned model runs the same
-    request. The first turn is a warm-up. A speed or a time is the median over the `repeats` turns
-    after the warm-up. Each value below, such as `parameters`, also has a ratio, such as
-    `parameters_ratio`: the value of the pruned model, divided by the value of the dense model. For
-    a speed or a time, the ratio is computed for each turn, and the median of these ratios is
-    reported.
+    The models are timed in turns. In each turn, the dense model runs one timed request, and then
+    the pruned model runs the same request. The first turn is a warm-up. A speed or a time is the
+    median over the `repeats` turns after the warm-up. Each value below, such as `parameters`, also
+    has a ratio, such as `parameters_ratio`: the value of the pruned model, divided by the value of
+    the dense model. For a speed or a time, the ratio is computed for each turn, and the median of
+    these ratios is reported.
 
     Lower is better for `parameters`, `checkpoint_bytes` (bytes of the weights), `prefill_macs`
     (multiply-accumulates to read the prompts), `peak_memory_bytes` and `latency_ms` (time of the

@@ -1,4 +1,4 @@
-"""Standard errors of means over documents, and of differences between two models.
+"""Standard errors of means over documents, and of the differences of means between two models.
 
 In this module, an error is a standard error, never a wrong answer of a model. A difference between
 two models is computed from the values of both models for the same documents.
@@ -19,7 +19,7 @@ K = TypeVar("K")
 
 @numpy.errstate(over="ignore", invalid="ignore")  # do not warn if an overflow gives inf or nan
 def standard_error(values: Sequence[float]) -> float:
-    """Return the standard error of the mean of values, s / √n.
+    """Return the standard error of the mean of the given values, s / √n.
 
     s: the standard deviation of the sample, with divisor n - 1. n: the number of values.
 
@@ -46,7 +46,7 @@ class Difference:
     """How much a mean over documents differs between two models, `before` and `after`."""
 
     mean: float  # the mean over documents of the value with `after` minus the value with `before`
-    error: float  # the standard error of the mean
+    error: float  # the standard error of `mean`
     # the probability that the absolute difference would be at least this large if both models were
     # equally good
     p_value: float

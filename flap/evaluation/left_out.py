@@ -11,6 +11,8 @@ from flap.evaluation.base import Leaving, Task
 def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
     """Return the tasks, each without those of its documents that are in the texts `read`.
 
+    read: the texts that the run has read for calibration or training.
+
     Raises:
         ValueError: a task has no documents left, or too few documents for its few-shot examples.
     """

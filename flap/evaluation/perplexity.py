@@ -94,6 +94,8 @@ def linearised(losses_N: Tensor) -> Tensor:
 def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
     """Return a value for each window, so that the mean of these values is r = Σ one / Σ other.
 
+    one_N, other_N: two values for each window, such as its loss and its number of tokens.
+
     The value of a window is r + (one - r · other) / mean other. As in `linearised`, the standard
     error of the mean of these values is the standard error that the delta method gives for r.
     """

@@ -75,8 +75,8 @@ class MbppProblem(NamedTuple):
     text: str
     tests: tuple[str, ...]
     setup: str  # code that the tests need
-    code: str  # a right program, which prompts show if the problem is an example
-    examples: tuple["MbppProblem", ...] = ()  # problems that the prompt shows with right programs
+    code: str  # a correct program, which prompts show if the problem is an example
+    examples: tuple["MbppProblem", ...] = ()  # problems that the prompt shows with their code
 
     @property
     def prompt(self) -> str:

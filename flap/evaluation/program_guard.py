@@ -1,8 +1,9 @@
 """Run one program with limits, in a separate process.
 
 `run_program` starts this file as a script. The script imports nothing from flap. It reads the
-program from its standard input, and its exit code says whether the program has passed. The limits
-protect the machine against mistakes in a program, not against attacks (docs/evaluation.md).
+program from its standard input, and its exit code says whether the program has passed its tests.
+The limits protect the machine against mistakes in a program, not against attacks
+(docs/evaluation.md).
 """
 
 import ctypes
@@ -55,7 +56,7 @@ def leave_the_network() -> None:
 
 
 def limit(seconds: int) -> None:
-    """Limit memory and processor time, and forbid to write to files and to start processes."""
+    """Limit memory and processor time, and forbid writing to files and starting processes."""
     limits = {
         resource.RLIMIT_AS: BYTES,
         resource.RLIMIT_CPU: seconds,

@@ -32,8 +32,8 @@ from flap.storage import NOT_KEPT, Notes, WorkFolder, digest, results_of_steps
 log = logging.getLogger(__name__)
 
 TEMPLATES = ("auto", "true", "false")
-# A program that the model writes as plain text ends where one of these texts begins. A program in a
-# Markdown code block ends at the end of the block.
+# A program that the model writes as plain text ends where one of these strings begins. A program in
+# a Markdown code block ends at the end of the block.
 ENDS = {
     HUMANEVAL: ("\ndef", "\nclass", "\n#", "\nif", "\nprint", "\n```"),
     MBPP: ("[DONE]",),
@@ -52,7 +52,7 @@ class Wording:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """The texts at which a program ends."""
+        """The strings that mark the end of a program."""
         return ENDS_OF_BLOCK if self.chat else ENDS[self.task]
 
     def ids(self, problem: AnyProblem) -> list[int]:
@@ -74,7 +74,7 @@ class Programs(Evaluator):
     """The share of problems that a model solves at the first attempt; higher is better.
 
     `humaneval/pass@1` is the share if the model continues the problem as plain text.
-    `humaneval_chat/pass@1` is the share if the problem is asked through the chat template, with
+    `humaneval_chat/pass@1` is the share if the model is asked through the chat template, with
     lm-eval's wording. `mbpp/pass@1` and `mbpp_chat/pass@1` are these two shares for MBPP. The model
     decodes greedily. Each program runs in a separate process, with limits (`program_guard`).
 

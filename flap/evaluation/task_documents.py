@@ -137,7 +137,7 @@ def _long_strings(value: Any) -> Iterator[str]:
 def _keep(task: Any, kept: list[int]) -> None:
     """Restrict a task of lm-eval to the documents with the indices `kept`.
 
-    If the few-shot examples come from the task's documents, they are restricted, too.
+    If the few-shot examples come from the task's documents, the examples are restricted, too.
     """
     documents = task.eval_docs
     remaining: Any = [documents[n] for n in kept]

@@ -80,7 +80,7 @@ class ZeroShot(Evaluator):
 
     # names of lm-eval's tasks, groups or tags, or paths of files with prompts
     tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))
-    limit: int | None = None  # maximum documents of each task, 1 or more; None: all documents
+    limit: int | None = None  # maximum number of documents of each task, 1 or more; None: all
     # The number of few-shot examples in the prompt, 0 or more. None stands for the task's default,
     # which is 0 for the seven default tasks.
     num_fewshot: int | None = None

@@ -94,7 +94,7 @@ class ResumableLM(huggingface.HFLM):
 
         Continuations of the same context that differ only in their last token form one group.
 
-        requests: each request has its texts, the tokens of its context, and the tokens of its
+        requests: a request consists of its texts, the tokens of its context, and the tokens of its
             continuation.
         """
         sharing = defaultdict[tuple[int, ...], Group](list)

@@ -1,4 +1,4 @@
-"""Convert lm-eval's results into named numbers and values of documents. Compute margins and F1."""
+"""Convert lm-eval's results into named numbers and values on documents; compute margins and F1."""
 
 import math
 import re
@@ -23,8 +23,8 @@ def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
 
     The name of a number contains the name of lm-eval's filter for answers, unless this name is
     "none". The name of a standard error ends with "_stderr". Values that are not finite numbers are
-    left out, such as aliases, and "N/A", which stands for a standard error that cannot be
-    estimated.
+    left out, for example the alias of a task, or "N/A", which stands for a standard error that
+    cannot be estimated.
     """
     numbers = Numbers()
     for task, of_task in results.items():

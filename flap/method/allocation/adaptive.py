@@ -39,8 +39,9 @@ class Scaled(Structure):
     - error: the squared error that the removal of the unit causes in the output of its layer,
       divided by the price of the unit, such as its number of parameters (`Budget.prices`). The
       squared error is the sum of the scores of the unit's channels.
-    - relative: the same squared error, divided by the price of the unit and by ‖h‖². h is the input
-      of the layer (the residual stream) at a typical token (`LayerStatistics.inverse_power`).
+    - relative: the same squared error, divided by the price of the unit, and multiplied by the mean
+      of 1 / ‖h‖² over tokens (`LayerStatistics.inverse_power`). h is the input of the layer (the
+      residual stream) at a token.
 
     In a mixture of experts, errors are measured at the output of the layer, where the output of
     each expert is multiplied by the router's weight (`Scores.routed_power`).
@@ -54,7 +55,7 @@ class Scaled(Structure):
 
     @property
     def ranks_errors(self) -> bool:
-        """Whether scores must be squared errors in layer outputs, as scales except z-score need."""
+        """Whether scores must be squared errors in layer outputs: not if `scale` is z-score."""
         return self.scale != "z-score"
 
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
@@ -188,7 +189,7 @@ def one_ranking(
 
 
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
-    """Rank the blocks of all layers together, and return a mask of the blocks to keep per layer.
+    """Rank the blocks of all layers together, and return for each layer a mask of its kept blocks.
 
     Each layer keeps at least `Blocks.fewest` blocks.
 

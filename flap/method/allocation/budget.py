@@ -1,4 +1,4 @@
-"""The budget of a plan: the number of parameters to remove, and bounds on costs of the model.
+"""The budget of a plan: the number of parameters to remove, and bounds such as maximum bytes.
 
 A plan lists the units that stay in each layer. A unit is removed as a whole: a KV head with its
 query heads, a neuron of an MLP, or an expert. A block is the attention or the MLP of a layer.

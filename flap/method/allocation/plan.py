@@ -55,8 +55,8 @@ class PruningPlan:
         """Read a plan that `save` has written.
 
         Raises:
-            OSError: The file cannot be read.
-            ValueError: The file contains no plan. The message names the missing or invalid field.
+            OSError: the file cannot be read.
+            ValueError: the file contains no plan. The message names the missing or invalid field.
         """
         plain = load_json(path)
         layers = []

@@ -121,7 +121,7 @@ def within(
         cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
         rooms.append(limit - cost_of_none)
 
-    # 3. while kept units exceed a bound, remove the first with its layer's lower-scored units
+    # 3. while kept units exceed a bound, remove the first of them, and what follows in its layer
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
     while True:
         exceeds_U = torch.zeros_like(kept_U)

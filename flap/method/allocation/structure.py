@@ -1,4 +1,4 @@
-"""The base class of the structures, and the limits on the number of units that a layer keeps.
+"""The base class of structures. A structure chooses the units that stay in each layer.
 
 A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an expert. A
 block is the attention or the MLP of a layer.
@@ -35,7 +35,8 @@ class Limits(NamedTuple):
     def of(cls, units: Units, size: int, least: int) -> "Limits":
         """Return the limits of a block with these units.
 
-        size: number of units that are removed together. least: minimum number of units that stay.
+        size: number of units that are removed together. least: minimum number of units that stay,
+            unless `units.fewest` sets another minimum.
         """
         if units.fixed:
             size = 1

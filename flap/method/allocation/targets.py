@@ -1,9 +1,9 @@
 """Compute bounds from the targets of a config, such as parameters, bytes, KV cache and memory.
 
 A target is an option of the config section `target`. A bound is the highest cost, such as bytes,
-that the pruned model may have. The bounds of this module depend only on the shapes of a model's
-tensors. A block is the attention or the MLP of a layer. A unit of a block is a KV head with its
-query heads, a neuron, or an expert.
+that the pruned model may have. The bounds that this module computes depend only on the shapes of a
+model's tensors. A block is the attention or the MLP of a layer. A unit of a block is a KV head with
+its query heads, a neuron, or an expert.
 
 Legend: the suffix K is an axis with one element for each number of units that a block can keep: 0,
 1, 2, …, all units.
