@@ -35,7 +35,7 @@ class Neurons(UniformLayers):
 class Sentence(Evaluator):
     """An evaluator that measures the loss of a sentence in nats per token; lower is better.
 
-    The number is called `sentence/loss` in reports.
+    Reports call this loss `sentence/loss`.
     """
 
     text: str = "Paris is the capital of France."

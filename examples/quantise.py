@@ -3,8 +3,8 @@
     python -m venv llmc; llmc/bin/pip install llmcompressor
     llmc/bin/python examples/quantise.py CHECKPOINT TARGET [SCHEME]
 
-For some packages, llm-compressor needs versions that differ from flap's, so install it into a
-separate environment. You do not need flap in that environment.
+llm-compressor needs other versions of some packages than flap does, so install it into a separate
+environment. You do not need flap in that environment.
 
 SCHEME is FP8_DYNAMIC (default), W8A8 or W4A16. This script only rounds the weights, so it needs no
 calibration data. It supports only models without experts. W4A16 needs weight matrices whose row

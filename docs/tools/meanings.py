@@ -1,4 +1,4 @@
-"""Find the meaning of an option in the comment at its key or field, or in a docstring."""
+"""Find what an option means: in a comment in its YAML file or dataclass, or in a docstring."""
 
 import re
 from dataclasses import MISSING, Field, is_dataclass
@@ -7,7 +7,9 @@ from typing import Any
 
 
 def comments(source: str, key: str) -> dict[str, str]:
-    """Return a dict from the names of the keys in a source text to the comments at these keys.
+    """Return a dict from the names of keys to the comments at these keys.
+
+    source: the text of a YAML file, or the source code of a dataclass, whose fields are the keys.
 
     The comment of a key is in the lines above the key, or at the end of the key's line. If the
     value spans several lines, the comment may also be at the end of one of the next lines.
@@ -34,7 +36,9 @@ def comments(source: str, key: str) -> dict[str, str]:
 
 
 def from_class(target: type, name: str) -> str:
-    """Return the meaning of an option from a class or its bases.
+    """Return the meaning of an option from a dataclass or its bases, or "" if none has it.
+
+    name: the name of the option, which is a field of the dataclass.
 
     The meaning is the comment at the field, or "name: meaning." in the docstring of the class.
     """
@@ -55,20 +59,23 @@ def summary(thing: type) -> str:
 
 
 def default_of(field: Field[Any]) -> Any:
-    """Return the default of a dataclass's field, or "???" if the field has no default."""
+    """Return the default of a field of a dataclass, or "???" if the field has no default."""
     if field.default_factory is not MISSING:
         return field.default_factory()
     return "???" if field.default is MISSING else field.default
 
 
 def type_of(field: Field[Any]) -> str:
-    """Return the type of a field in words, or an empty text if the field allows any type."""
+    """Return the type of a field, such as "int or None", or "" if the field allows any type."""
     name = field.type.__name__ if type(field.type) is type else str(field.type)
     return "" if field.type is Any else name.replace(" | ", " or ")
 
 
 def as_typed(value: Any) -> str:
-    """Return a value in the form in which users write it on the command line."""
+    """Return a default as Markdown, in the form in which users write it on the command line.
+
+    If the default is the value of another key, return "that of" and the name of this key.
+    """
     if isinstance(value, str) and value.startswith("${"):
         return f"that of `{value[2:-1]}`"
     words = {"None": "null", "True": "true", "False": "false"}

@@ -44,7 +44,7 @@ def options_page() -> str:
 
 
 def _sections() -> Iterator[str]:
-    """Yield tables of the config keys: first of the keys at the top level, then of each section."""
+    """Yield a heading and a table for the keys at the top level, then for each config section."""
     sections = [
         field
         for field in fields(FlapConfig)
@@ -76,9 +76,9 @@ def _presets() -> Iterator[str]:
 
 
 def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield those choices of a config group that have a `_target_`, with their composed options.
+    """Yield the name and the config of each choice of a group whose config has a `_target_`.
 
-    folder: the folder of the group in conf/.
+    folder: the folder of the group in conf/, such as conf/metric.
     """
     for path in (
         sorted(folder.glob("[!_]*.yaml"))
@@ -95,7 +95,10 @@ def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
-    """Return the section about a config group: a line for each choice, then a table of options."""
+    """Return the section about a config group: a line for each choice, then a table of options.
+
+    choices: a dict from the name of each choice to its config.
+    """
     lines = [
         f"- `{name}`: {summary(get_class(node['_target_']))}" for name, node in choices.items()
     ]
@@ -114,7 +117,9 @@ def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
 def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield the name, the type, the default and the meaning of each option of a choice.
 
-    The default comes from the YAML file, or else from the dataclass.
+    node: the config of the choice.
+
+    The default comes from this config, or else from the dataclass.
     """
     files = [
         path

@@ -31,7 +31,7 @@ COPIED = (
     "experiments/**/*.png",
 )
 LINK = re.compile(r"(?<=\]\()(?!https?:)[^)#\s]+")  # matches a relative link without its anchor
-API = "api/"  # entry of the navigation that the hook replaces by a page for each subpackage
+API = "api/"  # the hook replaces this entry of the navigation by a page for each subpackage
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -78,21 +78,21 @@ def _elsewhere() -> list[str]:
 
 
 def _uri(path: str) -> str:
-    """Return the address that a file of the repository has in the site."""
+    """Return the path that a file of the repository has in the site."""
     return PAGES.get(path, path.removeprefix("docs/"))
 
 
 def _rooms() -> dict[str, list[str]]:
-    """Return a dict from the name of each room (a subpackage of flap) to the modules of the room.
+    """Return a dict from the name of each page of the Python reference to the modules on this page.
 
-    The entry `flap` has the modules directly in the package. In the subpackage `method`, each
-    subpackage is a room.
+    Each subpackage of flap has a page, such as `data`. In place of a page for the subpackage
+    `method`, each of its own subpackages has a page, such as `method.search`. The page `flap` has
+    the modules that are in no subpackage.
     """
     rooms: dict[str, list[str]] = {"flap": []}
     for path in sorted((ROOT / "flap").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         if not parts[-1].startswith("__"):
-            # The subpackage `method` has a page for each of its subpackages.
             depth = 3 if parts[1] == "method" else 2
             room = ".".join(parts[1:depth]) if len(parts) > 2 else "flap"
             rooms.setdefault(room, []).append(".".join(parts))
@@ -100,14 +100,17 @@ def _rooms() -> dict[str, list[str]]:
 
 
 def _reference(room: str, modules: list[str]) -> str:
-    """Return the Markdown page of a room: its docstring, and the documentation of its modules."""
+    """Return a page of the Python reference as Markdown: its package's docstring, and its modules.
+
+    room: the name of the page, as in `_rooms`.
+    """
     package = "flap" if room == "flap" else f"flap.{room}"
     own = f"::: {package}\n    options: {{heading_level: 1, members: false}}"
     return "\n\n".join([own, *(f"::: {module}" for module in modules)])
 
 
 def _replace(nav: Any, pages: list[Any]) -> None:
-    """Replace the entry `API`, at any depth of a navigation, by pages."""
+    """Replace the entry with the value `API`, at any depth of a navigation, by `pages`."""
     for entry in nav:
         for title, value in entry.items() if isinstance(entry, dict) else ():
             if value == API:

@@ -1,9 +1,9 @@
-"""Write prompts of SciQ for calibration, and other documents of SciQ for evaluation.
+"""Write prompts from SciQ for calibration, and documents from SciQ for evaluation.
 
     python experiments/answers/sciq.py sciq.jsonl held_out.jsonl contaminated.jsonl
 
-sciq.jsonl: prompts for calibration. Each prompt has five questions with their right answers, and a
-sixth question without an answer.
+sciq.jsonl: prompts for calibration. Each prompt has five questions with their passages and right
+answers, and a sixth question with its passage, but without an answer.
 `calibration.dataset={sciq.jsonl: {weight: 1, chat_template: false}}` reads these prompts.
 
 held_out.jsonl: documents whose passage and question share no 13 consecutive words with any prompt
@@ -46,7 +46,10 @@ class Document(NamedTuple):
 
     @property
     def runs(self) -> set[tuple[str, ...]]:
-        """The word sequences of this document; documents that share one of them overlap."""
+        """All sequences of 13 words in this document. Documents that share one of them overlap.
+
+        If the passage, the question or the prompt is shorter, all its words are one sequence.
+        """
         return word_runs(self.passage) | word_runs(self.question) | word_runs(self.asked)
 
     @property

@@ -3,10 +3,10 @@ r"""Measure bits per byte and the file size of checkpoints in several types of G
     python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT \
         --texts wikitext-2-raw-test.txt hellaswag-passages --forms trimmed=CHECKPOINT ...
 
-The script does not repeat measurements that are already in results.jsonl. Each checkpoint folder
-needs the checkpoint as a GGUF file in f16, `model-f16.gguf`. If the layers of a model differ in
-width, write this file with `python -m flap export`, and otherwise with llama.cpp's
-`convert_hf_to_gguf.py`.
+`--forms` names the checkpoints to measure in addition to the dense model. The script does not
+repeat measurements that are already in results.jsonl. Each checkpoint folder needs the checkpoint
+as a GGUF file in f16, `model-f16.gguf`. If the layers of a model differ in width, write this file
+with `python -m flap export`, and otherwise with llama.cpp's `convert_hf_to_gguf.py`.
 
 To measure a type, the script rounds every matrix, also the embedding, to the values that a GGUF
 file of this type would contain. For most types, the package `gguf` does the rounding. For K-quants,
@@ -65,8 +65,9 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
     """Round the matrices in place as llama.cpp's quantiser does, and return the GGUF file's size.
 
     kind: a key of K_QUANTS. llama.cpp uses a K-quant only for matrices whose row length is a
-        multiple of 256. In the models of this study, only `ffn_down` is such a matrix. For all
-        other matrices, llama.cpp uses types with blocks of 32 weights.
+        multiple of 256. In SmolLM2-135M, the only model of this study with K-quants, only
+        `ffn_down` is such a matrix. For all other matrices, llama.cpp uses types with blocks of 32
+        weights.
     """
     file = checkpoint / f"model-{kind}.gguf"
     if not file.is_file():

@@ -1,8 +1,9 @@
-"""Print the tables and draw the plot of the results that `frontier.py` has written.
+"""Print the tables and draw the plot of the measurements that `frontier.py` has written.
 
     python experiments/bytes/table.py results.jsonl ...
 
-The script saves the plot as frontier.png in the folder of the first results.jsonl.
+You can pass several files of results. The plot is saved as frontier.png in the folder of the first
+file.
 """
 
 import json
@@ -16,7 +17,7 @@ from torch import tensor
 from flap.evaluation.errors import standard_error
 from flap.evaluation.perplexity import ratio_values
 
-Cell = dict  # a line of results.jsonl: one model and type, measured on one text
+Cell = dict  # a line of results.jsonl: a model in one type of GGUF, measured on a text
 DENSE = ("dense", "f16")
 
 
