@@ -77,8 +77,9 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
         splits[split] = documents
     give(task, splits)
     if config.training_split is None and config.fewshot_split is None:
-        # The few-shot examples are drawn from the measured documents. If these documents are
-        # declared as a test split, lm-eval does not use a document as an example in its own prompt.
+        # Without these splits, the few-shot examples are drawn from the measured documents. If the
+        # measured documents are a test split, lm-eval never shows a document as an example in the
+        # prompt that asks about this document.
         config.test_split = config.test_split or config.validation_split
         task.fewshot_cfg.split = config.test_split
 

@@ -70,7 +70,7 @@ class Problem(NamedTuple):
 
 
 class MbppProblem(NamedTuple):
-    """A problem of MBPP: a task in words, and tests, of which the prompt shows the first three."""
+    """A problem of MBPP: a task in words, and its tests. The prompt shows the first three tests."""
 
     text: str
     tests: tuple[str, ...]
@@ -169,7 +169,7 @@ def _problem(row: Any) -> Problem:
     """Build a problem of HumanEval from a row of the file.
 
     Raises:
-        KeyError, TypeError: the row is not a problem.
+        KeyError, TypeError: a field is missing, or is not a string.
     """
     problem = Problem(row["prompt"], row["test"], row["entry_point"])
     if not all(isinstance(text, str) for text in problem):
@@ -196,7 +196,7 @@ def _mbpp_problem(row: Any) -> MbppProblem:
     """Build a problem from a row of MBPP, or of the sanitized version of MBPP.
 
     Raises:
-        KeyError, TypeError: the row is not a problem.
+        KeyError, TypeError: a field is missing, or has the wrong type.
     """
     text = row["text"] if "text" in row else row["prompt"]
     setup = [*row.get("test_imports", ()), row.get("test_setup_code") or ""]

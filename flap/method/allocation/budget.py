@@ -39,7 +39,7 @@ class Units:
     members: int = 1  # number of members of the block; 1 if each unit is a whole expert
     fewest: int = 0  # minimum number of units that stay (`Block.fewest`)
     unit: str = "neuron"  # kind of an MLP's units: "neuron" or "expert"; ignored for an attention
-    channels: int = 1  # number of channels of a unit: inputs of its member's output projection
+    channels: int = 1  # number of channels (inputs of an output projection) of a unit
 
     @property
     def total(self) -> int:

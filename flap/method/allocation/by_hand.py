@@ -59,7 +59,11 @@ class ManualHeads(Structure):
             )
 
     def heads_to_remove(self, budget: Budget) -> int:
-        """Return the number of query heads to remove from the whole model."""
+        """Return the number of query heads to remove from the whole model.
+
+        If `remove_heads` is None, the number is the possible number that is nearest to the share
+        `ratio` of all query heads.
+        """
         if self.remove_heads is not None:
             return self.remove_heads
         divided = _divided(budget)
@@ -83,7 +87,7 @@ class ManualHeads(Structure):
         return _sums(by_size)[in_blocks]
 
     def by_size(self, budget: Budget) -> dict[int, list[int]]:
-        """Return a dict from each size of blocks to the indices of the layers with such blocks."""
+        """Return, for each size of blocks, the indices of the layers with blocks of this size."""
         layers = defaultdict(list)
         for i, layer in enumerate(budget.layers):
             if not layer.attention.fixed:
@@ -140,7 +144,7 @@ def _divided(budget: Budget) -> list[Units]:
 
 
 class _Choice(NamedTuple):
-    score: float
+    score: float  # the sum of size · score over all removed blocks
     blocks: dict[int, int]  # from each size of blocks to the number of removed blocks of this size
 
 

@@ -26,17 +26,17 @@ def packaged_plans() -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class GivenPlan:
-    """The plan that the option `plan` names: of another run, in a file, or packaged with flap."""
+    """The plan that the option `plan` names: from another run, from a file, or packaged in flap."""
 
-    origin: str  # the run's folder, the file, or the name of the packaged plan
+    origin: str  # the folder of a finished run, a file, or the name of a packaged plan
     plan: PruningPlan
 
     @classmethod
     def read(cls, origin: str) -> "GivenPlan":
         """Read the plan of a finished run, a plan in a file, or a packaged plan.
 
-        origin: the run's folder, the file, or the name of a packaged plan. An existing file or
-            folder takes precedence over a packaged plan of the same name.
+        origin: the folder of a finished run, a file, or the name of a packaged plan. An existing
+            file or folder takes precedence over a packaged plan of the same name.
 
         Raises:
             ValueError: `origin` names neither a folder or file with a plan, nor a packaged plan.

@@ -19,9 +19,10 @@ class Middle(ULUM):
         every middle layer loses its round(share · G) lowest-scored attention units,
         and then neurons, until it has lost share · (its parameters)
 
-    G: the number of attention units of the layer. The first and the last layers stay whole, because
-    pruning them would harm a model most. The defaults come from the authors' code for LLaMA-7B,
-    which prunes the layers 4 to 29, counted from 0, of 32 layers.
+    ratio: the share of the parameters of all layers that is removed. G: the number of attention
+    units of the layer. The first and the last layers stay whole, because pruning them would harm a
+    model most. The defaults come from the authors' code for LLaMA-7B, which prunes the layers 4 to
+    29, counted from 0, of 32 layers.
 
         python -m flap structure=middle structure.keep_first=4 structure.keep_last=2
     """
