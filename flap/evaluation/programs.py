@@ -64,7 +64,7 @@ class Wording:
         return text_ids(text, self.tokenizer, self.chat)
 
     def written(self, prompt_ids: list[int], answer_ids: list[int]) -> str:
-        """Return the text of the answer, up to the end of the program."""
+        """Return the text of the model's answer, up to the end of the program."""
         text = continuation(prompt_ids, answer_ids, self.tokenizer)
         return re.split("|".join(map(re.escape, self.ends)), text, maxsplit=1)[0]
 

@@ -71,6 +71,7 @@ def is_source(source: str) -> bool:
 def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
     """Load tasks with their documents.
 
+    names: names of tasks or groups of lm-eval, or paths of files of prompts.
     source: "hub", "packaged", "auto", or the path of a file or folder with the user's documents.
         "auto" takes the hub's documents if they can be downloaded or are in the local cache, else
         the packaged documents.

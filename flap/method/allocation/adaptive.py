@@ -102,8 +102,9 @@ class ALAM(Scaled):
     The units of all layers are ranked by the value that `scale` selects (see `Scaled`). price: the
     number of parameters that are removed with a unit. total: the sum of the prices of all units.
     Every layer keeps a minimum number of units (see `Structure`). With a target instead of a ratio,
-    units are kept from the highest value to the lowest, except units with which the model would
-    exceed the target (`ranking.within`).
+    units are kept from the highest value to the lowest. A unit with which the model would exceed
+    the target is removed, together with all lower-ranked units of the same attention or MLP
+    (`ranking.within`).
 
         python -m flap structure=AL-AM
     """

@@ -61,8 +61,8 @@ class ManualHeads(Structure):
     def heads_to_remove(self, budget: Budget) -> int:
         """Return the number of query heads to remove from the whole model.
 
-        If `remove_heads` is None, the number is the possible number that is nearest to the share
-        `ratio` of all query heads.
+        If `remove_heads` is None, the number is as near to the share `ratio` of all query heads as
+        the budget allows.
         """
         if self.remove_heads is not None:
             return self.remove_heads

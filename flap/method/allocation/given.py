@@ -39,7 +39,8 @@ class GivenPlan:
             file or folder takes precedence over a packaged plan of the same name.
 
         Raises:
-            ValueError: `origin` names neither a folder or file with a plan, nor a packaged plan.
+            ValueError: the folder or file contains no plan, or nothing with the name `origin`
+                exists.
         """
         plans = packaged_plans()
         allowed = f"the folder of a finished run, or its {FILE}"
