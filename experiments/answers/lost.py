@@ -60,7 +60,9 @@ def predictions(model: PreTrainedModel, ids_S: Tensor, start: int) -> Tensor:
 
 @torch.no_grad()
 def answered(model: PreTrainedModel, prompt_S: Tensor, newline: int) -> Tensor:
-    """Return the prompt followed by the model's greedy answer, which ends at the first line end.
+    """Return the prompt followed by the model's greedy answer.
+
+    The answer ends at the first line end, or after NEW_TOKENS tokens.
 
     newline: the id of the token for a line end.
     """
