@@ -1,7 +1,7 @@
 """Train a pruned checkpoint on a text with LoRA: `python examples/train.py CHECKPOINT TEXT FOLDER`.
 
 A pruned checkpoint is an ordinary transformers model, so you can train it with any loss. This
-script trains CHECKPOINT on TEXT with the usual loss of a language model, and writes the trained
+script trains CHECKPOINT on TEXT with the cross-entropy of the next token, and writes the trained
 model to FOLDER. flap itself can train a pruned model to predict what the dense model predicts
 (`recover=lora`).
 """

@@ -68,7 +68,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 
 def _elsewhere() -> list[str]:
-    """Return the paths of all files of the site that are outside docs/, relative to the root."""
+    """Return the paths, relative to ROOT, of all files of the site that are outside docs/."""
     copied = [
         path.relative_to(ROOT).as_posix()
         for pattern in COPIED
