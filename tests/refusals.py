@@ -1,12 +1,13 @@
 """Tables of all option values that flap refuses, with their error messages.
 
 Each string is a table for one model, with rows of the form `option=value -> message`. The message
-is the beginning of the line with which the run ends before it reads any weight. In rows, "…" stands
-for any text, and {bad} for the folder that tests/helpers/damaged.py writes. {texts} stands for the
-names of packaged texts, and {prompts} for the names of packaged texts and prompts. {long} stands
-for a name that is too long, and {huge} for a name of 5,000 characters. Command lines that Hydra
-cannot compose are in tests/config/test_bad_command_line.py. Errors that only one class raises are
-tested in the test file of that class.
+is the beginning of the error with which the run ends. Except for the rows of AT_THE_WEIGHTS, the
+run ends before it reads any weight. In rows, "…" stands for any text, and {bad} for the folder that
+tests/helpers/damaged.py writes. {texts} stands for the names of packaged texts, and {prompts} for
+the names of packaged texts and prompts. {long} stands for a name that is too long, and {huge} for a
+name of 5,000 characters. Command lines that Hydra cannot compose are in
+tests/config/test_bad_command_line.py. Errors that only one class raises are tested in the test file
+of that class.
 """
 
 TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, ptb, or a .txt, .jsonl or .parquet file"

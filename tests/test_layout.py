@@ -105,7 +105,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def rooms_imported(*paths: Path, inside: str = "flap") -> set[str]:
-    """Return the packages inside flap, or inside another package, from which these files import."""
+    """Return the packages in the package `inside` from which these files import."""
     names = {name for path in paths for name in imports(path) if name.startswith(f"{inside}.")}
     return {name.removeprefix(f"{inside}.").split(".")[0] for name in names}
 
@@ -330,8 +330,8 @@ assert AutoConfig.from_pretrained.__module__ == AutoConfig.__module__
                 "from transformers import AutoConfig, AutoModelForCausalLM; import flap; "
                 "flap.register(); flap.register()"
             ),
-            # This case is not in the quick tests, because the other tests already import these
-            # classes before they call `register`.
+            # This case is not in the quick tests, because other tests also import these classes
+            # before they call `register`.
             marks=pytest.mark.long,
         ),
     ],

@@ -1,4 +1,4 @@
-"""`flap reproduce` repeats the run of a report, and gives each number a verdict."""
+"""`flap reproduce` repeats the run of a report, and says which numbers are equal or different."""
 
 import json
 import re
@@ -76,11 +76,12 @@ def test_another_number_exits_with_code_1_and_is_named(
 def test_a_report_alone_has_an_error_for_perplexities(
     run: Path, tmp_path: Path, share: float, verdict: str
 ) -> None:
-    """A perplexity is compared with the standard error of its difference from the dense model.
+    """The change of a perplexity is compared with a standard error in the report.
 
-    A report contains no standard error of the perplexity itself.
+    A report contains no standard error of the perplexity itself, so the standard error of its
+    difference from the dense model is used.
 
-    share: the change of the perplexity, divided by the standard error that is used.
+    share: the change of the perplexity, divided by this standard error.
     """
     name = "words.txt/perplexity@16"
     new = read_finished(run)

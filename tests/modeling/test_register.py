@@ -34,7 +34,11 @@ assert not [name for name in set(sys.modules) - before if name.startswith("trans
 
 
 def test_a_pruned_config_derives_from_that_of_its_model() -> None:
-    """A config's base class is found without importing the model, because the import is slow."""
+    """The base class of a pruned model's config is the `config_class` of the dense model's class.
+
+    `register_configs` finds this class without importing the dense model's class, because the
+    import is slow.
+    """
     for config, names in register_configs().items():
         for name in names:
             model = pruned_class(name).__bases__[-1]

@@ -1,4 +1,4 @@
-"""Damaged configs and tokenizers are refused with one line that names the file and the field."""
+"""Damaged configs and tokenizers are refused. For a config, the message names the damaged field."""
 
 import json
 import shutil

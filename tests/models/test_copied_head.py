@@ -1,4 +1,7 @@
-"""If a GGUF file's LM head is the embedding in another quantised type, flap ties the matrices."""
+"""If the LM head in a GGUF file is a copy of the embedding, flap ties the two matrices.
+
+The head may have another quantised type than the embedding.
+"""
 
 import json
 import logging

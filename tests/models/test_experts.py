@@ -1,6 +1,7 @@
-"""With every kernel, each expert has its own output bias, and statistics of the tokens it gets.
+"""Each expert has its own output bias, and statistics of the tokens that the router sends to it.
 
-All experts of a layer have the same width.
+This holds with every kernel that transformers has for experts. All experts of a layer have the same
+width.
 """
 
 import copy
@@ -236,7 +237,7 @@ def test_one_expert(
     options = ["method=flap_plus", "calibration.num_samples=20", "ratio=0.4"]
     report = run(composed(*tiny(tmp_path / "model", text_file), *options), tmp_path / "run")
     assert report.ratio["realised_decoder"] == pytest.approx(0.4, abs=0.03)
-    # Saving has already compared the logits of the checkpoint with those of the model.
+    # The run has already compared the logits of the saved checkpoint with those of the model.
     reloaded = load(tmp_path / "run" / "checkpoint")
     assert experts(reloaded, 0).down_proj_bias.shape == (1, 32)
     assert torch.isfinite(logits(reloaded)).all()

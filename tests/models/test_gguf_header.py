@@ -89,7 +89,7 @@ def test_gemma_computes_what_llama_cpp_computes(
 
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
-    """Write a GGUF file of a model with four layers, eight query heads and four KV heads."""
+    """Return a GGUF file of a model with four layers, eight query heads and four KV heads."""
     tiny_model("llama-gqa", vocab_size=VOCAB).save_pretrained(tmp_path / "tiny")
     words().save_pretrained(tmp_path / "tiny")
     return export_gguf(tmp_path / "tiny", "f32")

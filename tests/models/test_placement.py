@@ -256,10 +256,11 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
 def test_changed_layers_become_its_files(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If possible, the files of the checkpoint are hard links to the files of changed layers.
+    """With `stream`, each changed layer is in a file of its own until the checkpoint is written.
 
-    Links need no additional disk space. The checkpoint contains copies if the cache is on another
-    disk, or if the tensors have other names in the checkpoint.
+    If possible, the files of the checkpoint are hard links to these files, and need no additional
+    disk space. They are copies if the cache is on another disk, or if the tensors have other names
+    in the checkpoint.
     """
     placed = placed_at("stream", directory, tmp_path / "work")
     for i in (0, 1):

@@ -86,7 +86,7 @@ PACKED: dict[str, tuple[Callable[[Path], dict[str, Tensor]], dict[str, Any]]] = 
 def packed(
     request: pytest.FixtureRequest, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> Path:
-    """Save a model in each format that flap dequantises, and return its directory."""
+    """For each format that flap dequantises, save a model and return its directory."""
     folder, (pack, options) = tmp_path / "packed", PACKED[request.param]
     save_file(pack(folder), folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
@@ -137,7 +137,7 @@ def test_quantised_weights_are_pruned_from_disk(
 ) -> None:
     """With `stream`, layers are dequantised one by one, so the weights are never all in memory.
 
-    The largest models need this most, and such models are often published in quantised form.
+    The pruned checkpoint is the same as at the placement `device`.
     """
     sizes = ["calibration.num_samples=20", "eval.perplexity.max_tokens=64"]
     checkpoints = []

@@ -1,6 +1,6 @@
 """A `Walk` visits each layer once, with the same hidden states as the model's forward pass.
 
-An interrupted walk resumes without repeating finished steps.
+An interrupted walk resumes at the first layer that is not finished.
 """
 
 import copy
@@ -145,7 +145,10 @@ def test_replaced_streams_leave_the_others_alone(tmp_path: Path) -> None:
 def test_an_interrupted_walk_goes_on(
     placement: str, layer: int, model_dir: Path, tmp_path: Path
 ) -> None:
-    """The resumed walk has the result of an undisturbed walk to the bit. No unused files stay."""
+    """A resumed walk gives the same hidden states, to the bit, as an undisturbed walk.
+
+    No unused files stay in its folder.
+    """
     placed = placed_at(placement, model_dir)
     folder = tmp_path / "walk"
     expected = go(placed, None)

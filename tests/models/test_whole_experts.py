@@ -249,7 +249,11 @@ def test_every_structure_keeps_as_many_as_a_token_is_sent_to(
 def saved(
     tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Saved]:
-    """Save two models of every family, one of them with different numbers of experts in layers."""
+    """Save two pruned models of every family.
+
+    In the first model, all layers have the same number of experts. In the second model, they have
+    different numbers of experts.
+    """
     root = tmp_path_factory.mktemp("experts")
     made = {}
     for family in FAMILIES:

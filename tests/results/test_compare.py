@@ -47,7 +47,7 @@ def test_of_the_config_only_what_differs_is_shown(runs: list[Path]) -> None:
 
 
 def test_differences_have_errors_that_are_paired_by_document(runs: list[Path]) -> None:
-    """On the two documents, the runs differ by 1 and by 3.
+    """On the two documents, the perplexities of the runs differ by 1 and by 3.
 
     The mean difference is 2, with the standard error √2 / √2 = 1.
     """

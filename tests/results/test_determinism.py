@@ -1,4 +1,7 @@
-"""The number of threads changes results only by rounding."""
+"""With another number of threads, scores differ by rounding, and plans by at most one unit.
+
+A unit is a head or a neuron.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

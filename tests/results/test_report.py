@@ -15,7 +15,7 @@ from flap.results.layer_plots import draw_layers
 from flap.results.notices import notices, remarks
 from flap.results.report_tables import tables
 
-# All keys of report.json and of its sections. Other programs may depend on these keys.
+# Keys that report.json and its sections must have, because other programs may depend on them.
 SCHEMA_1: dict[str, set[str]] = {
     "schema": set(),
     "config": {"model", "calibration", "metric", "structure", "compensation", "ratio", "seed"},

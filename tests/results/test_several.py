@@ -84,7 +84,7 @@ def test_what_is_set_here_and_default_there_is_no_difference(
 
 
 def test_every_config_key_that_varies_is_known(tmp_path: Path, report: Report) -> None:
-    """Cells may differ in a key that no override names, such as a key in an experiment's file.
+    """A study finds each config key in which cells differ, even if no override names this key.
 
     Keys that do not change results, such as paths, are ignored.
     """

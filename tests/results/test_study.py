@@ -174,7 +174,7 @@ def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: 
 def test_the_page_of_runs_that_leave_nothing_out_does_not_speak_of_it(
     tmp_path: Path, report: Plain
 ) -> None:
-    """Reports of earlier versions have no entry `left_out`, so the page does not mention it."""
+    """Reports of earlier versions have no `left_out`. The page then names no documents left out."""
     report = {name: value for name, value in report.items() if name != "left_out"}
     add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2))
     assert "left out" not in write_study(tmp_path).read_text()
@@ -272,8 +272,8 @@ def test_the_method_is_a_column_where_it_tells_cells_apart(
 def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
     """Without a result, a cell's model has the name of the model folder, not the default name.
 
-    The config of an unfinished cell is not resolved, so this config still has the name of the
-    default model, but already the path of another model.
+    The config of an unfinished cell still has the name of the default model, although `model.path`
+    is the path of another model.
     """
     model = json.dumps({"name": "smollm2-135m", "path": "/my/tiny"})
     cell = add_cell(tmp_path, None, Cell("WIFV", "AL-AM", 0.2, state="failed", error=CRASH))
@@ -345,9 +345,9 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
 def test_runs_with_a_trimmed_vocabulary_are_compared_by_bits_per_byte(
     tmp_path: Path, report: Plain
 ) -> None:
-    """A trimmed model has no perplexity, because its tokens differ from those of the dense model.
+    """The perplexity of a trimmed model is not measured, because it does not compare.
 
-    The dense model has both perplexity and bits per byte.
+    The reports have both perplexity and bits per byte for the dense model.
     """
     bits = "wikitext2/bits_per_byte@128"
     dense = {PERPLEXITY: 20.0, bits: 1.0}
@@ -593,7 +593,7 @@ def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path) -> None:
 def test_a_dense_model_has_a_row_for_each_way(
     differs: tuple[str, ...], report: Plain, tmp_path: Path
 ) -> None:
-    """Dense models that were measured differently have separate rows."""
+    """If cells differ in the dense model or in how it is measured, it has a row for each way."""
     for overrides in ((), differs):
         add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2, overrides=overrides))
     assert len(read_study(tmp_path).dense) == (2 if differs else 1)

@@ -1,6 +1,6 @@
 """dry_run=true estimates memory, disk space and time. The tests compare estimates with real runs.
 
-Runs that would need too much memory are refused.
+Runs that would need too much memory or disk space are refused.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""A run finds stored results or computes them. A result's label says how long its stage took."""
+"""`Memory` looks up the stored result of a stage of a run, or computes and stores the result.
+
+The label of a result says how long the stage took.
+"""
 
 import time
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Options for the model's answers are refused if they have no effect.
+"""An option for the model's answers that has no effect is refused, unless a preset sets it.
 
-Such options are not refused if a preset or a default sets them. Each text that the model writes has
-a file with a valid name.
+It is also accepted if its value is the default, or if the method needs no calibration text. Each
+text that the model writes has a file of its own with a valid name.
 """
 
 from pathlib import Path

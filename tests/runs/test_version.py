@@ -12,7 +12,7 @@ ANEW = "raise VERSION in flap/storage/artefacts.py and run python -m tests.helpe
 
 
 def test_results_of_a_version_do_not_change(tmp_path: Path) -> None:
-    """Plans equal the recorded plans, and numbers the recorded numbers up to 1e-4 (relative).
+    """Plans equal the recorded plans. Numbers differ from the recorded numbers by at most 0.01 %.
 
     The tolerance is necessary because other processors and other versions of torch round
     differently.

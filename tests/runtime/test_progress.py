@@ -1,4 +1,7 @@
-"""A long stage shows its remaining time in a progress bar, or prints one line a minute."""
+"""In a terminal, a long stage shows its remaining time in a progress bar.
+
+Without a terminal, it prints one line a minute.
+"""
 
 import logging
 from importlib import import_module

@@ -1,4 +1,8 @@
-"""Damaged JSON and YAML is refused, and so are files that are nested too deeply to parse."""
+"""`load_json` refuses JSON that is nested too deeply.
+
+If a file is missing, damaged or nested too deeply, `read_json` and `read_yaml` return an empty
+value.
+"""
 
 from pathlib import Path
 

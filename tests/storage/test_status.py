@@ -1,4 +1,4 @@
-"""A command that ends with an error prints one line, and exits with code 1."""
+"""A command that ends with a ValueError or an OSError prints one line, and exits with code 1."""
 
 import errno
 

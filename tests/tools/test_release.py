@@ -53,7 +53,7 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.long  # long, because the quick tests include test_wheel.py
+@pytest.mark.long  # long, because test_wheel.py, which is a quick test, also builds a wheel
 def test_a_release_leaves_a_checked_sdist_and_wheel(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

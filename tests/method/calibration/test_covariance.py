@@ -1,7 +1,7 @@
-"""Covariances are exact, however the tokens are divided into batches.
+"""Covariances of channels are exact, however the tokens are divided into batches.
 
 They are also exact if statistics of several sets of tokens are merged. They are computed from
-co-moments: for each pair of channels, the sum of the products of their deviations from the mean.
+co-moments: for each pair of channels, the sum of the products of their deviations from their means.
 Memory holds the co-moments of only one layer at a time.
 """
 
@@ -52,7 +52,7 @@ def by_definition(activation_TI: Tensor) -> Tensor:
 
 
 def assert_close(found_II: Tensor, expected_II: Tensor) -> None:
-    """Check covariances to float32 accuracy, relative to the channels' standard deviations."""
+    """Check that element (i, j) differs by at most 2e-5 · √(expected_ii · expected_jj)."""
     spread_I = expected_II.diagonal().sqrt()
     assert ((found_II - expected_II).abs() <= 2e-5 * torch.outer(spread_I, spread_I)).all()
 
@@ -62,7 +62,7 @@ def covariance_of(*parts_TI: Tensor) -> Covariance:
 
 
 def shuffled(num_tokens: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return activations, a permutation of their channels, and the covariance in this order."""
+    """Return activations, a permutation of their channels, and the permuted covariance matrix."""
     generator = torch.Generator().manual_seed(0)
     activation_TI = (
         torch.randn(num_tokens, channels, generator=generator) + torch.arange(channels) % 7
@@ -199,7 +199,7 @@ def test_behind_pruned_layers() -> None:
 
 
 class OneAtATime(Calibration):
-    """A calibration that checks before each layer that earlier layers' co-moments are freed."""
+    """A calibration whose visits of layers are checked by `Watched`."""
 
     def along(self, *arguments: object, **options: object) -> Visits:
         return Watched(super().along(*arguments, **options))

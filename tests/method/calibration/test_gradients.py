@@ -34,7 +34,10 @@ Products = dict[str, Tensor]  # w · ∂L/∂w of a layer's parameters, by their
 
 
 def rows(products: Products, module: str, units: int) -> Tensor:
-    """Sum w · ∂L/∂w over each unit's rows of a Linear's weight and bias."""
+    """Sum w · ∂L/∂w over the rows of each unit in the weight and bias of the Linear `module`.
+
+    units: the number of units, which have equally many rows.
+    """
     total_U = products[f"{module}.weight"].unflatten(0, (units, -1)).sum(dim=(1, 2))
     if f"{module}.bias" in products:
         total_U = total_U + products[f"{module}.bias"].unflatten(0, (units, -1)).sum(dim=1)
@@ -42,7 +45,10 @@ def rows(products: Products, module: str, units: int) -> Tensor:
 
 
 def columns(products: Products, module: str, units: int) -> Tensor:
-    """Sum w · ∂L/∂w over each unit's columns of an output projection's weight."""
+    """Sum w · ∂L/∂w over the columns of each unit in the weight of the output projection `module`.
+
+    units: the number of units, which have equally many columns.
+    """
     return products[f"{module}.weight"].unflatten(1, (units, -1)).sum(dim=(0, 2))
 
 
@@ -61,9 +67,10 @@ def of_gated_mlp(products: Products) -> Tensor:
 
 
 def of_olmo2(products: Products) -> Pair[Tensor]:
-    """Sum w · ∂L/∂w over each unit of OLMo 2, which has norms over queries and keys of all heads.
+    """Sum w · ∂L/∂w over each unit of a layer of OLMo 2.
 
-    Each weight of a norm belongs to the head that contains the weight's channel.
+    OLMo 2 normalises the queries of all heads together, and also the keys. Each weight of a norm
+    belongs to the head that contains the weight's channel.
     """
     heads, neurons = of_llama(products)
     for name in ("q_norm", "k_norm"):
@@ -73,7 +80,7 @@ def of_olmo2(products: Products) -> Pair[Tensor]:
 
 
 def of_phi3(products: Products) -> Pair[Tensor]:
-    """Sum w · ∂L/∂w over each unit of Phi-3.
+    """Sum w · ∂L/∂w over each unit of a layer of Phi-3.
 
     Phi-3 has one matrix for q, k and v, and one matrix for gate and up.
     """
@@ -87,7 +94,7 @@ def of_phi3(products: Products) -> Pair[Tensor]:
 
 
 def of_gpt2(products: Products) -> Pair[Tensor]:
-    """Sum w · ∂L/∂w over each unit of GPT-2, which has Conv1D modules (transposed matrices)."""
+    """Sum w · ∂L/∂w over each unit of a layer of GPT-2, whose Conv1D weights are transposed."""
     heads = products["attn.c_proj.weight"].unflatten(0, (8, -1)).sum(dim=(1, 2))
     weights = products["attn.c_attn.weight"].chunk(3, dim=1)
     biases = products["attn.c_attn.bias"].chunk(3)
@@ -99,7 +106,10 @@ def of_gpt2(products: Products) -> Pair[Tensor]:
 
 
 def of_mixtral(products: Products) -> Pair[Tensor]:
-    """Sum w · ∂L/∂w over each KV head of Mixtral, and over each neuron, expert after expert."""
+    """Sum w · ∂L/∂w over each KV head and each neuron of a layer of Mixtral.
+
+    The neurons of the first expert come first, then those of the second, and so on.
+    """
     gate_EIH, up_EIH = products["mlp.experts.gate_up_proj"].chunk(2, dim=1)
     neurons_EI = gate_EIH.sum(dim=2) + up_EIH.sum(dim=2)
     neurons_EI = neurons_EI + products["mlp.experts.down_proj"].sum(dim=1)
@@ -107,7 +117,10 @@ def of_mixtral(products: Products) -> Pair[Tensor]:
 
 
 def of_whole_experts(products: Products) -> Pair[Tensor]:
-    """Sum w · ∂L/∂w over each KV head and each expert of Mixtral, with the expert's router row."""
+    """Sum w · ∂L/∂w over each KV head and each expert of a layer of Mixtral.
+
+    The weights of an expert include its row of the router.
+    """
     experts_E = products["mlp.experts.gate_up_proj"].sum(dim=(1, 2))
     experts_E = experts_E + products["mlp.experts.down_proj"].sum(dim=(1, 2))
     experts_E = experts_E + products["mlp.gate.weight"].sum(dim=1)
@@ -153,8 +166,8 @@ def effects(
 ) -> list[Pair[Tensor]]:
     """Return the effects that flap computes for all units of each layer.
 
-    In a mixture of experts, the neurons of the first expert come first, then those of the second,
-    and so on.
+    In a mixture of experts, the units are whole experts with `experts`, and neurons otherwise. The
+    neurons of the first expert come first, then those of the second, and so on.
     """
     placed = Resident(model)
     placed.adapter = adapt(model, experts)
@@ -170,7 +183,7 @@ def effects(
 
 
 def loss(model: PreTrainedModel, windows: Batch) -> Tensor:
-    """Return the mean cross-entropy over all predicted tokens that the mask contains."""
+    """Return the mean cross-entropy over all predicted tokens that are True in the mask."""
     logits = model(input_ids=windows.tokens_NT).logits[:, :-1]
     labels = windows.tokens_NT[:, 1:].masked_fill(~windows.mask_NT[:, 1:], -100)
     return cross_entropy(logits.flatten(0, 1), labels.flatten())
@@ -188,7 +201,10 @@ def assert_same(found: list[Pair[Tensor]], expected: list[Pair[Tensor]]) -> None
 
 
 def masked() -> Batch:
-    """Return windows whose mask leaves out some tokens, and all tokens of one window."""
+    """Return windows with a mask that leaves out some tokens of every second window.
+
+    The mask also leaves out all tokens of window 1.
+    """
     tokens_NT = tokens()
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
     mask_NT[::2, 5:15] = False

@@ -152,7 +152,7 @@ def test_attention_of_one_query_is_what_transformers_computes(
             torch.testing.assert_close(stepwise(), expected)
         assert queries
         # Without a sliding window, a single query needs no mask, so flap does not call torch's
-        # kernel for it.
+        # kernel for it. Of the four models, only mistral-mha-tied has a sliding window.
         assert 1 not in queries or case == "mistral-mha-tied"
         assert torch.equal(stepwise(), expected)
 

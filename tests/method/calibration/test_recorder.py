@@ -1,4 +1,7 @@
-"""E[1 / ‖h‖²] of hidden states and E[w²] of router weights agree with values computed by hand."""
+"""The recorders measure E[1 / ‖h‖²] of hidden states h, and E[w²] of router weights w.
+
+Both means agree with values computed by hand.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""Statistics of any batches, merged in any order, agree with the two-pass formula in float64."""
+"""Merged statistics of batches of any sizes agree with the two-pass formula in float64.
+
+The two-pass formula first computes the means of all tokens, and then the deviations from them.
+"""
 
 from collections.abc import Sequence
 from functools import reduce

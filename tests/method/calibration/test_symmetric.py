@@ -1,4 +1,7 @@
-"""`Symmetric` stores half of a symmetric matrix, and gives rows, diagonal and quadratic forms."""
+"""`Symmetric` stores half of a symmetric matrix.
+
+It computes rows, the diagonal and quadratic forms of the whole matrix.
+"""
 
 from collections.abc import Sequence
 

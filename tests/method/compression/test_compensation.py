@@ -50,7 +50,7 @@ def first_output(model: PreTrainedModel, path: str) -> Tensor:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("path", ["self_attn.o_proj", "mlp.down_proj"])
 def test_compensation_saves_the_error_of_the_mean(architecture: str, path: str) -> None:
-    """On calibration tokens, the compensation reduces the squared error by ‖W_P mean_P‖².
+    """On calibration tokens, the compensation reduces the mean squared error by ‖W_P mean_P‖².
 
     W_P are the weight columns of the removed channels, x_P are the inputs of these channels, and
     mean_P is their mean. Without compensation, the error is mean ‖W_P x_P‖². With compensation, the

@@ -1,4 +1,7 @@
-"""`Elimination` gives the same regression slopes as direct solves, with only one factorisation."""
+"""`Elimination` gives the same regression slopes as solving each regression directly.
+
+It factorises the covariance only once for all numbers of removed channels.
+"""
 
 import pytest
 import torch
@@ -19,7 +22,7 @@ def covariance_of(covariance_II: Tensor) -> Covariance:
 
 
 def removal(order_I: Tensor, removed: int) -> Removal:
-    """Return the removal of the last `removed` channels in the order `order_I`."""
+    """Return the `Removal` of the last `removed` channels of `order_I`."""
     kept_K, pruned_P = order_I.split([len(order_I) - removed, removed])
     return Removal(kept_K.sort().values, pruned_P.sort().values)
 
@@ -27,9 +30,9 @@ def removal(order_I: Tensor, removed: int) -> Removal:
 def assert_slopes(
     weight_OI: Tensor, covariance_II: Tensor, ridge: float, counts: tuple[int, ...]
 ) -> None:
-    """Check slopes against direct solves in float64.
+    """Check the slopes of `Elimination` against direct solutions of the regressions in float64.
 
-    counts: the numbers of removed channels that are checked.
+    counts: the numbers of removed channels for which slopes are checked.
     """
     channels = len(covariance_II)
     order_I = torch.randperm(channels, generator=torch.Generator().manual_seed(6))
@@ -87,7 +90,7 @@ def test_slopes_are_solved_in_blocks_of_channels_and_outputs() -> None:
     ],
 )
 def test_float64_has_a_factor_where_float32_has_none(ridge: float, precision: torch.dtype) -> None:
-    """If a covariance with this ridge cannot be factorised in float32, float64 is used.
+    """If the covariance plus the ridge cannot be factorised in float32, float64 is used.
 
     The activations are small integers, whose products are exact in float32. So the covariance has
     exactly rank six.

@@ -82,7 +82,7 @@ def test_by_hand() -> None:
     assert exact.bias_O.tolist() == pytest.approx([1, 2 * 1 + 2])
     # With the linear map, the error is 1: the variance of channel 2, which only the second output
     # reads. With the bias alone, the error is 1 + 16 · (1 + 4) = 81, because it also contains the
-    # variance of channel 1 times the squares of its two weights.
+    # variance of channel 1 times the sum of the squares of its two weights.
     assert report_of(exact) == pytest.approx((0.0, 1.0, 81.0), abs=1e-5)
 
     # The variances are 4, 16 and 1, and their mean is 7. So with a ridge of 3/7, the slope of

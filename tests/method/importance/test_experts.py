@@ -26,7 +26,7 @@ def scored(name: str, model: PreTrainedModel, statistics: LayerStatistics) -> Te
 
 @torch.no_grad()
 def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor]:
-    """Return the outputs (T, E, H) of all experts for all tokens, and the router weights (T, E).
+    """Return outputs (T, E, H) of all experts of LAYER for all tokens, and router weights (T, E).
 
     The axes are T (tokens), E (experts) and H (channels of the hidden state).
     """

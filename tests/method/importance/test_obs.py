@@ -27,7 +27,10 @@ def weights(outputs: int, channels: int, seed: int = 100) -> Tensor:
 
 
 def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -> float:
-    """Return the mean squared output error of least squares on the kept channels and a constant."""
+    """Return the mean squared error of outputs that least squares predicts from the kept channels.
+
+    The fit also has a constant.
+    """
     wanted_TO = (activation_TI @ weight_OI.T).double()
     ones_T1 = torch.ones(len(activation_TI), 1)
     given_TK = torch.cat([activation_TI[:, kept], ones_T1], dim=1).double()
@@ -39,7 +42,7 @@ def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -
 def errors_without(
     weight_OI: Tensor, activation_TI: Tensor, units: Sequence[Sequence[int]]
 ) -> list[float]:
-    """For each unit (a list of channels), return the error that remains if only it is removed."""
+    """For each unit (a list of channels), return the remaining error if only it is removed."""
     channels = set(range(weight_OI.shape[1]))
     errors = []
     for unit in units:
@@ -69,8 +72,8 @@ def test_by_hand() -> None:
         ]
     )
     score_I = OBS(ridge=1e-9).score(weight_OI, statistics_of(deviations_TI + 3))
-    # Channel 0 has the lower cost, 1² / (H⁻¹)_00 = 3/4, and is removed first. Afterwards, channel 1
-    # also does the work of half of channel 0, so removing channel 1 costs (2 + 1/2)² + 1².
+    # Channel 0 has the lower cost, 1² / (H⁻¹)_00 = 3/4, and is removed first. Then half of each of
+    # its weights is added to the weight of channel 1, so removing channel 1 costs (2 + 1/2)² + 1².
     assert score_I.tolist() == pytest.approx([0.75, 7.25], rel=1e-5)
 
 
@@ -166,7 +169,7 @@ def test_remaining_channels_are_packed_in_strips(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_whole_expert_costs_its_output_error_with_the_ridge_and_without_biases() -> None:
-    """The cost is tr(W H Wᵀ), where H is the covariance with the ridge term (docs/method.md)."""
+    """The cost is tr(W H Wᵀ): W is the weight, H the covariance plus the ridge (docs/method.md)."""
     activation_TI = correlated(6)
     weight_OI = weights(3, 6, seed=1)
     statistics = in_parts(activation_TI, activation_TI)

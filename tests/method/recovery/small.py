@@ -1,4 +1,4 @@
-"""Train a tiny pruned model to imitate its dense model, on windows of random tokens."""
+"""Functions that train a tiny pruned model to imitate its dense model, on random tokens."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ LORA = replace(FULL, learning_rate=0.01, rank=8)
 
 
 def dense(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32) -> Teacher:
-    """Return the dense model as the teacher."""
+    """Return a tiny dense model as the teacher of a training."""
     return Teacher(Resident(in_type(tiny_model(architecture), dtype)))
 
 

@@ -180,7 +180,7 @@ def test_gradient_checkpointing_computes_layers_twice_and_trains_the_same(tmp_pa
 def test_what_rounding_takes_back_is_not_reported(
     learning_rate: float, better: bool, tmp_path: Path
 ) -> None:
-    """The report contains the divergence of the trained weights after rounding to bfloat16.
+    """The summary contains the divergence of the trained weights after rounding to bfloat16.
 
     If the rounded weights are worse than the weights before the training, the model keeps the
     weights from before the training.

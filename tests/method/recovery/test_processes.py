@@ -21,9 +21,9 @@ SHORT = replace(FULL, tokens=4 * 8 * SEQ_LEN, held_out=7)
 
 
 def train(model_dir: Path, folder: Path) -> None:
-    """Train in this process, which is the only one or one of several.
+    """Train a tiny pruned model, in one process or as one of several processes.
 
-    Write the summary of the training and the weights to the folder.
+    Each process writes the summary of the training and the weights to `folder`/(its rank).
     """
     config = ModelConfig("tiny", str(model_dir), device="cpu")
     source = find_model(config, folder / "cache", trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""Complete runs with training write a report, store the state of the training, and resume."""
+"""Complete runs with training report what was trained, and resume if they were killed."""
 
 from collections.abc import Callable
 from pathlib import Path

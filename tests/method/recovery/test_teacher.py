@@ -26,7 +26,7 @@ from tests.method.recovery.small import FULL, SEQ_LEN
 
 
 class Case(NamedTuple):
-    """A tiny model with a trimmed vocabulary, its teacher, and windows of its tokens."""
+    """A tiny model with a trimmed vocabulary, its teacher, and windows of the model's tokens."""
 
     model: PlacedModel
     teacher: UntrimmedTeacher

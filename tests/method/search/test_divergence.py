@@ -39,9 +39,10 @@ def kl_divergence(p_V: Tensor, q_V: Tensor) -> Tensor:
 
 @torch.no_grad()
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows: Batch) -> float:
-    """Return the mean divergence over every fourth prediction.
+    """Return the mean divergence of `pruned` from `dense` over every fourth prediction.
 
-    If the mask leaves out some tokens, return the mean over all predictions of the other tokens.
+    If the mask leaves out some tokens, return the mean over all predictions of tokens that the mask
+    contains.
     """
     p_NTV = dense(input_ids=windows.tokens_NT).logits.double().softmax(-1)
     q_NTV = pruned(input_ids=windows.tokens_NT).logits.double().softmax(-1)
@@ -59,7 +60,7 @@ def tried(
     compensation: Compensation,
     statistics: list[LayerStatistics],
 ) -> PreTrainedModel:
-    """Return a copy of the model, pruned and compensated as the search does it in trials."""
+    """Return a copy of the model, pruned and compensated as in trials of structure=search."""
     changed = copy.deepcopy(model)
     adapter = adapt(changed)
     for i, layer in enumerate(plan.layers):
@@ -131,8 +132,8 @@ def test_tokens_are_rounded_up_to_whole_held_out_windows(
 
 
 # In each case, the mask leaves out the tokens before `first_end` in the first window, and the
-# tokens before `last_end` in the last window. In the second case, these are all tokens of the last
-# window.
+# tokens before `last_end` in the last window. In the second case, `last_end` is 24, so the mask
+# leaves out all tokens of the last window.
 @pytest.mark.parametrize(("first_end", "last_end"), [(0, -3), (-3, 24)])
 def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
     first_end: int, last_end: int, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
-"""One pass through the layers can score heads and neurons, and measure trials of pruning them.
+"""One pass through the layers can score heads and neurons, and measure the KL divergence of trials.
 
+A trial prunes some heads or neurons of one layer.
 This pass gives the same results as two separate passes, also if it was interrupted.
 """
 
@@ -82,6 +83,6 @@ def test_an_interrupted_walk_ends_with_the_same_scores(metric: str, tmp_path: Pa
     scores = tried(metric, divergence, work)
     assert_same_scores(scores, expected)
     assert scores.divergences == expected.divergences
-    # Random scores are drawn in order from the first layer, so this pass cannot resume in the
-    # middle.
+    # Random scores are drawn in order from the first layer, so a pass with them always begins at
+    # the first layer.
     assert bool(calls) == (metric == "random")

@@ -93,10 +93,10 @@ def test_levels_are_rounded_to_units_of_which_one_leaves_and_one_stays_at_least(
 
 
 def test_neurons_of_one_rank_have_the_same_nats() -> None:
-    """Two experts have three neurons each. A unit is the two neurons of the same rank by score.
+    """Two experts have three neurons each, which are ranked by their scores within each expert.
 
-    The score of a unit is the mean of its neurons' scores. From the lowest rank, the scores are (1
-    + 3) / 2, (2 + 4) / 2 and (5 + 9) / 2.
+    A unit consists of the two neurons with the same rank, and its score is the mean of their
+    scores. From the lowest rank, the scores of units are (1 + 3) / 2, (2 + 4) / 2 and (5 + 9) / 2.
     """
     score_I = torch.tensor([1.0, 5.0, 2.0, 4.0, 3.0, 9.0])
     nats_I = spread_by_rank(score_I, {1: 0.4, 2: 1.0}, experts=2)

@@ -1,4 +1,4 @@
-"""Make all kinds of tokenizers from which flap can remove tokens, and name the tokens of texts."""
+"""All kinds of tokenizers from which flap can remove tokens, and a function that names tokens."""
 
 import json
 from collections.abc import Callable
@@ -46,5 +46,8 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """Return the names of a text's tokens. Unlike ids, names stay when other tokens are removed."""
+    """Return the names of a text's tokens.
+
+    Unlike its id, the name of a token does not change if other tokens are removed.
+    """
     return tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)

@@ -1,4 +1,8 @@
-"""`Alignment` finds where two tokenisations of a text share a boundary and the next token."""
+"""`Alignment` compares the tokens that two tokenizers make of a text.
+
+It finds the positions in the text where both lists of tokens have a boundary, and where the token
+after this boundary is the same.
+"""
 
 import pytest
 import torch
@@ -18,7 +22,7 @@ def alignment(kind: str, without_row: int = 0) -> Alignment:
 
     The copy has the tokens that flap never removes, and twelve more.
 
-    without_row: the number of tokens at the end of the vocabulary for which the model has no row.
+    without_row: the number of tokens, at the end of the vocabulary, that have no embedding row.
     """
     tokenizer = KINDS[kind]()
     rows = len(tokenizer) - without_row
@@ -36,7 +40,7 @@ def encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def beginnings(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[bytes]:
-    """Return the bytes of a text up to the end of each token."""
+    """For each token of a text, return the bytes of the text up to the end of this token."""
     read = b""
     found = []
     for name in tokenizer.convert_ids_to_tokens(ids):

@@ -17,7 +17,7 @@ from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB
 
 WIDTH = 32  # number of parameters in one row of the tied embedding
-HEAD = 1536  # number of parameters of a KV head with its query heads, the largest unit
+HEAD = 1536  # number of parameters of a KV head with its query heads, the largest removable unit
 CONTEXT = ("target.context=100",)
 # Bytes of the KV cache: 2 (keys and values) · 4 bytes per number · 4 layers · 4 KV heads · 100
 # tokens · 8 channels.
@@ -121,7 +121,7 @@ def test_what_the_model_answers_is_counted(
     """A run also counts the tokens of the answers that the model writes to the prompts.
 
     Before the model has answered, a dry run counts only the tokens of the prompts, and says that
-    its number is approximate.
+    its number of staying tokens is approximate.
     """
     rows = [{"prompt": f"{number} {TEXT[0]}"} for number in range(40)]
     prompts = tmp_path / "prompts.jsonl"

@@ -28,9 +28,11 @@ def bpe(names: list[str], merges: list[list[str]], special: frozenset[int] = fro
 
 
 def ranking_of(counts: dict[str, float], *special: str) -> Ranking:
-    """Return the ranking of NAMES by their counts in a text alone.
+    """Return the ranking of the tokens NAMES by their counts in a text.
 
-    The model's probability is 0 for every token.
+    The model's probability is 0 for every token, so only counts decide.
+
+    special: the names of special tokens.
     """
     special_ids = frozenset(NAMES.index(name) for name in special)
     counts_V = torch.tensor([counts.get(name, 0.0) for name in NAMES]).double()

@@ -113,9 +113,10 @@ def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(
 def test_perplexities_of_two_tokenizers_share_no_row(
     trimmed: Trimmed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A trimmed model has no perplexity, so it is compared with the dense model in bits per byte.
+    """Perplexities of models with different tokenizers do not compare.
 
-    The console, report.md, the model card and trackers show no perplexity.
+    So a run measures only bits per byte, and no perplexity, for a trimmed model. The console,
+    report.md, the model card and trackers show no perplexity.
     """
     training = ("recover=reconstruct", "recover.epochs=1", "recover.batch_size=2")
     report = trimmed("ratio=0.4", *training)
@@ -160,9 +161,10 @@ def test_tokens_are_counted_in_the_given_text(
 def test_documents_whose_tokens_were_counted_are_not_measured_on(
     trimmed: Trimmed, tmp_path: Path
 ) -> None:
-    """An evaluation task leaves out documents of `vocabulary.dataset` and of the calibration text.
+    """Perplexity leaves out documents of `vocabulary.dataset` and of the calibration text.
 
-    The dense and the trimmed model leave out the same documents, although their tokenizers differ.
+    The same documents are left out for the dense and the trimmed model, although their tokenizers
+    differ.
     """
     documents = [(text + " ") * 20 for text in TEXT]
     counted = tmp_path / "counted.jsonl"

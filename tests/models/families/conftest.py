@@ -35,7 +35,7 @@ FRESH = {"TestLlama"}  # the families that `make test` loads in a new process
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrize the tests of a family by its variants.
+    """Parametrize the tests of a family by its variants, which are tiny configs.
 
     Of each family in QUICK, `make test` runs only the last variant, which has most of the options.
     Of the tests that load checkpoints in a new process, `make test` runs only those of the families
@@ -52,7 +52,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def every_variant(
     request: pytest.FixtureRequest, fixture: str
 ) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
-    """Yield each variant for which a test in the requesting file uses a fixture in this session.
+    """Yield family, name and config of each variant that this session tests with a fixture.
+
+    Only tests in the file that `request` comes from count.
 
     fixture: the name of the fixture.
     """
@@ -117,7 +119,7 @@ def found(
     all_uniform: dict[str, Saved],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, torch.Tensor]:
-    """Return the outputs of all checkpoints, computed in one new process without flap.
+    """Return the outputs of all saved checkpoints, computed in one new process without flap.
 
     The process first loads the stock checkpoints (those that need no code of flap), without
     `trust_remote_code`. Then it loads the checkpoints whose layers differ in width, with

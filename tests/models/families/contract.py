@@ -1,4 +1,7 @@
-"""The tests that every family must pass. Each family is a subclass with tiny configs."""
+"""The tests that every family must pass.
+
+Each family is tested by a subclass of `FamilyContract` with tiny configs.
+"""
 
 import copy
 import json
@@ -50,7 +53,7 @@ class FamilyContract:
     stock: ClassVar[bool] = True
     # tolerance for logits, which can depend on the memory addresses of tensors
     rounding: ClassVar[float] = 0.0
-    # Parts of the names of matrices in a layer. flap does not prune a matrix with such a name.
+    # flap prunes no matrix whose name contains one of these parts.
     stays: ClassVar[tuple[str, ...]] = ()
 
     @pytest.fixture
@@ -296,8 +299,8 @@ class FamilyContract:
     def test_an_earlier_checkpoint_has_the_same_modules(self, saved: Saved) -> None:
         """config.json names the pruned modules as flap's table of families does.
 
-        In earlier versions, config.json did not name these modules, so flap reads the names from
-        the table when it loads such a checkpoint.
+        In earlier versions of flap, config.json did not name these modules, so flap reads the names
+        from the table when it loads such a checkpoint.
         """
         config = saved.model.config
         assert config.flap_modules == family_of(config).modules
@@ -343,10 +346,10 @@ def is_stock(directory: Path) -> bool:
 
 
 def less_one_unit(whole: LayerPlan, units: Pair[Units]) -> Iterator[tuple[LayerPlan, int]]:
-    """Yield plans without a layer's second attention unit, and without its second MLP unit.
+    """Yield two plans of a layer, and the number of parameters that each plan removes.
 
-    The first plan is left out if the layer has only one attention unit. Also yield the number of
-    parameters that each plan removes.
+    The first plan removes the second attention unit, and is left out if the layer has only one. The
+    second plan removes the second MLP unit.
     """
     heads, neurons = whole
     if len(heads) > 1:

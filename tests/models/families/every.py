@@ -9,6 +9,6 @@ from tests.models.families.contract import FamilyContract
 # Each test class in these modules tests one family.
 assert all((test_families, test_mixtures, test_other_names, test_vision))
 EVERY = FamilyContract.__subclasses__()
-# If transformers provides a language model only as a part of a vision-language model, the tests of
-# the vision-language model also cover the language model.
+# The names of all tested architectures. A language model that transformers provides only as a part
+# of a vision-language model is left out, because the tests of the vision-language model cover it.
 MODEL_TYPES = [*(name for name in FAMILIES if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES), *TOWERS]

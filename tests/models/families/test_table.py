@@ -15,7 +15,7 @@ CONTRACTS = {next(iter(one.configs.values())).model_type: one for one in EVERY}
 
 
 # For modules that flap does not prune: the start of the module's name, and the text in the table.
-# The table does not list routers, because flap never prunes them.
+# The table does not list routers, which flap does not prune in any family.
 STAYS = {
     "linear_attn": "linear attention",
     "mamba": "state space",
@@ -29,7 +29,7 @@ STAYS = {
 
 
 def row(model_type: str) -> str:
-    """Return the table's row for an architecture, with the features that its contract tests."""
+    """Return the table's row for an architecture, as its subclass of `FamilyContract` tests it."""
     contract = CONTRACTS[model_type]
     models = [random_model(config) for config in contract.configs.values()]
     adapters = [adapt(model) for model in models]

@@ -1,4 +1,7 @@
-"""The language models of vision-language models pass all tests of a family, also with images."""
+"""Vision-language models pass all tests of a family, and further tests with images and sound.
+
+flap prunes only the language model in them.
+"""
 
 # ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
 
