@@ -1,4 +1,4 @@
-"""Tables of all option values that flap refuses, with their error messages.
+"""Tables of option values that flap refuses, with their error messages.
 
 Each string is a table for one model, with rows of the form `option=value -> message`. The message
 is the beginning of the error with which the run ends. Except for the rows of AT_THE_WEIGHTS, the

@@ -31,7 +31,10 @@ def example(name: str) -> dict[str, Any]:
 def printed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[str]]:
-    """Return a function that runs a script's `main` in an empty folder, and returns its lines."""
+    """Return a function that runs a script's `main` in an empty folder.
+
+    The function returns the lines that the script has printed.
+    """
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *arguments: object) -> list[str]:

@@ -32,7 +32,7 @@ def prompts(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def runs(text: str) -> set[tuple[str, ...]]:
-    """Return each sequence of 13 words in a text, or all words of a shorter text."""
+    """Return each sequence of 13 successive words in a text, or all words of a shorter text."""
     words = text.split()
     return {tuple(words[at : at + 13]) for at in range(max(1, len(words) - 12))}
 

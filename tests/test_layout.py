@@ -200,7 +200,7 @@ def test_no_public_name_stands_for_two_things() -> None:
     assert {name for name, count in counts.items() if count > 1} == SHARED_NAMES.keys()
 
 
-# Limits for the number of expressions per line, and for the length and parameters of functions.
+# Limits for expressions per line, and for the numbers of lines and parameters of functions.
 MOST_EXPRESSIONS = {"flap": 4.6, "tests": 5.0}  # mean number of expressions per line in a folder
 MOST_EXPRESSIONS_OF_A_FILE = 6.0  # mean number of expressions per line of code in a file
 MOST_LINES_OF_A_FUNCTION = 40

@@ -107,7 +107,10 @@ def versioned(root: Path, version: str, today: date) -> dict[str, str]:
 
 
 def write(root: Path, texts: dict[str, str]) -> None:
-    """Write files into the folder `root`. texts: the content of each file, by file name."""
+    """Write files into the folder `root`.
+
+    texts: the content of each file, by file name.
+    """
     for name, text in texts.items():
         (root / name).write_text(text)
 

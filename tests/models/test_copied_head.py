@@ -26,7 +26,7 @@ from tests.helpers.gguf_files import write_gguf
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB
 
-WIDTH = 256  # hidden size, which is a multiple of the block size of every type
+WIDTH = 256  # hidden size, which is a multiple of the block size of every quantised type
 KEYS = {"rope.dimension_count": 8, "rope.freq_base": 10000.0}
 Write = Callable[..., Path]
 

@@ -1,6 +1,6 @@
-"""With another number of threads, scores differ by rounding, and plans by at most one unit.
+"""With another number of threads, a plan keeps the same heads and neurons, except for one.
 
-A unit is a head or a neuron.
+The exception is possible because scores differ by rounding.
 """
 
 from collections.abc import Callable

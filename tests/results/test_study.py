@@ -174,7 +174,10 @@ def test_the_page_says_how_many_documents_were_left_out(tmp_path: Path, report: 
 def test_the_page_of_runs_that_leave_nothing_out_does_not_speak_of_it(
     tmp_path: Path, report: Plain
 ) -> None:
-    """Reports of earlier versions have no `left_out`. The page then names no documents left out."""
+    """Reports of earlier versions of flap have no entry `left_out`.
+
+    The page of such reports does not mention documents that were left out.
+    """
     report = {name: value for name, value in report.items() if name != "left_out"}
     add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2))
     assert "left out" not in write_study(tmp_path).read_text()
@@ -192,7 +195,7 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
-    """The config in a finished cell's report, not Hydra's record, decides its curve in the plots.
+    """The config in a cell's report, and not Hydra's record, decides on which curve the cell lies.
 
     Cells that differ in their calibration windows, or in their window lengths of perplexity, are on
     different curves. A cell without the zero-shot tasks is on the same curve as a cell with these
@@ -345,9 +348,9 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
 def test_runs_with_a_trimmed_vocabulary_are_compared_by_bits_per_byte(
     tmp_path: Path, report: Plain
 ) -> None:
-    """The perplexity of a trimmed model is not measured, because it does not compare.
+    """The perplexity of a trimmed model is not measured, so runs are compared by bits per byte.
 
-    The reports have both perplexity and bits per byte for the dense model.
+    For the dense model, the reports have both numbers.
     """
     bits = "wikitext2/bits_per_byte@128"
     dense = {PERPLEXITY: 20.0, bits: 1.0}
@@ -593,7 +596,7 @@ def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path) -> None:
 def test_a_dense_model_has_a_row_for_each_way(
     differs: tuple[str, ...], report: Plain, tmp_path: Path
 ) -> None:
-    """If cells differ in the dense model or in how it is measured, it has a row for each way."""
+    """If two cells differ in the dense model or in its evaluation, there are two dense rows."""
     for overrides in ((), differs):
         add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2, overrides=overrides))
     assert len(read_study(tmp_path).dense) == (2 if differs else 1)

@@ -1,4 +1,4 @@
-"""Tables fit the width of a terminal. Text in tables is not wrapped in a file or a pipe."""
+"""Tables fit the width of a terminal. In a file or a pipe, text in tables is not wrapped."""
 
 import pytest
 from rich.console import Console

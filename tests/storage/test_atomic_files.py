@@ -1,4 +1,4 @@
-"""Atomic files are complete or unchanged, and temporary files of killed processes are removed."""
+"""Files are written completely or not at all, and temporary files of killed processes go away."""
 
 import mmap
 import multiprocessing

@@ -156,8 +156,8 @@ def make_slowly(
 ) -> None:
     """Look up an entry of the cache while other processes do the same.
 
-    A process that computes the entry adds a line to the file `made`. Each process writes to its
-    file `found` what it got.
+    A process that computes the entry adds a line to the file `made`. Each process writes the value
+    that it got to its file `found`.
     """
 
     def make() -> str:

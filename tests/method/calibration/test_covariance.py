@@ -1,6 +1,6 @@
-"""Covariances of channels are exact, however the tokens are divided into batches.
+"""Covariances of channels agree with their definition, however tokens are divided into batches.
 
-They are also exact if statistics of several sets of tokens are merged. They are computed from
+They also agree if statistics of several sets of tokens are merged. flap computes covariances from
 co-moments: for each pair of channels, the sum of the products of their deviations from their means.
 Memory holds the co-moments of only one layer at a time.
 """
@@ -52,7 +52,7 @@ def by_definition(activation_TI: Tensor) -> Tensor:
 
 
 def assert_close(found_II: Tensor, expected_II: Tensor) -> None:
-    """Check that element (i, j) differs by at most 2e-5 · √(expected_ii · expected_jj)."""
+    """Check that elements (i, j) differ by at most 2e-5 · √(expected_ii · expected_jj)."""
     spread_I = expected_II.diagonal().sqrt()
     assert ((found_II - expected_II).abs() <= 2e-5 * torch.outer(spread_I, spread_I)).all()
 

@@ -166,8 +166,8 @@ def effects(
 ) -> list[Pair[Tensor]]:
     """Return the effects that flap computes for all units of each layer.
 
-    In a mixture of experts, the units are whole experts with `experts`, and neurons otherwise. The
-    neurons of the first expert come first, then those of the second, and so on.
+    In a mixture of experts, the units are whole experts if `experts` is true, and neurons
+    otherwise. The neurons of the first expert come first, then those of the second, and so on.
     """
     placed = Resident(model)
     placed.adapter = adapt(model, experts)
@@ -252,7 +252,10 @@ def test_to_first_order_the_loss_falls_by_the_effect() -> None:
 
 
 def test_a_layer_that_lacks_a_block_has_no_effects_there() -> None:
-    """A layer of Nemotron-H has only one block: an attention, an MLP, experts or a state space."""
+    """A layer of Nemotron-H has only one block: an attention, an MLP, experts or a state space.
+
+    So its attention or its MLP has no units in flap, and an empty tensor of effects.
+    """
     model = random_model(mixtures.TestNemotronH.configs["mixture"])
     found = effects(model, Batch.of(tokens()))
     blocks = [block for i in range(len(found)) for block in adapt(model).blocks(i)]

@@ -1,6 +1,7 @@
 """Merged statistics of batches of any sizes agree with the two-pass formula in float64.
 
-The two-pass formula first computes the means of all tokens, and then the deviations from them.
+The two-pass formula first computes the mean of each channel, and then the variance from the
+deviations.
 """
 
 from collections.abc import Sequence

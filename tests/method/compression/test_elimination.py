@@ -1,6 +1,7 @@
 """`Elimination` gives the same regression slopes as solving each regression directly.
 
-It factorises the covariance only once for all numbers of removed channels.
+The regressions predict removed channels from kept channels. `Elimination` factorises the covariance
+only once for all numbers of removed channels.
 """
 
 import pytest

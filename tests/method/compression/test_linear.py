@@ -29,7 +29,7 @@ def every_fifth(activation_TI: Tensor) -> Tensor:
 
 
 def fit(weight_OI: Tensor, activation_TI: Tensor, kept: int, ridge: float | None = None) -> Fit:
-    """Fit the outputs to the first `kept` channels. Every fifth token is held out."""
+    """Fit a map from the first `kept` channels to the outputs. Every fifth token is held out."""
     held_out_T = every_fifth(activation_TI)
     statistics = in_parts(activation_TI[~held_out_T], activation_TI[held_out_T])
     return fit_of(LinearCompensation(ridge), weight_OI, statistics, kept)
@@ -110,7 +110,7 @@ def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
 
 
 def test_held_out_errors_are_those_of_the_outputs() -> None:
-    """Held-out errors are those of the linear map that was fitted on the other tokens."""
+    """The report has the errors, on held-out tokens, of maps that were fitted to other tokens."""
     activation_TI = noise(100, 8) @ noise(8, 8, seed=3)
     weight_OI = noise(4, 8, seed=4)
     held_out_T = every_fifth(activation_TI)
@@ -167,7 +167,7 @@ def test_each_removal_of_a_chain_contains_the_one_before_it() -> None:
 def test_the_largest_ridge_is_tried_if_no_smaller_one_beats_the_bias(
     ridge: float | None, chosen: float | None
 ) -> None:
-    """The test has few tokens, and channels with a weak correlation."""
+    """With few tokens and weakly correlated channels, only the ridge 1.0 beats the bias."""
     common_T1 = 0.5 * noise(50, 1, seed=93)
     activation_TI = noise(50, 30, seed=53) + common_T1
     weight_OI = noise(4, 30, seed=4)
@@ -202,7 +202,8 @@ def test_several_removals_have_the_fits_of_each_alone(trial: bool) -> None:
 def test_the_bias_stays_if_nothing_can_be_predicted() -> None:
     """The channels are independent, and there are few tokens.
 
-    So every fitted map is noise, and predicts held-out tokens worse than the bias does.
+    So every fitted map is noise, and predicts the outputs of held-out tokens worse than the bias
+    does.
     """
     activation_TI = noise(40, 30)
     weight_OI = noise(4, 30, seed=4)

@@ -1,4 +1,4 @@
-"""Metrics of experts agree with their formulas.
+"""Importance metrics of whole experts agree with their formulas.
 
 The tests compute the formulas from the outputs of every expert for every token, which the model's
 own code computes.

@@ -1,4 +1,4 @@
-"""OBS agrees with values computed by hand, and with the error of a fit on the kept channels."""
+"""OBS agrees with values computed by hand, and with errors of least squares on kept channels."""
 
 from collections.abc import Sequence
 
@@ -42,7 +42,10 @@ def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -
 def errors_without(
     weight_OI: Tensor, activation_TI: Tensor, units: Sequence[Sequence[int]]
 ) -> list[float]:
-    """For each unit (a list of channels), return the remaining error if only it is removed."""
+    """For each unit, return the error that remains if only this unit is removed.
+
+    units: the channels of each unit.
+    """
     channels = set(range(weight_OI.shape[1]))
     errors = []
     for unit in units:

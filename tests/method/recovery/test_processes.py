@@ -23,7 +23,8 @@ SHORT = replace(FULL, tokens=4 * 8 * SEQ_LEN, held_out=7)
 def train(model_dir: Path, folder: Path) -> None:
     """Train a tiny pruned model, in one process or as one of several processes.
 
-    Each process writes the summary of the training and the weights to `folder`/(its rank).
+    Each process writes the summary of the training and the weights to a subfolder of `folder`,
+    which is named after the rank of the process.
     """
     config = ModelConfig("tiny", str(model_dir), device="cpu")
     source = find_model(config, folder / "cache", trust_remote_code=False)

@@ -121,7 +121,7 @@ def test_what_the_model_answers_is_counted(
     """A run also counts the tokens of the answers that the model writes to the prompts.
 
     Before the model has answered, a dry run counts only the tokens of the prompts, and says that
-    its number of staying tokens is approximate.
+    the number of tokens that stay is approximate.
     """
     rows = [{"prompt": f"{number} {TEXT[0]}"} for number in range(40)]
     prompts = tmp_path / "prompts.jsonl"

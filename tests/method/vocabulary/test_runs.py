@@ -113,7 +113,7 @@ def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(
 def test_perplexities_of_two_tokenizers_share_no_row(
     trimmed: Trimmed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Perplexities of models with different tokenizers do not compare.
+    """Perplexities of models with different tokenizers cannot be compared.
 
     So a run measures only bits per byte, and no perplexity, for a trimmed model. The console,
     report.md, the model card and trackers show no perplexity.
@@ -161,7 +161,7 @@ def test_tokens_are_counted_in_the_given_text(
 def test_documents_whose_tokens_were_counted_are_not_measured_on(
     trimmed: Trimmed, tmp_path: Path
 ) -> None:
-    """Perplexity leaves out documents of `vocabulary.dataset` and of the calibration text.
+    """The evaluation leaves out documents of `vocabulary.dataset` and of the calibration text.
 
     The same documents are left out for the dense and the trimmed model, although their tokenizers
     differ.

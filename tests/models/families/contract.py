@@ -53,7 +53,7 @@ class FamilyContract:
     stock: ClassVar[bool] = True
     # tolerance for logits, which can depend on the memory addresses of tensors
     rounding: ClassVar[float] = 0.0
-    # flap prunes no matrix whose name contains one of these parts.
+    # flap prunes no matrix whose name contains one of these strings.
     stays: ClassVar[tuple[str, ...]] = ()
 
     @pytest.fixture

@@ -29,7 +29,7 @@ STAYS = {
 
 
 def row(model_type: str) -> str:
-    """Return the table's row for an architecture, as its subclass of `FamilyContract` tests it."""
+    """Return the row that the table must have for an architecture."""
     contract = CONTRACTS[model_type]
     models = [random_model(config) for config in contract.configs.values()]
     adapters = [adapt(model) for model in models]

@@ -193,7 +193,10 @@ def test_progress_is_throttled(
 def test_each_job_is_a_run_of_its_own_and_started_again_the_same(
     runs: list[NotedRun], tmp_path: Path
 ) -> None:
-    """If a run fails, its exit code is sent to W&B, and its error is still raised."""
+    """A run that is started again in the same folder continues the same run of W&B.
+
+    If a run fails, its exit code is sent to W&B, and its error is still raised.
+    """
     for i, error in enumerate((None, RuntimeError("out of memory"), KeyboardInterrupt(), None)):
         try:
             with start(tmp_path / str(i % 3), job=JobInfo(f"sweep/{i % 3}", f"job {i}")):
