@@ -17,7 +17,7 @@ NAMED = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
 
 
 def main(arguments: list[str]) -> None:
-    """Check package versions, devices, extras, the cache and W&B, and print a line for each check.
+    """Check package versions, devices, extras, the cache and W&B, and print a line about each.
 
     Exit with code 1 if a package is missing or has a wrong version, or if the cache cannot be
     written.
@@ -38,9 +38,10 @@ def main(arguments: list[str]) -> None:
 
 
 def installed_versions() -> str:
-    """Return the versions of the most important packages, or a command that installs packages.
+    """Return the versions of the most important packages.
 
-    The command is returned if packages are missing, or have a version that flap does not allow.
+    If a required package is missing, or has a version that flap does not allow, return instead
+    "problem: " and a command that installs the right version.
     """
     wrong = unmet(needed())
     if wrong:
@@ -50,9 +51,10 @@ def installed_versions() -> str:
 
 
 def needed(extra: str = "") -> list[Requirement]:
-    """Return the packages that flap requires on this platform.
+    """Return the packages that flap requires on this platform, with the versions that it allows.
 
-    extra: the name of an optional extra of flap, whose requirements are included; "" for none.
+    extra: the name of an optional extra (a group of optional packages) whose packages are returned
+        as well; empty for no extra.
     """
     requirements = []
     for requirement in map(Requirement, requires(PACKAGE) or []):
@@ -63,7 +65,10 @@ def needed(extra: str = "") -> list[Requirement]:
 
 
 def unmet(needs: list[Requirement]) -> list[str]:
-    """Return the requirements that are not met, quoted for a shell, as in "'torch<3,>=2.6'"."""
+    """Return the requirements that no installed package meets, such as "'torch<3,>=2.6'".
+
+    They are quoted for a shell.
+    """
     installed = {one.name.lower().replace("_", "-"): one.version for one in distributions()}
     missing = []
     for requirement in needs:
@@ -74,7 +79,7 @@ def unmet(needs: list[Requirement]) -> list[str]:
 
 
 def devices() -> str:
-    """Return the devices of this machine with their free memory."""
+    """Return the names of this machine's devices, with the free memory of GPUs and of the host."""
     import torch  # imported here because importing torch takes seconds
 
     found = []
@@ -90,18 +95,21 @@ def devices() -> str:
 
 
 def extras() -> str:
-    """Return which of flap's optional extras are installed, such as "wandb yes"."""
+    """Return for each optional extra of flap whether it is installed, as in "wandb yes"."""
     names = metadata(PACKAGE).get_all("Provides-Extra") or []
     return ", ".join(f"{name} {'no' if unmet(needed(name)) else 'yes'}" for name in names)
 
 
 def cache() -> str:
-    """Return the folder of the cache, and the free space on its disk."""
+    """Return the folder of the cache, and the free space on its disk.
+
+    If flap cannot write to the folder, return instead "problem: " and the reason.
+    """
     try:
         root = cache_root(None).absolute()
     except ValueError as error:
         return f"problem: {error}"
-    # The cache folder may not exist yet, so look at its closest parent that exists. Unlike
+    # If the cache folder does not exist yet, look at its closest parent that exists. Unlike
     # Path.exists, os.access returns False for a path in a folder that this user may not open.
     place = next(place for place in (root, *root.parents) if os.access(place, os.F_OK))
     if place.is_dir() and os.access(place, os.W_OK):
@@ -110,7 +118,7 @@ def cache() -> str:
 
 
 def wandb() -> str:
-    """Return the mode that W&B would have in a run with tracking=wandb, such as "offline"."""
+    """Return the mode that W&B would have in a run with tracking=wandb, for example "online"."""
     try:
         mode = resolve_mode("auto")
     except RuntimeError as error:  # the user has no home directory, where W&B stores its settings

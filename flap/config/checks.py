@@ -19,19 +19,20 @@ from flap.config.paths import check_path, home_replaced, paths_in
 from flap.config.resolvers import model_name
 from flap.config.schema import CHOICES, LONGEST_TIMEOUT, FlapConfig, TargetConfig, targets
 
-# Sections of a report; the option `objective` can name the values in these sections.
+# The sections of a run's report whose values the option `objective` can name, and a name of such a
+# value.
 OBJECTIVES = ("pruned", "dense", "parameters", "ratio", "seconds")
 EXAMPLE = "pruned/sciq_answers/exact_match"
-# The options that are refused if the option `plan` is set, because the plan decides which units
-# stay.
+# The options that are refused if the option `plan` is set, because the plan lists the units
+# (attention heads, neurons or experts) that stay in the model.
 PLANNED = ("ratio", "target", "metric", "structure", "round_to")
 
 
 def typed(config: DictConfig) -> FlapConfig:
     """Check a composed config, and return it as dataclasses with all interpolations resolved.
 
-    Fields of type `Any` that hold the choice of a config group stay dicts. `build` creates objects
-    from these dicts.
+    Fields of type `Any` that hold the choice of a config group stay dicts, from which `build` in
+    flap/config/objects.py creates objects.
 
     Raises:
         ValueError: a value is invalid. The message is one line with the field, its value and what
@@ -63,10 +64,10 @@ def typed(config: DictConfig) -> FlapConfig:
 
 
 def _as_dataclasses(config: DictConfig) -> FlapConfig:
-    """Check that a config has no unknown key and no missing choice, and convert it to dataclasses.
+    """Check the keys of a config, and convert the config to dataclasses.
 
     Raises:
-        ValueError: a key is unknown, or a choice is missing.
+        ValueError: a key is unknown, or was deleted with ~ on the command line.
         OmegaConfBaseException: a value has the wrong type, or an interpolation cannot be resolved.
     """
     _refuse_unknown(config, FlapConfig, "")
@@ -84,10 +85,13 @@ def _as_dataclasses(config: DictConfig) -> FlapConfig:
 
 
 def objectives(chosen: Any) -> list[str]:
-    """Return the names in the option `objective`; a run returns the numbers with these names.
+    """Return the names in the option `objective`, as a list.
+
+    chosen: the value of the option: None, a name or a list of names. A run returns the numbers that
+        have these names in its report.
 
     Raises:
-        ValueError: a name does not begin with one of the sections in `OBJECTIVES`.
+        ValueError: a name does not begin with one of the sections in `OBJECTIVES` and a slash.
     """
     names = chosen if isinstance(chosen, list) else [chosen]
     if chosen is None:
@@ -101,10 +105,10 @@ def objectives(chosen: Any) -> list[str]:
 
 
 def timeout(minutes: float) -> timedelta:
-    """Convert `timeout_minutes`, the time that processes wait for each other, to a timedelta.
+    """Convert the option `timeout_minutes` to a timedelta.
 
     Raises:
-        ValueError: the time is not above 0, or is longer than a year.
+        ValueError: `minutes` is not above 0, or is more than a year.
     """
     valid = 0 < minutes <= LONGEST_TIMEOUT
     allowed = f"a number of minutes above 0 and at most {LONGEST_TIMEOUT}, which is a year"
@@ -113,7 +117,7 @@ def timeout(minutes: float) -> timedelta:
 
 
 def _check_paths(config: FlapConfig) -> None:
-    """Check the paths in a config, and the names of texts and tasks, which may be paths, too."""
+    """Check the paths in a config, and the names of texts and tasks, because these may be paths."""
     named: dict[str, Any] = {
         "model.path": config.model.path,
         "checkpoint.dir": config.checkpoint.dir,
@@ -162,12 +166,13 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
 
 
 def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
-    """Refuse overrides of groups and keys that something else decides, for example a plan.
+    """Refuse overrides of certain config groups and keys.
 
-    Such an override would have no effect, although the report of the run would show it.
+    These overrides would have no effect, although the report of the run would show them.
 
-    settled: the groups and keys that something else decides, each with the reason why an override
-        is refused. The reason becomes part of the error message.
+    overrides: arguments of a command line, such as "ratio=0.5".
+    settled: the groups and keys that must not be overridden, for example because a plan decides
+        them, each with the reason. The reason becomes part of the error message.
 
     Raises:
         ValueError: an override sets a group or a key in `settled`. The message names the first such
@@ -180,17 +185,17 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
 
 
 def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
-    """Refuse options of measurements that the run does not make.
+    """Refuse options of a measurement if the run does not make this measurement.
 
-    For example, an experiment sets options of its measurements, but the option `eval` on the
-    command line chooses different measurements.
+    For example, a file in conf/experiment/ sets options of a measurement, but the option `eval` on
+    the command line chooses only other measurements.
 
     chosen: the section `eval` of a composed config.
     overrides: the command-line arguments that set options.
 
     Raises:
-        ValueError: some options would have no effect. The message names the keys of these options,
-            and says how to change the command.
+        ValueError: the options of a measurement would have no effect. The message names the keys of
+            these options, and says how to change the command.
     """
     measured = []
     unmeasured = []
@@ -215,7 +220,10 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return the keys that `plan` decides, as the argument `settled` of `refuse`."""
+    """Return the argument `settled` of `refuse`: the keys that the option `plan` decides.
+
+    The dict is empty if no plan is set.
+    """
     if plan is None:
         return {}
     return dict.fromkeys(PLANNED, f"plan={shown(plan)} says which units stay")

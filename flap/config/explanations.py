@@ -32,7 +32,7 @@ RESOLVING = "ValueError raised while resolving interpolation: "
 TAKES_LIST = re.compile(
     r"eval|(calibration|recover|vocabulary)\.dataset|eval\.\w+\.(datasets|tasks|seq_len)"
 )
-# The factors, as powers of ten, for which the letters of a size such as 200MB or 7B stand.
+# The exponents of ten that the letters in sizes such as 200MB and 7B stand for.
 POWERS = {"k": 3, "m": 6, "g": 9, "b": 9, "t": 12}
 TEXT_FILES = (".txt", ".jsonl", ".parquet")
 
@@ -43,9 +43,9 @@ def explain(error: Exception) -> str:
 
 
 def as_share(percent: Any) -> str:
-    """Return a hint such as "; 20 % is ratio=0.2" for a ratio that was given in per cent.
+    """Return a hint such as "; 20 % is ratio=0.2" for a ratio that the user gave in per cent.
 
-    For all other values, return an empty text.
+    Return an empty string if `percent` is not a number between 1 and 100, with or without %.
     """
     number = re.fullmatch(r"(\d+(\.\d+)?) ?%?", str(percent))
     value = float(number[1]) if number else 0.0
@@ -53,9 +53,12 @@ def as_share(percent: Any) -> str:
 
 
 def _without_unit(key: str, value: str) -> str:
-    """Return a target's size as a number, such as "200e6" for "200MB" and "7e9" for "7B".
+    """Return a size without its unit, such as "200e6" for "200MB" and "7e9" for "7B".
 
-    For a value that is no such size, return an empty text.
+    Return an empty string if `value` is not a size with a unit.
+
+    key: the config key that the size was given for. The unit B means a billion (10^9) only in keys
+        that end with "parameters".
     """
     letters = "kmgtb" if key.endswith("parameters") else "kmgt"
     size = re.fullmatch(rf"(\d+(?:\.\d+)?) ?([{letters}])(i?)b?", value, re.IGNORECASE)
@@ -109,7 +112,7 @@ def _elsewhere(group: str, name: str) -> str:
     """Return the end of an error message, which suggests another key for an unknown choice.
 
     For example, a model on the hub must be given as `model.path`, and not as a choice of `model`.
-    If there is no other key to suggest, return an empty text.
+    If there is no other key to suggest, return an empty string.
     """
     name = shown(name)
     if group == "model":
@@ -149,7 +152,11 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
 
 
 def _sections_with(key: str, node: Any, prefix: str = "") -> list[str]:
-    """Return a key's full names in all sections that have this key, as in ["target.context"]."""
+    """Return the full names of a key in all sections that have it, such as ["target.context"].
+
+    node: a section or the whole config. Only the sections inside it are searched.
+    prefix: the full name of `node` and a dot; empty for the whole config.
+    """
     places = []
     for name in node:
         section = node._get_node(name)
@@ -170,7 +177,7 @@ def _have_key(group: str, key: str) -> bool:
 def _unreadable(error: Exception) -> str:
     """Return a message that says what to write instead of an argument that Hydra cannot parse.
 
-    For errors of other kinds, return an empty text; `explain` then shows Hydra's own message.
+    For errors of other kinds, return an empty string; `explain` then returns Hydra's own message.
     """
     text = str(error)
     if "group override must be" in text:

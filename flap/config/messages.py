@@ -1,4 +1,4 @@
-"""What the command line prints: its help, its log lines, and values in error messages."""
+"""The text that flap prints on the command line: the help, error messages and lines of the log."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ from flap.config.schema import config_dir
 from flap.config.secrets import redact
 
 LONGEST_SHOWN = 200  # maximum number of characters of a value in a message
-CUT = " … "  # replaces the middle of a value that is too long
+CUT = " … "  # replaces the middle of a value with more than LONGEST_SHOWN characters
 # For most config groups, a run has one choice, and config.yaml sets the default choice. There are
 # two exceptions: `eval` takes a list of choices, and the groups in ADDED are not in config.yaml,
 # but are added with + on the command line.
@@ -47,12 +47,12 @@ python -m flap export --help                      print the options of a command
 
 
 def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
-    """Return the choices of a group, which are files in a folder of conf/.
+    """Return the names of the choices of a config group: its YAML files in conf/.
 
     A file whose name begins with an underscore is not a choice, but contains options that several
     choices of the group share.
 
-    folders: additional config folders, such as the user's.
+    folders: additional config folders of the user, whose choices are returned as well.
     """
     names = set[str]()
     for folder in (Path(config_dir()), *folders):
@@ -61,18 +61,17 @@ def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def groups() -> dict[str, str]:
-    """Return the groups in config.yaml's list `defaults`, each with the comment on its line."""
+    """Return the groups in the list `defaults` of conf/config.yaml, each with its comment."""
     contents = (Path(config_dir()) / "config.yaml").read_text()
     return dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE))
 
 
 def help_text(folders: Sequence[Path] = ()) -> str:
-    """Return the text of `--help`.
+    """Return the text of `--help`, which lists the choices of each config group.
 
-    The names of the choices are read from the files in conf/ without Hydra, which would take a
-    second to start.
+    The choices are found without Hydra, which would take a second to start.
 
-    folders: the user's additional config folders, whose choices are listed as well.
+    folders: additional config folders of the user, whose choices are listed as well.
     """
     lines = []
     for group, meaning in (groups() | ADDED).items():
@@ -107,10 +106,10 @@ def require_counts(options: object, section: str, **least: int) -> None:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return a hint with the most similar name, such as "did you mean wikitext2? ".
+    """Return a hint with the most similar of the given names, such as "did you mean wikitext2? ".
 
-    A name that begins with `name` is similar. Upper and lower case count as equal. If no name is
-    similar, return an empty text.
+    The most similar name is one that begins with `name`, or else one with a similar spelling. Upper
+    and lower case count as equal. If no name is similar, return an empty string.
     """
     lower = {one.lower(): one for one in names}
     similar = [one for one in lower if name and one.startswith(name.lower())]
@@ -161,10 +160,10 @@ def gigabytes(num_bytes: float) -> str:
 
 
 class ConsoleFormatter(logging.Formatter):
-    """A log formatter that leaves out tracebacks. Only the log file contains tracebacks."""
+    """A log formatter for the console, which leaves out tracebacks. The log file contains them."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the message of a record, with its level in front if it is a warning or worse."""
+        """Return the message of a record. The level is put in front of warnings and errors."""
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         return f"{prefix}{record.getMessage()}"
 
@@ -172,8 +171,8 @@ class ConsoleFormatter(logging.Formatter):
 class ConsoleFilter(logging.Filter):
     """A log filter for the console.
 
-    The filter drops records that are only for the log file. It also drops warnings that the console
-    has already shown, because each run of a sweep gives the same warnings.
+    The filter drops records with the attribute `only_in_files`. It also drops warnings that the
+    console has already shown, because each run of a sweep gives the same warnings.
     """
 
     shown: ClassVar[set[str]] = set()  # the warnings that the console has shown so far
@@ -193,8 +192,9 @@ class ConsoleFilter(logging.Filter):
 def logged(file: Path) -> Iterator[None]:
     """Log to the console and to a file for the duration of the `with` block.
 
-    The console and the file get the same records as in a run that Hydra starts
-    (conf/hydra/job_logging/flap.yaml). The file is created when its first line is written.
+    Records are filtered and formatted as in a run that Hydra starts, for which
+    conf/hydra/job_logging/flap.yaml configures the log. The file is created when its first line is
+    written.
     """
     console = logging.StreamHandler()
     console.setFormatter(ConsoleFormatter())

@@ -1,4 +1,7 @@
-"""Compose configs in Python, and check whether a run has the choices of its method's preset."""
+"""Compose configs in Python, and check whether a run has the choices of its method.
+
+A method is a preset of metric, structure, compensation and calibration in conf/method/.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +21,8 @@ from flap.config.schema import FlapConfig, config_dir
 
 GROUPS = ("metric", "structure", "compensation")
 # A run keeps the name of its method if its choices differ from the method's preset only in these
-# options. These options limit what may be pruned, or set the seed, or set the number of tokens that
-# structure=search measures.
+# options. They limit what may be pruned, set the seed of metric=random, or set the number of tokens
+# on which structure=search measures the effect of pruning.
 LIMITS = (
     "round_to",
     "multiple_of_heads",
@@ -35,7 +38,7 @@ CUSTOM = "custom"
 def name_method(config: FlapConfig) -> str:
     """Return the name of a run's method, or "custom" if the run differs from the method's preset.
 
-    If no preset has the name in `config.method`, this name is returned unchanged.
+    If there is no preset with the name `config.method`, return this name.
     """
     if config.method not in names_in("method"):
         return config.method
@@ -62,7 +65,7 @@ def composing() -> Iterator[None]:
     """Let Hydra's `compose` read conf/ in a `with` block, even inside a running Hydra application.
 
     Raises:
-        ValueError: Hydra cannot compose the config. The message is one line.
+        ValueError: in the block, Hydra cannot compose a config. The message is one line.
     """
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -76,7 +79,10 @@ def composing() -> Iterator[None]:
 
 
 def _essence(choice: Any) -> tuple[str, dict[str, Any]]:
-    """Return the class name and the options of a choice, except the options in `LIMITS`."""
+    """Return the class name and the options of a choice, without the options in `LIMITS`.
+
+    choice: a dict with the key `_target_`, or an object that is already created.
+    """
     node = choice
     if not isinstance(choice, dict):
         node = {"_target_": type(choice).__name__, **asdict(choice)}

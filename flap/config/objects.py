@@ -15,16 +15,17 @@ from flap.config.messages import one_line, reason_of, shown
 
 
 def build(group: str, node: Any, base: type, *others: type) -> Any:
-    """Create the object that a group's choice describes by its `_target_` and its options.
+    """Create the object that the choice of a config group describes.
 
-    If the choice is already an object, the object is copied, so that each run begins with an object
-    that has not yet drawn random numbers.
-
+    group: the name of the config group, for error messages.
+    node: the choice: a dict with the key `_target_` and the options of the object. It may also be
+        the object itself, which is then copied, so that each run begins with an object that has not
+        yet drawn random numbers.
     base, others: the allowed base classes; the class in `_target_` must derive from at least one of
         them.
 
     Raises:
-        ValueError: no choice was made, the class does not derive from an allowed class, or an
+        ValueError: `node` is no choice, its class does not derive from an allowed base class, or an
             option is unknown, of the wrong type, or out of range.
     """
     bases = (base, *others)
@@ -37,8 +38,8 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
     schema = OmegaConf.structured(_choice_class(f"{group}._target_", node["_target_"], bases))
     options = {key: value for key, value in node.items() if key != "_target_"}
     try:
-        # All interpolations have been resolved before, so "${" in an option is ordinary text and
-        # must stay as it is.
+        # The interpolations in the options have already been resolved, so any "${" that is left is
+        # ordinary text and must stay as it is.
         return OmegaConf.to_object(OmegaConf.merge(schema, literal(options)))
     except OmegaConfBaseException as error:
         value = options.get(error.full_key)
@@ -51,10 +52,11 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
 
 
 def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
-    """Import the class of a choice, and check it.
+    """Import the class that a choice names, and check the class.
 
     The class must be a dataclass that derives from one of `bases` and has no abstract methods.
 
+    field: the config key of the name, for error messages.
     name: module and class, such as "flap.method.importance.WIFV".
     """
     parents = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
@@ -76,11 +78,14 @@ def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
 
 
 def literal(value: Any) -> Any:
-    """Escape "${" in a value, because OmegaConf would read it as an interpolation."""
+    """Escape "${" in all texts of a value, because OmegaConf would read it as an interpolation.
+
+    Numbers and bools stay as they are, and scalars of numpy and torch are converted to them.
+    """
     if isinstance(value, str | os.PathLike):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", os.fspath(value))
     if isinstance(value, Mapping):
         return {str(key): literal(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [literal(one) for one in value]
-    return value.item() if hasattr(value, "item") else value  # for scalars of numpy and torch
+    return value.item() if hasattr(value, "item") else value

@@ -33,8 +33,8 @@ class RedactedRecord(logging.LogRecord):
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
-        # If the arguments do not fit the message, do nothing here: the handlers of `logging` report
-        # the mistake.
+        # `getMessage` raises an error if the record's arguments do not fit the placeholders in its
+        # message. Ignore this error, because the handlers of `logging` report it.
         with suppress(TypeError, ValueError, KeyError):
             message = self.getMessage()
             without = redact(message)
@@ -59,11 +59,12 @@ def protect_output() -> None:
 
 
 def protect_secrets_of(config: DictConfig, env_set: Any) -> None:
-    """Remove the secrets of a composed config from `sys.argv`, and from the output from now on.
+    """Remove secrets from `sys.argv`, and learn the secrets of a composed config.
 
-    `sys.argv` is changed because trackers record it. At this point, Hydra has already read it.
+    The learned secrets are removed from all that this process logs and prints from now on.
+    `sys.argv` is changed because trackers record it; Hydra has read it before this call.
 
-    env_set: the environment variables of `hydra.job.env_set`.
+    env_set: the section `hydra.job.env_set`, which has the environment variables that Hydra sets.
     """
     learn_from_config(config, env_set)
     sys.argv[1:] = redacted(sys.argv[1:])

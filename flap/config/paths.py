@@ -1,4 +1,4 @@
-"""Check paths and names before they are used on a disk."""
+"""Check the paths in a config, and names that may be paths, before files are read or written."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,7 +50,11 @@ def home_replaced(field: str, path: str) -> str:
 
 
 def paths_in(dataset: Any) -> Iterator[str]:
-    """Yield the names and paths in a string, in a list, or in the keys of a mapping."""
+    """Yield the names and paths of texts in the value of an option such as `calibration.dataset`.
+
+    dataset: a name or a path, a list of names and paths, or a mapping whose keys are names and
+        paths.
+    """
     if isinstance(dataset, str):
         yield dataset
     elif isinstance(dataset, Mapping | list | tuple):

@@ -25,10 +25,10 @@ def _presets() -> list[Any]:
 
 
 def model_name(name: str, path: str) -> str:
-    """Return the name of a model.
+    """Return the name of a model: `name`, or the last part of `path` if `name` is another model's.
 
     If the preset called `name` in conf/model/ has a path that differs from `path`, the user has
-    overridden only `model.path`. In this case, return the last part of `path`.
+    overridden `model.path`, but not `model.name`.
     """
     check_path("model.name", name)
     check_path("model.path", path)
@@ -42,12 +42,20 @@ def default_ratio(target: Any, plan: str | None) -> float | None:
 
 
 def amount(ratio: float | None, target: Any) -> str:
-    """Return the ratio or the targets for the run's name, such as "r0.2" or "bytes200000000"."""
+    """Return the part of a run's name that has the ratio or the targets, such as "r0.2".
+
+    Targets are written as in "bytes200000000".
+    """
     return "_".join(f"{name}{value:.12g}" for name, value in targets(target).items()) or f"r{ratio}"
 
 
 def decided(plan: str | None, choices: str) -> str:
-    """Return the part of a run's name that says what selects the units: a plan, or `choices`."""
+    """Return the part of a run's name that says how the units to remove are chosen.
+
+    If a plan chooses them, return "plan-" and the name of the plan. Otherwise, return `choices`.
+
+    choices: the names of metric and structure, and the ratio, such as "WIFV_AL-AM_r0.2".
+    """
     if plan is None:
         return choices
     check_path("plan", plan)
@@ -59,7 +67,7 @@ def decided(plan: str | None, choices: str) -> str:
 
 
 def folder_name(run_name: str) -> str:
-    """Convert the name of a run to the name of a folder, such as "org/x_WIFV" to "org-x_WIFV".
+    """Convert the name of a run to a folder's name, for example "org/x_WIFV" to "org-x_WIFV".
 
     Raises:
         ValueError: the name is too long for a folder.

@@ -1,4 +1,4 @@
-"""The types and defaults of the config. The choices of a config group are files below conf/."""
+"""The types and defaults of the config. The choices of config groups are files below conf/."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +19,11 @@ CHOICES = {
 
 @dataclass
 class ModelConfig:
-    """The model to prune: where it is read from, its data type, and where its weights are kept."""
+    """The model to prune: its path, its data type, and where its weights are kept."""
 
     # The model's name in tables and in the names of folders.
     name: str = "???"
-    # An id of the Hugging Face hub, a local directory, or a GGUF file.
+    # Where the model is read from: an id on the Hugging Face hub, a local directory or a GGUF file.
     path: str = "???"
     # The data type: float32, bfloat16, float16, or auto for the data type of the checkpoint.
     dtype: str = "auto"
@@ -32,15 +32,14 @@ class ModelConfig:
     # Where the weights are kept: `device` keeps all of them on the device, `auto` spreads them over
     # GPUs, host memory and disk, and `stream` reads one layer at a time from disk.
     placement: str = "device"
-    # Whether the LM head and the embedding of a GGUF file become one tied matrix, if one of them is
-    # a copy of the other in another quantisation. The tied matrix gets the more precise values of
-    # the two.
+    # Whether the LM head and the embedding of a GGUF file become one tied matrix, if they are the
+    # same matrix in two quantisations. The tied matrix gets the values of the more precise one.
     tie_copied_head: bool = True
 
 
 @dataclass
 class CalibrationConfig:
-    """The texts that statistics are computed on, and how they are cut into windows."""
+    """The texts on which statistics are computed, and how the texts are cut into token windows."""
 
     # The texts: a name or a file, a list of names and files, or a mapping from names and files to
     # weights or options, such as {name: 1, file: {weight: 2, chat_template: false}}.
@@ -62,8 +61,9 @@ class CalibrationConfig:
     # compression): `given` takes the answers that come with the prompts, and `self` lets the model
     # write the answers.
     answers: str = "given"
-    # Which tokens are used for statistics and losses: `all` uses all tokens, and `answers` uses
-    # only the answers in texts that have prompts. In texts without prompts, all tokens are used.
+    # Which tokens are used for statistics and losses in texts that have prompts: `all` uses all
+    # tokens, and `answers` uses only the tokens of the answers. In texts without prompts, all
+    # tokens are used.
     count: str = "all"
     # The maximum number of tokens in an answer that the model writes, at least 1.
     max_new_tokens: int = 64
@@ -117,12 +117,13 @@ class FlapConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    # The metric, which scores how much each channel of the model matters.
+    # The metric, which scores how much each input channel of an output projection (such as
+    # `down_proj`) matters, or how much each expert matters.
     metric: Any = None
     # The structure, which selects the units (attention heads, neurons or experts) to remove, given
     # their scores and the size that the pruned model may have.
     structure: Any = None
-    # The compensation, which replaces the contribution of removed units to the output.
+    # The compensation, which replaces what the removed units contribute to the output of a layer.
     compensation: Any = None
     # Which tokens stay in the vocabulary; the empty choice `none` keeps all tokens.
     vocabulary: Any = None
@@ -145,10 +146,10 @@ class FlapConfig:
     # The number of neurons that each layer keeps is a multiple of this number: 8, 32, 64, 128 or
     # 256; null allows any number.
     round_to: int | None = None
-    # The seed of random choices, a whole number from 0 to 2**32 - 1: which windows are drawn,
-    # random scores, and text that the model writes. Few-shot examples have their own seed.
+    # The seed for drawing windows, for random scores, and for text that the model writes: a whole
+    # number from 0 to 2**32 - 1. Few-shot examples have another seed.
     seed: int = 0
-    # If true, the weights of removed units become zeros, and the shapes of the matrices stay.
+    # If true, the weights of removed units become zeros, and all matrices keep their shapes.
     mask_only: bool = False
     # Values that replace the values of other keys, as with +debug=smoke. Keys that are missing in
     # the run's config are skipped.
@@ -163,8 +164,8 @@ class FlapConfig:
     # reading weights.
     dry_run: bool = False
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    # If true, results that an earlier start of the run has stored in its folder are used, and only
-    # missing results are computed.
+    # If true, results that an earlier start of the run has stored in the run's folder are used, and
+    # only missing results are computed.
     resume: bool = True
     # The folder of the cache; null stands for the folder that the environment variable
     # FLAP_CACHE_DIR names, or, without this variable, for the folder `flap` in the user's cache
@@ -179,9 +180,9 @@ class FlapConfig:
     # The maximum number of minutes that a process of the run (started by torchrun or SLURM) waits
     # for another process of the run, above 0.
     timeout_minutes: float = 120
-    # If true, code that comes with the model may run.
+    # If true, Python code that comes with the model may be executed.
     trust_remote_code: bool = False
-    # The name of the run in a tracker. The name of the run's folder ends with it.
+    # The name of the run in a tracker. The name of the run's folder ends with this name.
     run_name: str = "flap"
 
 
@@ -191,7 +192,7 @@ ConfigStore.instance().store(name="schema", node=FlapConfig)
 def targets(target: Any) -> dict[str, float]:
     """Return the targets that are set, in a dict from name to value.
 
-    target: a TargetConfig, or the node of a composed config.
+    target: a TargetConfig, or the section `target` of a composed config.
     """
     values = {name: getattr(target, name) for name in TARGETS}
     return {name: value for name, value in values.items() if value is not None}

@@ -1,7 +1,7 @@
 """Find the secrets of a run, and replace them in everything that is recorded or shown.
 
 A run may need secrets, such as the password of its tracker, but its files, its log, the console and
-the tracker must not show them. Three kinds of values are secret:
+the tracker must not show these secrets. Three kinds of values are secret:
 
 - the user and the password in a URI;
 - values of config keys and environment variables whose names end in TOKEN, KEY, PASSWORD, SECRET or
@@ -32,16 +32,16 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 OVERRIDE = re.compile(r"([+~]{0,2}[\w./@ -]+)=(.*)", re.DOTALL)
-# an interpolation, such as ${oc.env:NAME}, may name a secret, but does not contain it
+# An interpolation, such as ${oc.env:NAME}, may refer to a secret, but does not contain the secret.
 INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 
-# Matches a value that is a URI with a user and a password. The password ends at the last @, because
-# some users do not percent-encode the characters / and @ in a password.
+# Matches a value that is a URI with a user and a password. The last @ in the URI ends the password,
+# because some users do not percent-encode the characters / and @ in a password.
 URI = re.compile(
     r"""\A(\W*(?:[\w.@/-]+=\W*)?[a-z][\w+.-]*://)([^:/@]*):(.*)@""", re.DOTALL | re.IGNORECASE
 )
-# Matches the beginning of a URI inside a text, up to the @ after user and password. A space or a
-# quote ends the URI.
+# Matches the beginning of a URI inside a longer text, up to the @ after user and password. A URI
+# ends at a space or a quote.
 URI_IN_TEXT = re.compile(
     r"""([a-z][\w+.-]*://)(?:[^:/@\s"'<>]*:[^\s"'<>]*|[^/@\s]*)@""", re.IGNORECASE
 )
@@ -49,16 +49,16 @@ ENV_SET_IN_TEXT = re.compile(
     r"""(hydra\.job\.env_set[\w.]*=)(?!\*\*\*)('[^']*'|"[^"]*"|\{[^}]*\}|[^\s'"<>]+)"""
 )
 
-_known: set[str] = set()  # the secrets that this process knows
+_known: set[str] = set()  # the secrets that this process has collected
 
 
 def redacted(value: Any, name: str = "") -> Any:
-    """Return dicts, lists and texts without secrets. Data without secrets is returned unchanged.
+    """Return a copy of a value without secrets. The value is a text, or nested dicts and lists.
 
     User and password are removed from URIs. All other secrets become `***`. An interpolation, such
     as `${oc.env:NAME}`, is not replaced.
 
-    name: the key under which the value is stored, or the name of the environment variable.
+    name: the config key or the environment variable that has this value.
     """
     if isinstance(value, Mapping):
         if name == "env_set":
@@ -74,7 +74,11 @@ def redacted(value: Any, name: str = "") -> Any:
 
 
 def redact(text: str) -> str:
-    """Return a text, such as a log line, without the secrets that this process knows."""
+    """Return a text, such as a log line, without the secrets that this process has collected.
+
+    Users and passwords in URIs, and values that override `hydra.job.env_set`, are removed even if
+    the process has not collected them.
+    """
     if _known:
         text = pattern_of(frozenset(_known)).sub(HIDDEN, text)
     text = URI_IN_TEXT.sub(_without_user, text)
@@ -82,12 +86,12 @@ def redact(text: str) -> str:
 
 
 def recorded(config: DictConfig) -> DictConfig:
-    """Return a composed config without secrets, which can be written to a file.
+    """Return a copy of a composed config without secrets, to be written to a file.
 
     Interpolations are not resolved.
     """
     copy = OmegaConf.create(redacted(_plain(config)))
-    # `${now:...}` is not evaluated again, so it keeps its time
+    # Copy the cached values of resolvers, so that `${now:...}` has the same time in the copy.
     OmegaConf.copy_cache(from_config=config, to_config=copy)
     assert isinstance(copy, DictConfig)
     return copy
@@ -100,7 +104,10 @@ def has_secrets(config: DictConfig) -> bool:
 
 
 def learn_from_process(words: Iterable[str]) -> None:
-    """Collect the secrets in the environment and in the arguments of a command line."""
+    """Collect the secrets in environment variables and in arguments of the command line.
+
+    words: the arguments.
+    """
     for name, value in os.environ.items():
         _learn(_secrets_in(value, name))
     for word in words:
@@ -112,9 +119,10 @@ def learn_from_process(words: Iterable[str]) -> None:
 def learn_from_config(config: DictConfig, env_set: Any) -> None:
     """Collect the secrets in a composed config.
 
-    env_set: the environment variables of `hydra.job.env_set`. A value of these variables is not
-        secret if it is a path, or if it also occurs elsewhere in the config, as the name of a dtype
-        does.
+    env_set: the section `hydra.job.env_set`, which has the environment variables that Hydra sets.
+        The values of these variables are secrets, too. But a path, or a value that also occurs
+        elsewhere in the config, such as the name of a dtype, is collected only if the name of its
+        variable matches `SECRET_NAME`.
     """
     plain = _plain(config)
     plain.pop("hydra", None)
@@ -157,9 +165,9 @@ def _redacted_text(text: str) -> str:
 
 
 def _hidden(value: Any) -> Any:
-    """Return what is written instead of a value that may be secret.
+    """Return `***`, which is written instead of a secret value.
 
-    Interpolations and empty values stay as they are.
+    Interpolations and empty values are returned unchanged.
     """
     if value in (None, "", "???"):
         return value
@@ -169,7 +177,12 @@ def _hidden(value: Any) -> Any:
 
 
 def _without_user(match: re.Match[str]) -> str:
-    """Remove user and password from a URI's beginning, unless the password is an interpolation."""
+    """Return the beginning of a URI without user and password.
+
+    If the password is an interpolation, nothing is removed.
+
+    match: a match of `URI` or `URI_IN_TEXT`.
+    """
     found = match[0]
     user_and_password = found[len(match[1]) : -1]
     password = user_and_password.partition(":")[2]
@@ -210,9 +223,9 @@ def _plain(config: DictConfig) -> Any:
 
 
 def _resolved(node: Any) -> Any:
-    """Return a part of a config as dicts and lists.
+    """Return a section of a config as dicts and lists, with resolved interpolations.
 
-    Interpolations are resolved. If one interpolation cannot be resolved, all stay as they are.
+    If one of the interpolations cannot be resolved, none is resolved.
     """
     if not OmegaConf.is_config(node):
         return node

@@ -1,11 +1,11 @@
 """Token windows with a token mask, which is true for counted tokens.
 
 The model reads all tokens of a window, but statistics are collected only at counted tokens, and
-models are compared by their predictions of counted tokens. In a text of prompts with answers,
-either all tokens are counted, or only the tokens of the answers (`calibration.count`). Padding is
-never counted.
+models are compared by their predictions of counted tokens. In a text of prompts with answers, the
+option `calibration.count` decides whether all tokens are counted, or only the tokens of the
+answers. Padding is never counted.
 
-Legend: N windows · T tokens per window · P = N · T positions, the flattened windows.
+Legend: N windows · T tokens per window · P = N · T positions in the flattened windows.
 """
 
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ FEW = 32
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Token windows of one length, with a mask of the counted tokens."""
+    """Token windows of equal length, with a mask of the counted tokens."""
 
     tokens_NT: Tensor
     mask_NT: Tensor  # the token mask: true for counted tokens
 
     @classmethod
     def of(cls, tokens_NT: Tensor) -> "Batch":
-        """Return windows in which all tokens are counted."""
+        """Return a batch of the given windows in which all tokens are counted."""
         return cls(tokens_NT, torch.ones_like(tokens_NT, dtype=torch.bool))
 
     def __len__(self) -> int:
@@ -39,7 +39,7 @@ class Batch:
         return Batch(self.tokens_NT[index], self.mask_NT[index])
 
     def split(self, size: int) -> list["Batch"]:
-        """Split the windows into batches of `size` windows; the last batch may have fewer."""
+        """Split the windows into batches of `size` windows; the last batch may be smaller."""
         return [self[start : start + size] for start in range(0, len(self), size)]
 
     def numel(self) -> int:
@@ -55,8 +55,8 @@ class Batch:
     def predicted_P(self) -> Tensor | None:
         """A mask of the positions whose next token is counted; None if all tokens are counted.
 
-        The token after the end of a window is unknown, so the last position gets the mask value of
-        the last token.
+        The token after the end of a window is unknown. For the last position of a window, the mask
+        therefore says whether the last token itself is counted.
         """
         if self.mask_NT.all():
             return None
@@ -66,8 +66,8 @@ class Batch:
 def judged(batch: Batch, text_N: Tensor) -> Batch:
     """Return the windows with a mask of the tokens on which models are compared.
 
-    By default, models are compared on the counted tokens. If the windows of a text together contain
-    fewer than FEW counted tokens, models are compared on all tokens of these windows instead.
+    Models are compared on the counted tokens. If the windows of a text together contain fewer than
+    FEW counted tokens, models are compared on all tokens of these windows instead.
 
     text_N: for each window, the index of the text that the window was cut from.
     """

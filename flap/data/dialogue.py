@@ -11,7 +11,7 @@ from flap.storage import digest
 
 
 class Answers(NamedTuple):
-    """Where the answers to prompts come from, and which tokens are used for statistics."""
+    """Who writes the answers to prompts, and which tokens are used for statistics."""
 
     # "given": the answers come with the prompts; "self": the model writes the answers
     writer: str = "given"
@@ -43,10 +43,10 @@ def plain_text(turns: Sequence[dict[str, Any]]) -> str:
 def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
     """Return the text of a prompt, which the model reads before it answers.
 
-    chat: whether to use the tokenizer's chat template instead of plain text.
+    chat: whether the prompt is formatted with the tokenizer's chat template, or as plain text.
 
     Raises:
-        ValueError: the template refuses the conversation.
+        ValueError: the chat template raises an error for this prompt.
     """
     if not chat:
         return plain_text(prompt.messages)
@@ -54,25 +54,25 @@ def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> 
 
 
 def question_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
-    """Return the tokens of a prompt, which the model reads before it answers.
+    """Return the token ids of a prompt, which the model reads before it answers.
 
     Raises:
-        ValueError: the template refuses the conversation.
+        ValueError: the chat template raises an error for this prompt.
     """
     return text_ids(question(prompt, tokenizer, chat), tokenizer, chat)
 
 
 def text_ids(text: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> list[int]:
-    """Tokenise a text for the model. chat: whether the text comes from the chat template."""
-    # A text from a chat template may already begin with the BOS token. The tokenizer must then not
-    # add a second BOS token.
+    """Return the token ids of a text. chat: whether a chat template has formatted the text."""
+    # A chat template may already have put the BOS token in front of the text. The tokenizer must
+    # then not add a second BOS token.
     has_bos = chat and text.startswith(tokenizer.bos_token or "")
     ids: list[int] = tokenizer(text, add_special_tokens=not has_bos, verbose=False).input_ids
     return ids
 
 
 def separated(prompt: Prompt, answer: str) -> str:
-    """Return an answer with a space in front, which separates it from its prompt in plain text.
+    """Return an answer with a space in front, which separates prompt and answer in plain text.
 
     No space is added if the prompt ends with white space, or if the answer begins with white space.
     """
@@ -85,11 +85,11 @@ def separated(prompt: Prompt, answer: str) -> str:
 def rendered(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
     """Return a prompt and its answer as one document.
 
-    Without the chat template, nothing is inserted between prompt and answer, so an answer that
-    needs a space must already begin with it (`separated`).
+    chat: whether the chat template is used. Without it, nothing is inserted between prompt and
+        answer, so the answer must already begin with a space if one is needed (`separated`).
 
     Raises:
-        ValueError: the template refuses the conversation.
+        ValueError: the chat template raises an error for this prompt and answer.
     """
     if not chat:
         return plain_text(prompt.messages) + answer
@@ -101,28 +101,28 @@ def answered(
 ) -> tuple[str, Span]:
     """Return a prompt and its answer as one document, and the span of the answer in this document.
 
-    The span includes text that the chat template prints after the answer, such as the token for the
-    end of a turn. The span is empty if the template leaves out the whole answer. Some templates
-    leave out an answer that contains only thoughts (a model's reasoning before its answer).
+    The span includes text that the chat template prints after the answer, such as the token that
+    ends a turn. The span is empty if the template leaves out the whole answer, as some templates do
+    with an answer that contains only thoughts (a model's reasoning before its answer).
 
     Raises:
-        ValueError: the template refuses the conversation.
+        ValueError: the chat template raises an error for this prompt and answer.
     """
     document = rendered(prompt, answer, tokenizer, chat)
     if not chat:
         return document, (len(plain_text(prompt.messages)), len(document))
 
-    # Render the prompt with two placeholder answers. The template's text before an answer is the
-    # beginning that these two documents share, and its text after an answer is the end that they
-    # share.
+    # Render the prompt with two placeholder answers. The beginning that these two documents share
+    # is what the template prints before an answer, and the end that they share is what it prints
+    # after an answer.
     other, another = (rendered(prompt, text, tokenizer, chat) for text in PLACEHOLDERS)
     before = _common_start(other, another)
     after = _common_start(other[::-1], another[::-1])[::-1]
     if document == before + after:
         return document, (len(document), len(document))
 
-    # The template may print thoughts in front of the answer. The span then begins at the thoughts,
-    # where the document first differs from `before`.
+    # The template may print thoughts in front of the answer. The span then begins with the
+    # thoughts, which is where the document first differs from `before`.
     start = len(_common_start(document, before))
     # If the prompt that the model reads (`given`) does not end with a space, but the document has a
     # space before the answer, this space belongs to the answer.
@@ -143,7 +143,7 @@ def _common_start(first: str, second: str) -> str:
 def _templated(
     messages: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, **options: bool
 ) -> str:
-    """Render a conversation with the chat template, without thinking, as in evaluation."""
+    """Format a conversation with the chat template. Reasoning before answers is switched off."""
     try:
         text = tokenizer.apply_chat_template(
             [*messages], tokenize=False, enable_thinking=False, **options
@@ -156,17 +156,17 @@ def _templated(
 
 
 class Asked(NamedTuple):
-    """The prompts of one text of a mixture, and how they are answered."""
+    """The prompts of one text of a mixture, and the options for their answers."""
 
     prompts: tuple[Prompt, ...]
     name: str
     origin: str
-    chat: bool  # whether prompts are rendered with the chat template
+    chat: bool  # whether prompts are formatted with the chat template
     answers: Answers
 
     @property
     def key(self) -> list[object]:
-        """A part of a cache key: everything that the answers depend on, except the model."""
+        """The entries of a cache key for all that the answers depend on, except the model."""
         prompts = [[list(prompt.messages), prompt.answer] for prompt in self.prompts]
         return [
             self.name,
@@ -184,8 +184,10 @@ def dialogues(
     tokenizer: PreTrainedTokenizerBase,
     bos: bool,
 ) -> Text:
-    """Return prompts and answers as a text in which each conversation is a document.
+    """Return prompts and answers as a text in which each prompt with its answer is a document.
 
+    asked: the name and the origin of the text, and whether to use the chat template.
+    answers: pairs of a prompt and its answer.
     bos: whether each window begins with BOS. If so, a BOS that the chat template prints at the
         beginning of a document is removed.
     """

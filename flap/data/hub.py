@@ -12,10 +12,10 @@ SECONDS = 5  # seconds to wait for an answer from the hub
 
 @cache
 def hub_reachable() -> bool:
-    """Return whether the hub answers a request. Each process asks only once, and keeps the result.
+    """Return whether the hub answers a request. The result is cached for the whole process.
 
-    Without a network, the hub's libraries would repeat their requests for half a minute or more for
-    each model and data set. This check avoids these requests.
+    Without a network, the libraries of the hub would repeat their own requests for half a minute or
+    more for each model and data set. This check makes it possible to avoid their requests.
     """
     import huggingface_hub  # imported here, because most runs read nothing from the hub
 
@@ -33,11 +33,11 @@ def hub_reachable() -> bool:
 def offline_without_hub(*libraries: Any) -> Iterator[None]:
     """Make libraries read only the hub's local cache in a `with` block, if the hub does not answer.
 
-    The environment variable HF_HUB_OFFLINE=1 would restrict the whole process to the local cache,
-    and not only the block.
+    The environment variable HF_HUB_OFFLINE is not set, because this would restrict the whole
+    process to the local cache, and not only the block.
 
-    libraries: modules with a flag HF_HUB_OFFLINE, such as `datasets.config`. The flags of these
-        modules and of `huggingface_hub` are set to true.
+    libraries: modules with a flag HF_HUB_OFFLINE, such as `datasets.config`. If the hub does not
+        answer, the flags of these modules and of `huggingface_hub` are true in the block.
     """
     if hub_reachable():
         yield

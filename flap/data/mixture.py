@@ -10,7 +10,7 @@ from flap.config import require, shown
 from flap.storage import digest
 
 SELF = "self"  # the name of a text that the model itself writes
-HEAVIEST = 1e9  # maximum weight of a text; sums and products of weights then stay finite
+HEAVIEST = 1e9  # maximum weight of a text, so that sums and products of weights stay finite
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TextsInMemory:
 
     @cached_property
     def label(self) -> str:
-        """The name of these texts in reports and messages: how many they are, and their digest."""
+        """The name of these texts in reports and messages: their number and their digest."""
         return f"{len(self.documents)} texts in memory (digest {digest(self.documents)})"
 
 
@@ -33,14 +33,14 @@ class Part:
     # The weight of the text, above 0 and at most HEAVIEST. The share of the mixture's windows that
     # come from this text is the weight, divided by the sum of the weights of all parts.
     weight: float = 1.0
-    # whether prompts of this text go through the tokenizer's chat template; None means true if the
-    # tokenizer has a template
+    # whether prompts in this text are formatted with the tokenizer's chat template; None means true
+    # if the tokenizer has a template, and false otherwise
     chat_template: bool | None = None
-    documents: tuple[str, ...] = ()  # the texts, if they are in memory; otherwise empty
+    documents: tuple[str, ...] = ()  # for texts in memory: the texts; otherwise empty
 
 
 def parse(dataset: Any, field: str) -> list[Part]:
-    """Return the parts of a mixture of texts, which may be a single text.
+    """Return the parts of a mixture. Each part is one text; a single text is a mixture, too.
 
     dataset: the name or the file of a text, a list of names and files, a mapping from names and
         files to weights or options, or texts in memory. Texts with the weight 0 are left out.

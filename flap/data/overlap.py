@@ -1,11 +1,11 @@
-"""Find documents of evaluation tasks in the texts that a run has read, such as calibration texts.
+"""Find documents of evaluation tasks in the texts that flap has read, such as calibration texts.
 
 Two texts overlap if they share 13 consecutive words. A text of fewer than 13 words overlaps with
 another text only if it has the same words as the whole other text, or as a whole line of the other
 text. A *run of words* is a sequence of 13 consecutive words, or all words of a shorter text or
 line.
 
-Source of the rule: Brown et al., NeurIPS 2020, arXiv 2005.14165, appendix C.
+Source of the rule of 13 words: Brown et al., NeurIPS 2020, arXiv 2005.14165, appendix C.
 """
 
 import re
@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 from flap.data.text import Prompt, ngrams
 
-# The number of words in a run. If two texts share this many consecutive words, one text quotes the
-# other, or both quote a third text.
+# The number of words in a run of words. If two texts share this many consecutive words, one text
+# probably quotes the other, or both quote a third text.
 OVERLAP = 13
-# A line or a field of a document with fewer than FEWEST words, such as "yes", does not identify the
-# document, but the three words "Who wrote Hamlet?" do.
+# The minimum number of words in a line or a field of a document that can identify the document. For
+# example, "Who wrote Hamlet?" can identify a document, but "yes" cannot.
 FEWEST = 3
-# A run of words counts as an instruction of the task if it is in more than this many documents of a
-# task, and also in more than half of all documents of the task.
+# A run of words counts as an instruction if it is in more than this many documents of a task, and
+# also in more than half of all documents of the task.
 INSTRUCTIONS = 10
 LABEL = re.compile(r"\s*\w+(?: \w+){0,3}:\s")  # a label in a prompt, such as "Question: "
 WORD = re.compile(r"\w+")
@@ -37,7 +37,7 @@ class ReadText(NamedTuple):
     # what the text is used for: "calibration", "vocabulary" (choosing the tokens that stay), or
     # "recovery" (training after compression)
     use: str
-    source: str  # config key and value of the text, such as "calibration.dataset=my.jsonl"
+    source: str  # config key and value that name the text, as in "calibration.dataset=my.jsonl"
     texts: tuple[str, ...]  # the documents of the text, or the turns of its prompts
 
 
@@ -45,8 +45,8 @@ class Document(NamedTuple):
     """The runs of words by which a document of an evaluation task is recognised in other texts."""
 
     runs: Runs
-    # runs of the document's short texts, such as the question "What is it?"; such a run is used
-    # only if no other document of the task has the same run
+    # runs of words from the document's short texts, such as the question "What is it?"; a run is
+    # used only if no other document of the task has the same run in `parts`
     parts: Runs
 
 
@@ -66,19 +66,22 @@ def as_written(text: str) -> list[str]:
 def letters_and_digits(text: str) -> list[str]:
     """Split a text into lower-case words without punctuation.
 
-    These words are compared because the prompts of a task may change the case and the punctuation
-    of its documents.
+    Case and punctuation are ignored, because they may differ between a document and the prompt that
+    a task makes from the document.
     """
     return WORD.findall(text.lower())
 
 
 def word_runs(text: str, words: Words = as_written) -> Runs:
-    """Return all runs of OVERLAP words in a text. All words of a shorter text are a single run."""
+    """Return all runs of OVERLAP words in a text. All words of a shorter text are a single run.
+
+    words: a function that splits the text into words.
+    """
     return _runs_in(words(text), fewest=1)
 
 
 def line_runs(text: str, words: Words) -> Runs:
-    """Return a run for each line with at least FEWEST but fewer than OVERLAP words.
+    """Return a run of all words in each line with at least FEWEST but fewer than OVERLAP words.
 
     A label at the beginning of a line, such as "Question: ", is left out.
     """
@@ -94,8 +97,9 @@ def line_runs(text: str, words: Words) -> Runs:
 def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
     """Return the runs of words that identify a document, from the texts in the document.
 
-    whole: a text of the document that identifies the document even if the text is short.
-    others: further texts of the document, such as a question about a passage.
+    whole: the text that identifies the document even if the text is short.
+    others: further texts in the document, such as a question about a passage.
+    words: a function that splits a text into words.
     """
     runs = word_runs(whole, words)
     parts = Runs()
@@ -109,9 +113,9 @@ def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
 
 
 def _runs_in(words: list[str], fewest: int) -> Runs:
-    """Return all runs of OVERLAP words, or all words as a single run if there are fewer.
+    """Return all runs of OVERLAP consecutive words; fewer than OVERLAP words are a single run.
 
-    Return no run if there are fewer than `fewest` words.
+    If there are fewer than `fewest` words, return no run.
     """
     if len(words) >= OVERLAP:
         return set(map(hash, ngrams(words, OVERLAP)))
@@ -119,10 +123,10 @@ def _runs_in(words: list[str], fewest: int) -> Runs:
 
 
 def turns(prompt: Prompt) -> list[str]:
-    """Return the texts that identify a prompt.
+    """Return the turns of a prompt that can identify it: first its last turn, then earlier turns.
 
-    The first text is the last turn before the answer. System instructions are left out, because
-    many prompts share them. Short answers, such as "yes", are left out, too.
+    The right answer counts as a turn, too. System instructions are left out, because many prompts
+    share them. Answers with fewer than OVERLAP words, such as "yes", are also left out.
     """
     *earlier, last = prompt.messages
     answers = [str(one.get("content", "")) for one in earlier if one["role"] == "assistant"]
@@ -142,6 +146,7 @@ def overlaps(
 
     tasks: the documents of each task.
     read: the texts that the run has read. Each text is searched only once, for all tasks together.
+    words: a function that splits a text into words.
     """
     telling = [_telling(documents) for documents in tasks]
     wanted = Runs()
@@ -159,10 +164,10 @@ def overlaps(
 
 
 def _telling(documents: Sequence[Document]) -> list[Document]:
-    """Remove the runs of words that do not tell which document of a task was read.
+    """Return the documents of a task without runs of words that are not specific to a document.
 
-    A run of words that most documents share is an instruction. A short text that two documents
-    share identifies neither of them.
+    Not specific are instructions, which most documents of the task share, and runs of short texts
+    that at least two documents share.
     """
     counts = Counter(run for document in documents for run in document.runs)
     counts_of_parts = Counter(run for document in documents for run in document.parts)

@@ -1,4 +1,4 @@
-"""Read prompts from a file, and the right answers if the file has them."""
+"""Read prompts from a file, with their right answers if the file has them."""
 
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
     if not isinstance(answer, str | None):
         raise ValueError(f"{where}: the answer is no text; expected a string, or none at all")
     if answer is not None and not answer.strip():
-        answer = None  # for example, a turn that calls a tool may be empty
+        answer = None  # an assistant's turn may contain no text, for example if it calls a tool
     return Prompt(tuple(turns), answer, is_conversation)
 
 
@@ -80,8 +80,8 @@ def _checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
     given = list[dict[str, Any]]()
     if valid:
-        # For a key that only other messages have, Parquet stores null. Chat templates do not read
-        # times or bytes.
+        # If a message lacks a key that another message has, Parquet stores null for this key. Times
+        # and bytes are left out because chat templates do not read them.
         for message in messages:
             given.append({key: value for key, value in message.items() if isinstance(value, JSON)})
     complete = all("role" in one and ("content" in one or "tool_calls" in one) for one in given)

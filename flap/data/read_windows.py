@@ -1,7 +1,7 @@
-"""Read the texts of a mixture, by name or from files, and draw windows from them.
+"""Read the texts of a mixture, and draw token windows from them.
 
-A *part* is one text of a mixture. Texts that the model writes itself are added later, with
-`Windows.written`.
+A *part* is one text of a mixture: a text with a name, a file, or a list of texts in memory. Texts
+that the model writes itself are added later, with `Windows.written`.
 """
 
 import logging
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 class Wanted(NamedTuple):
-    """The number and length of windows to draw, and how to draw them."""
+    """The number and length of the windows to draw, and how to draw them."""
 
     num_samples: int  # number of windows to draw
     seq_len: int  # number of tokens in a window
-    seed: int
+    seed: int  # seed for drawing windows at random
     bos: str  # the value of `calibration.bos`: true, false or auto
-    answers: Answers = GIVEN
+    answers: Answers = GIVEN  # who writes the answers to prompts, and which tokens count
 
 
 def read_windows(
@@ -37,11 +37,11 @@ def read_windows(
     wanted: Wanted,
     max_length: int | None,
 ) -> Windows:
-    """Read the texts of a mixture, and return its windows.
+    """Read the texts of a mixture, and return windows of these texts.
 
     If the weight of a text is too small for one window, the text is left out, with a warning.
 
-    section: the section of the config, such as "calibration", for messages.
+    section: the section of the config that messages name, such as "calibration".
     dataset: the mixture in the form that `calibration.dataset` has in the config.
     max_length: the context length of the model in tokens; None if the context is unlimited.
 
@@ -55,12 +55,12 @@ def read_windows(
         )
     used = _used_parts(section, dataset, wanted)
     windows = read_parts(section, used, tokenizer, wanted)
-    # Draw the windows now, because this raises an error if a text is too short. For this check,
+    # Draw the windows now, so that an error is raised early if a text is too short. For this check,
     # prompts that the model still has to answer get answers of maximum length.
     _ = _with_longest_answers(windows, max_length).drawn
 
-    # In `Windows.read`, all documents of the mixture count as read, even the documents of parts
-    # that get no window.
+    # `Windows.read` contains the documents of all parts of the mixture, even of parts that get no
+    # window.
     others = [part for part in parse(dataset, f"{section}.dataset") if part not in used]
     read_of_others = read_parts(section, others, tokenizer, wanted).read
     return replace(windows, read={**windows.read, **read_of_others})
@@ -70,7 +70,7 @@ def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
     """Return the parts of a mixture that get at least one window, and warn about all other parts.
 
     Raises:
-        ValueError: the config names no texts, or a weight is out of range.
+        ValueError: `dataset` does not describe a mixture, or a weight is out of range.
     """
     parts = parse(dataset, f"{section}.dataset")
     counts = apportioned(wanted.num_samples, [part.weight for part in parts])
@@ -96,11 +96,12 @@ def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
 
     Raises:
         ValueError: all prompts of a text are so long that the model's context has no space for an
-            answer.
+            answer of maximum length.
     """
     for p, asked in windows.asked.items():
         longest = asked.answers.max_new_tokens
-        enough = 1 + windows.tokens_to_write(p) // longest  # enough prompts to fill the windows
+        # number of prompts whose longest answers have enough tokens for all windows of this part
+        enough = 1 + windows.tokens_to_write(p) // longest
         field = f"{windows.field}.dataset={shown(windows.parts[p].dataset)}"
         prompts = _fitting_prompts(asked, enough, windows.tokenizer, max_length, field)
         answers = [(prompt, " a" * longest) for prompt in prompts]
@@ -115,10 +116,12 @@ def _fitting_prompts(
     max_length: int | None,
     field: str,
 ) -> list[Prompt]:
-    """Return at most `enough` prompts that leave space for the longest answer in the context.
+    """Return the prompts that leave space in the model's context for an answer of maximum length.
+
+    If more than `enough` prompts do so, return only the first `enough` of them.
 
     Raises:
-        ValueError: no prompt leaves space for the longest answer.
+        ValueError: no prompt leaves space for such an answer.
     """
     if max_length is None:
         return list(asked.prompts[:enough])
@@ -155,12 +158,11 @@ def check_prompts(
     wanted: Wanted,
     max_length: int | None,
 ) -> None:
-    """Check that the model can answer the prompts of a mixture.
-
-    Texts without prompts are not checked.
+    """Check that the model can answer at least one prompt of each text that has prompts.
 
     Raises:
-        ValueError: prompts cannot be read, or no prompt of a text fits into the model's context.
+        ValueError: prompts cannot be read, or no prompt of a text leaves space for an answer in the
+            model's context.
     """
     reader = PartReader(tokenizer, f"{section}.dataset", bos=False, answers=wanted.answers)
     for part in _used_parts(section, dataset, wanted):
@@ -173,7 +175,7 @@ def check_prompts(
 def read_parts(
     section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted
 ) -> Windows:
-    """Read the texts of a mixture. The windows of the returned object are drawn when first used.
+    """Read the given parts of a mixture. The windows are drawn only when they are used.
 
     Raises:
         ValueError: a text does not exist or cannot be read.

@@ -1,4 +1,4 @@
-"""Classes for texts and prompts, and a measure of how much a text repeats itself."""
+"""Classes for texts and prompts, and a function that measures how much a text repeats itself."""
 
 import hashlib
 import json
@@ -8,18 +8,18 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-# index of the first character of a span of text, and of the first character after the span
+# a span of text: the index of its first character, and of the first character after it
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Text:
-    """A long text with its name and origin."""
+    """A text with its name and origin."""
 
     name: str
     text: str
     origin: str
-    # the documents that the text consists of, in order; empty if the text is a single document
+    # the documents that `text` consists of, in order; may be empty if there is only one document
     documents: tuple[str, ...] = ()
     # the span of the answer in each document; empty if the text has no answers
     counted: tuple[Span, ...] = ()
@@ -55,7 +55,7 @@ class Text:
 
     @property
     def jsonl(self) -> str:
-        """The documents in the format of a .jsonl file, which `read_text` can read."""
+        """The documents in the format of a .jsonl file that `read_text` can read."""
         lines = [json.dumps({"text": one}, ensure_ascii=False) + "\n" for one in self.documents]
         return "".join(lines)
 
@@ -78,10 +78,10 @@ def ngrams(items: Sequence[T], length: int) -> Iterator[tuple[T, ...]]:
 def repetition(tokens: Sequence[int]) -> float:
     """Return the share of repeated 4-grams: 1 - number of distinct 4-grams / number of 4-grams.
 
-    A 4-gram is a sequence of four consecutive tokens. A lower share is better. The share is 0 for
-    fewer than four tokens.
+    A 4-gram is a sequence of four consecutive tokens. A lower share is better. For fewer than four
+    tokens, the share is 0.
 
-    Source: seq-rep-4 of Welleck et al., ICLR 2020, arXiv 1908.04319.
+    Source: Welleck et al., ICLR 2020, arXiv 1908.04319, where this share is called seq-rep-4.
     """
     grams = list(ngrams(tokens, 4))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -1,7 +1,7 @@
-"""Read texts by name, from a local file, or from a list in memory.
+"""Read texts by name or from a local file, and check texts in memory.
 
 A text that is read by name has separate parts for calibration and evaluation. A text from a file or
-a list has no such parts: the same text is used for both.
+in memory is not divided into parts.
 """
 
 import json
@@ -21,7 +21,8 @@ FILE_FORMATS = {
     ".jsonl": "a JSON object a line, in UTF-8",
     ".parquet": "a table in Parquet",
 }
-# The beginnings of the config keys that may name the text `self`, which the model writes itself.
+# Only config keys with one of these beginnings may name the text `self`, which the model itself
+# writes.
 WRITTEN_BY_THE_MODEL = ("calibration.", "recover.")
 # all names that `calibration.dataset` accepts; it also accepts files
 NAMES = (*DATASETS, *PROMPTS, SELF)
@@ -30,6 +31,8 @@ NAMES = (*DATASETS, *PROMPTS, SELF)
 def read_text(dataset: str, split: Split, field: str) -> Text:
     """Read a text by name or from a local file.
 
+    dataset: the name of the text, or the path of the file.
+    split: which part of a text with a name is read. A file is read as a whole.
     field: the config key that error messages name.
 
     Raises:
@@ -64,11 +67,11 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
 def texts_in_memory(texts: Sequence[Any], field: str) -> TextsInMemory:
     """Check a list of texts that a caller of `flap.prune` passes. Each text becomes a document.
 
-    field: the argument that error messages name.
+    field: the config key that error messages name.
 
     Raises:
-        ValueError: the list contains no text, or an item is not a string, or an item is no text,
-            but the name of a text or of a file.
+        ValueError: the list contains only white space, or one of its items is not a string, cannot
+            be encoded in UTF-8, or is the name of a text or a file instead of a text.
     """
     for i, text in enumerate(texts):
         if not isinstance(text, str):
@@ -108,12 +111,12 @@ def _documents(path: Path, where: str) -> list[str]:
 def read_rows(
     path: Path, where: str, columns: tuple[str, ...] | None = None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read the given columns of a file. Return its rows, and the names of all its columns.
+    """Read the given columns of a file. Return the rows, and the names of all columns of the file.
 
     A .txt file counts as one row with the column 'text'.
 
     where: the beginning of error messages.
-    columns: the columns to read; None reads all columns.
+    columns: the names of the columns to read; None reads all columns.
 
     Raises:
         ValueError: the file cannot be read.
@@ -133,10 +136,10 @@ def read_rows(
 def _of_lines(
     path: Path, columns: tuple[str, ...] | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read the given columns of a .jsonl file. Also return the names of all its columns.
+    """Read the given columns of a .jsonl file. Also return the names of all columns of the file.
 
-    The file is not read as a table of Arrow: in such a table, all values of a column have the same
-    type, and a key that a row lacks gets a null in this row.
+    pyarrow could read the file as a table. But in such a table, all values of a column must have
+    the same type, and a row that lacks a key gets null for this key.
     """
     rows = list[dict[str, Any]]()
     names = dict[str, None]()
@@ -146,7 +149,8 @@ def _of_lines(
                 continue
             try:
                 row = parse_json(line)
-                # raises an error for half a surrogate pair, which an escape in JSON can produce
+                # Encoding raises an error if a text contains half of a surrogate pair, which can
+                # come from an escape such as \ud83d in the JSON.
                 json.dumps(row, ensure_ascii=False).encode()
                 if not isinstance(row, dict):
                     raise ValueError("no JSON object")
@@ -162,7 +166,10 @@ def _of_lines(
 def _of_table(
     path: Path, columns: tuple[str, ...] | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read the given columns of a Parquet file. Also return the names of all its columns."""
+    """Read the given columns of a Parquet file. Also return the names of all its columns.
+
+    Keys whose value is null are left out of the rows.
+    """
     import pyarrow.parquet  # imported here, because it takes 30 MB of memory and few runs need it
 
     table = pyarrow.parquet.read_table(path)
@@ -174,7 +181,10 @@ def _of_table(
 
 
 def _without_nulls(value: Any) -> Any:
-    """Remove keys whose value is null. Parquet stores null for keys that only other rows have."""
+    """Remove the keys of dicts whose value is null, which Parquet stores for keys that a row lacks.
+
+    Dicts inside of dicts and lists are changed, too.
+    """
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

@@ -15,8 +15,8 @@ from flap.data.batch import Batch
 
 PADDING = 0  # id of the token that pads short windows; the token mask is false for padding
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-# These patterns match the byte tokens of an incomplete character at the start or at the end of a
-# window.
+# These patterns match, at the start or at the end of a window, the names of byte tokens that are
+# only some of the bytes of a character.
 CUT_AT_START = re.compile(r"^(<0x[89AB].>)+")
 CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 
@@ -24,18 +24,18 @@ CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Return the number of UTF-8 bytes that each token in windows stands for, bytes_NT (int64).
 
-    In the vocabulary of a byte-level tokenizer, the name of a token has one character for each
-    byte. Such a token may contain only some of the bytes of a text's character. In the vocabularies
-    of other tokenizers, "▁" in a name stands for a space, and a name such as <0x0A> stands for a
-    byte. An added token stands for the text of its name.
+    In the vocabulary of a byte-level tokenizer, the name of a token has one character for each byte
+    that the token stands for. In the vocabularies of other tokenizers, "▁" in a name stands for a
+    space, and a name such as <0x0A> stands for one byte. An added token stands for the text of its
+    name.
     """
     vocabulary = tokenizer.get_vocab() | tokenizer.get_added_vocab()
     added = tokenizer.added_tokens_decoder
     if tokenizer.is_fast:
         byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
     else:
-        # A slow tokenizer has no decoder object to look at. It is byte-level if its vocabulary
-        # contains all characters that GPT-2 uses for bytes.
+        # A slow tokenizer has no decoder object that tells its kind. It counts as byte-level if its
+        # vocabulary contains all characters that GPT-2's vocabulary uses for bytes.
         byte_level = vocabulary.keys() >= set(ByteLevel.alphabet())
 
     bytes_V = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
@@ -52,18 +52,18 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 def retokenised(
     tokens_NT: Tensor, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase, bos: bool
 ) -> Batch:
-    """Convert windows of tokens of the tokenizer `before` to tokens of the tokenizer `after`.
+    """Convert windows with tokens of the tokenizer `before` to windows of the tokenizer `after`.
 
     The text of each window stays the same, except that incomplete characters at the edges of the
     window are left out. Windows with fewer tokens than the longest window are padded, and the token
     mask is false for the padding.
 
-    bos: whether each window begins with the beginning-of-sequence token.
+    bos: whether each window begins with the beginning-of-sequence token (BOS).
     """
     mark = _mark(before)
     mark_ids = after(mark, add_special_tokens=False).input_ids if mark else []
-    # A tokenizer for which `_mark` returns a character removes the first space of a text when it
-    # decodes, so put one more space in front of each window.
+    # If `_mark` returns a character for a tokenizer, this tokenizer removes the first space of a
+    # text that it decodes. Therefore put one more space in front of each window.
     space = before.convert_tokens_to_ids(["▁"]) if mark else []
     texts = list[str]()
     for window in tokens_NT[:, int(bos) :].tolist():
@@ -93,8 +93,8 @@ def continuation(
     whole = decoded([*prompt_ids, *answer_ids], tokenizer)
     if whole.startswith(before):
         return whole[len(before) :]
-    # If the answer begins with invalid UTF-8, the text of prompt and answer together may not begin
-    # with the text of the prompt.
+    # If the answer begins with invalid UTF-8, the decoded text of prompt and answer may not begin
+    # with the decoded prompt.
     return decoded(answer_ids, tokenizer)
 
 
@@ -116,16 +116,15 @@ def without_cut_character(answer_ids: list[int], tokenizer: PreTrainedTokenizerB
 
 
 def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a character to put in front of a window before the window is tokenised.
+    """Return a character to put in front of the text of a window before this text is tokenised.
 
     Some tokenizers add a space in front of a text, which would be wrong for a window that begins
-    inside a word. With the returned character in front, these tokenizers add the space before this
+    inside a word. With the returned character in front, these tokenizers add the space before the
     character, and `retokenised` removes the tokens of the space and of the character again. For all
     other tokenizers, return an empty string.
     """
-    # A character from Unicode's private use area: texts do not contain it, so no token joins it
-    # with other characters. A line feed is not suitable, because tokens may join it with other
-    # characters.
+    # Use a character from Unicode's private use area, because tokens do not join it with other
+    # characters, as they may do with a line feed.
     mark = "\ue000"
     ids = tokenizer(mark, add_special_tokens=False).input_ids
     names = tokenizer.convert_ids_to_tokens(ids)
@@ -140,7 +139,7 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
 def _whole(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Remove the byte tokens of incomplete characters at the start and at the end of a window.
 
-    Otherwise, complete characters next to these bytes could not be decoded.
+    With these tokens, the complete characters next to them could not be decoded.
     """
     names = tokenizer.convert_ids_to_tokens(ids)
     cut_at_start = CUT_AT_START.search("".join(names[:3]))

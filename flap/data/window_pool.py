@@ -21,8 +21,8 @@ from flap.data.text import Span, Text
 
 W = TypeVar("W", Tensor, Batch)
 
-# Every fifth window is held out. A fit, for example of a linear compensation, does not use the
-# held-out windows; the ridge of the fit is chosen on them.
+# Every fifth window is held out: a fit, such as that of a linear compensation, does not use it. The
+# held-out windows then serve, for example, to choose the ridge (the regularisation) of the fit.
 HELD_OUT = 5
 
 
@@ -46,8 +46,8 @@ class Pool:
     def __init__(self, text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> None:
         self.tokens_S, self.mask_S = tokenized(text, tokenizer, bos)
         self.bos_token: int | None = tokenizer.bos_token_id if bos else None
-        # The mask value of BOS. In a text with answers, it is false, because BOS is not part of an
-        # answer.
+        # Whether the mask is true for BOS. In a text with answers, it is false, because BOS is not
+        # part of an answer.
         self.bos_counts = not (text.counted and tokenizer.is_fast)
 
     def cut(self, seq_len: int) -> Batch:
@@ -61,7 +61,7 @@ class Pool:
         return self._windows(positions_NT[order_N[:num_windows]])
 
     def _positions(self, seq_len: int) -> Tensor:
-        """Return for each window the indices of its tokens in `tokens_S`. BOS is left out."""
+        """Return, for each window, the indices of its tokens in `tokens_S`, which excludes BOS."""
         from_text = seq_len if self.bos_token is None else seq_len - 1
         num_windows = len(self.tokens_S) // from_text
         return torch.arange(num_windows * from_text).view(-1, from_text)
@@ -89,17 +89,19 @@ class _State:
 def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> TextTokens:
     """Tokenise a text.
 
-    A text from a chat template may already begin with BOS. If a second BOS would be put in front of
-    this BOS, one of the two is left out.
+    A text from a chat template may already begin with BOS. This BOS is left out if another BOS is
+    put in front of it.
+
+    bos: whether every window begins with BOS. This BOS is not part of the returned tokens.
     """
-    # Slow tokenizers are Python code, whose state cannot be compared. Therefore the tokens of a
-    # slow tokenizer are not cached: each call gets a different digest.
+    # Slow tokenizers are Python code, whose state cannot be compared. Therefore each call with a
+    # slow tokenizer gets a new digest, so that its tokens are not taken from the cache.
     content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else uuid4().hex
     digest = hashlib.sha256(f"{tokenizer.bos_token_id} {content}".encode()).hexdigest()
     return _tokenized(text, _State(digest, tokenizer), bos)
 
 
-@lru_cache(maxsize=8)  # cached, so that a sweep in one process tokenises a text only once
+@lru_cache(maxsize=8)  # cached, so that the runs of a sweep in one process tokenise a text once
 def _tokenized(text: Text, state: _State, bos: bool) -> TextTokens:
     tokenizer = state.tokenizer
     answers = text.counted_in_text if tokenizer.is_fast else []
@@ -125,7 +127,7 @@ def _begins_in(spans: Sequence[Span], offsets: Sequence[Span]) -> Tensor:
 
     The mask is false for tokens that stand for no characters of the text, such as BOS.
 
-    spans: the answers in the text, in order.
+    spans: the spans of the answers in the text, in order.
     offsets: for each token, the index of its first character, and of the first character after it.
     """
     first_S, end_S = torch.tensor(offsets).long().reshape(-1, 2).T.contiguous()
@@ -137,9 +139,9 @@ def _begins_in(spans: Sequence[Span], offsets: Sequence[Span]) -> Tensor:
 
 
 def apportioned(total: int, weights: Sequence[float]) -> list[int]:
-    """Divide a whole number into whole shares in proportion to weights.
+    """Divide the whole number `total` into whole shares in proportion to `weights`.
 
-    The method of largest remainders rounds the shares.
+    The method of largest remainders rounds the shares, so that their sum is `total`.
     """
     exact = [total * weight / sum(weights) for weight in weights]
     shares = [math.floor(share) for share in exact]
@@ -150,11 +152,11 @@ def apportioned(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def mixed(parts: Sequence[Tensor]) -> Tensor:
-    """Interleave the windows (N, T) of several texts, the parts of a mixture.
+    """Interleave the windows (N, …) of the parts of a mixture. Each part is one text.
 
-    The windows of each part stay in order. The parts have nearly the same proportions among the
-    held-out windows (every fifth), among all other windows, and in any sequence of neighbouring
-    windows.
+    The windows of each part stay in order. The proportions of the parts are nearly the same among
+    the held-out windows (every fifth window), among all other windows, and in any sequence of
+    neighbouring windows.
     """
     counts = [len(windows_NT) for windows_NT in parts]
     held_out = apportioned(math.ceil(sum(counts) / HELD_OUT), counts)
@@ -170,7 +172,7 @@ def mixed(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _spread(counts: Sequence[int]) -> list[int]:
-    """Return a list in which each index i of `counts` occurs counts[i] times, spread evenly."""
+    """Return a list with counts[i] copies of each index i, spread evenly over the list."""
     positions = list[tuple[float, int]]()
     for part, count in enumerate(counts):
         for k in range(count):
@@ -179,5 +181,5 @@ def _spread(counts: Sequence[int]) -> list[int]:
 
 
 def split_windows(windows: W) -> tuple[W, W]:
-    """Split windows (N, …) into windows for fitting and held-out windows (every fifth)."""
+    """Split windows (N, …) into windows for fitting, and held-out windows (every fifth window)."""
     return windows[torch.arange(len(windows)) % HELD_OUT > 0], windows[::HELD_OUT]

@@ -39,24 +39,24 @@ class Windows:
     seed: int  # seed for drawing windows at random
     bos: bool = False  # whether each window begins with the beginning-of-sequence token
     field: str = "calibration"  # the config section, for error messages
-    # prompts that the model answers, in a dict from the index of their part
+    # a dict from the index of a part to the prompts of the part that the model answers
     asked: Mapping[int, Asked] = field_of(default_factory=dict)
     counted: str = "all"  # which tokens are used for statistics: "all" or "answers"
-    # all documents of each text, or all turns of its prompts, even if no window contains them, in a
-    # dict from the name of the text
+    # a dict from the name of each text to its documents, or to the turns of its prompts, even if no
+    # window contains them
     read: Mapping[str, tuple[str, ...]] = field_of(default_factory=dict)
 
     @property
     def existing(self) -> list[Text]:
-        """The texts of all parts, without those that the model still has to write."""
+        """The texts of all parts, without the texts that the model still has to write."""
         return [text for text in self.texts if text is not None]
 
     @property
     def named(self) -> list[Text]:
-        """The texts with their names and origins.
+        """The texts of all parts, each with its name and its origin.
 
-        An empty text stands for prompts that the model still has to answer. The text `self` is left
-        out until the model has written it.
+        If the model still has to answer the prompts of a part, the text of this part is empty. The
+        text `self` is left out until the model has written it.
         """
         named = list[Text]()
         for p, text in enumerate(self.texts):
@@ -72,15 +72,15 @@ class Windows:
         return [p for p, text in enumerate(self.texts) if text is None]
 
     def name(self, part: int) -> str:
-        """Return a part's name, with the part's position in front if another part has this name."""
+        """Return the name of a part, as in "2-a.txt" if several parts are called a.txt."""
         names = [Path(one.dataset).name for one in self.parts]
         return names[part] if names.count(names[part]) == 1 else f"{part + 1}-{names[part]}"
 
     def tokens_to_write(self, part: int) -> int:
         """Return the number of tokens that the model must write for a part.
 
-        The number is enough for one window more than the part needs, because the written text may
-        have fewer tokens when it is tokenised again.
+        These are enough tokens for one window more than the part needs, because the written text
+        may have fewer tokens when it is tokenised again.
         """
         return (1 + self.counts[part]) * self.seq_len
 
@@ -95,11 +95,13 @@ class Windows:
 
     @cached_property
     def drawn(self) -> list[Batch | None]:
-        """The windows of each part, with a mask of tokens in answers; None for a part without text.
+        """The windows of each part, with a mask of the tokens in answers.
+
+        None stands for a part whose text the model still has to write.
 
         Raises:
-            ValueError: a text is too short for its windows; or only answers are counted, and the
-                windows of a text contain less than one answer token on average.
+            ValueError: a text is too short for its windows, or only tokens in answers are counted,
+                and the windows of a text have on average less than one of these tokens.
         """
         return [None if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
 
@@ -116,7 +118,10 @@ class Windows:
 
     @property
     def batch(self) -> Batch:
-        """The windows of all parts that have a text, with a mask of the counted tokens."""
+        """The windows of all parts that have a text, with a mask of the counted tokens.
+
+        The field `counted` says whether all tokens are counted, or only the tokens in answers.
+        """
         in_answers = self.in_answers
         return in_answers if self.counted == "answers" else Batch.of(in_answers.tokens_NT)
 
@@ -127,10 +132,10 @@ class Windows:
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """A part of cache keys: everything that the windows depend on, except the model.
+        """The entries of a cache key for everything that the windows depend on, except the model.
 
-        The key does not change when the model writes a text, because this text depends only on the
-        model, its tokenizer and the options of the part.
+        These entries do not change when the model writes a text, because this text depends only on
+        the model, its tokenizer and the options of the part.
         """
         parts = [[part.dataset, part.weight, bool(part.chat_template)] for part in self.parts]
         tokens = list[str]()
@@ -183,10 +188,11 @@ def uses_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:
     bos: true, false or auto. With auto, windows begin with BOS if the tokenizer puts BOS in front
         of texts by default. Some models that were trained with BOS do not work without it: in
         windows of 128 tokens, Gemma 3 270M has a perplexity of 34 with BOS, and of 307 without it.
+    field: the config key that error messages name.
 
     Raises:
-        ValueError: `bos` has none of these values, or `bos` is true and the tokenizer has no
-            beginning-of-sequence token.
+        ValueError: `bos` has none of these values, or `bos` is true although the tokenizer has no
+            BOS token.
     """
     choice = bos.lower()
     require(choice in BOS, field, bos, f"one of {', '.join(BOS)}")
@@ -211,10 +217,10 @@ def evaluation_windows(
     bos: bool,
     field: str,
 ) -> Tensor:
-    """Cut a text into windows, and return the first windows in order, tokens_NT (int64).
+    """Cut a text into windows, and return these windows in order, tokens_NT (int64).
 
-    max_tokens: the maximum number of tokens in all returned windows together; at least one window
-        is returned. None returns all windows.
+    max_tokens: the maximum number of tokens in all returned windows together. Windows at the end of
+        the text are left out, but at least one window is returned. None returns all windows.
     field: the config key that error messages name.
 
     Raises:
@@ -235,7 +241,7 @@ def evaluation_windows(
 def batch_sha256(batch: Batch) -> str:
     """Return the SHA-256 of token windows and their mask, in hex digits.
 
-    A token with the id i whose mask is false enters the hash as -1 - i.
+    If the mask of a token with the id i is false, -1 - i is hashed instead of i.
     """
     return tokens_sha256(torch.where(batch.mask_NT, batch.tokens_NT, -1 - batch.tokens_NT))
 

@@ -1,4 +1,4 @@
-"""Evaluate models. Each evaluator measures values that have names, such as a perplexity."""
+"""Evaluate models. Each evaluator measures numbers with names, such as a perplexity."""
 
 from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.divergence import Divergence

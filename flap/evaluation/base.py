@@ -1,8 +1,8 @@
 """The base class of evaluators.
 
-An evaluator is a choice of the config group `eval`. It creates tasks, each of which measures a
-model on one text or on one set of documents. The tasks are created before the model is loaded, so
-that invalid input is reported early.
+An evaluator is a choice of the config group `eval`. It creates tasks. Each task measures a model,
+for example on one text or on one set of documents. The tasks are created before the model is
+loaded, so that invalid options and data are reported early.
 """
 
 import math
@@ -22,34 +22,34 @@ from flap.runtime.agenda import Workload
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Better = Literal["lower", "higher"]
-# appended to the origin of a task whose prompts go through the tokenizer's chat template
+# appended to the field `origin` of a task whose prompts the tokenizer's chat template formats
 TEMPLATED = "; through the chat template"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Named numbers, as in {"wikitext2/perplexity@2048": 5.68}, and the values they average."""
+    """Measured numbers with names, and the values of which some of these numbers are means."""
 
-    numbers: Numbers = field(default_factory=dict)
-    # for a number that is a mean over documents or windows: the value of each document or window.
-    # For a perplexity, the values are a linear approximation
+    numbers: Numbers = field(default_factory=dict)  # such as {"wikitext2/perplexity@2048": 5.68}
+    # for each number that is a mean over documents or windows: the value of each document or
+    # window. For a perplexity, the values are a linear approximation
     # (`flap.evaluation.perplexity.linearised`).
     documents: Documents = field(default_factory=dict)
-    # for each number, whether higher or lower values are better; a number for which this is unknown
-    # is left out
+    # for each number: whether higher or lower values are better. A number for which this is unknown
+    # is left out.
     better: dict[str, Better] = field(default_factory=dict)
     # the numbers of the dense model, if a task with `side_by_side` has measured both models
     beside: Numbers = field(default_factory=dict)
 
     def without(self, names: Collection[str]) -> "Measurement":
-        """Return this measurement without the numbers whose names are in `names`."""
+        """Return a copy of this measurement without the numbers that have one of these names."""
         parts = {}
         for part, values in vars(self).items():
             parts[part] = {name: value for name, value in values.items() if name not in names}
         return Measurement(**parts)
 
     def __or__(self, other: "Measurement") -> "Measurement":
-        """Return a measurement with the numbers of this measurement and of another measurement."""
+        """Return a measurement with the numbers of both measurements."""
         parts = {part: values | getattr(other, part) for part, values in vars(self).items()}
         return Measurement(**parts)
 
@@ -58,13 +58,13 @@ class Measurement:
 class Leaving:
     """How a task leaves out documents that the run has used for calibration or training."""
 
-    # config key and value that name the task, such as "eval.generation.tasks=sciq_answers"
+    # config key and value that name the task, as in "eval.generation.tasks=sciq_answers"
     field: str
     # a function that returns, for each document, the runs of words that identify it
     documents: Callable[[], Sequence[Document]]
     # a function that takes indices of documents, and returns the task without these documents
     without: Callable[[frozenset[int]], "Task"]
-    words: Words  # splits a text into the words that are compared
+    words: Words  # a function that splits a text into the words that are compared
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Task:
     """A measurement that is ready to run on a model.
 
     Usually, `run` takes one model, which is the dense or the pruned model. If the task has a
-    `reference`, `run` takes the pruned model, and the result of `reference` for the dense model. If
-    `side_by_side` is true, `run` takes both models, as models of transformers.
+    `reference`, `run` takes two arguments: the pruned model, and the result of `reference` for the
+    dense model. If `side_by_side` is true, `run` takes both models, as models of transformers.
     """
 
     name: str
@@ -85,24 +85,24 @@ class Task:
     origin: str = ""  # where the documents or the text of the task come from, for the report
     # the SHA-256 of the task's text, to detect that this text was used for calibration, too
     text_sha256: str | None = None
-    # whether the whole model must be in memory, instead of one layer at a time
+    # whether the task needs the whole model in memory, and not only one layer at a time
     needs_memory: bool = True
     # names or paths of texts that contain documents of this task
     shares_text_with: tuple[str, ...] = ()
     dataset: str = ""  # the name of the measured text; empty if the task measures no text
     leaving: Leaving | None = None  # how to leave out documents; None if this is not possible
     left_out: tuple[int, ...] = ()  # indices of the documents that are left out
-    # Whether `run` also takes a working directory, in which it stores partial results. An
-    # interrupted task continues from these results.
+    # Whether `run` also takes a working directory, in which it stores partial results, so that an
+    # interrupted task can continue from these results.
     continues: bool = False
-    # A function that computes the second argument of `run`, such as hidden states, from the dense
-    # model.
+    # A function that takes the dense model, and returns the second argument of `run`, such as
+    # hidden states.
     reference: Callable[[PlacedModel], Any] | None = None
     # Whether `run` measures the dense and the pruned model in turns. Tasks that measure times need
     # this, because the speed of a machine changes over time.
     side_by_side: bool = False
-    # How many tokens a model reads and writes in this task, to estimate how long the task takes.
-    # Both numbers are 0 if they are unknown.
+    # The numbers of tokens that a model reads and writes in this task, to estimate how long the
+    # task takes. Unknown numbers are 0.
     workload: Workload = field(default_factory=Workload)
     evaluator: str = ""  # the name of the task's evaluator in the config section `eval`
 
@@ -137,26 +137,30 @@ class Evaluator(ABC):
         max_length: int | None,
         before: PreTrainedTokenizerBase,
     ) -> list[Task]:
-        """Return the tasks for a model whose tokenizer was trimmed.
+        """Return the tasks for a pruned model whose tokenizer has lost tokens (`vocabulary=trim`).
 
-        tokenizer: the trimmed tokenizer. before: the tokenizer before trimming, with which
-            `prepare` created the tasks of the dense model.
+        tokenizer: the tokenizer of the pruned model.
+        before: the tokenizer of the dense model, with which `prepare` created the tasks of the
+            dense model.
         """
         return self.prepare(tokenizer, max_length)
 
     def needs_same_tokenizer(self, name: str) -> bool:
-        """Return whether comparing the value `name` of two models needs equal tokenizers."""
+        """Return whether the number `name` is comparable only for models with equal tokenizers."""
         return False
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return a dict from each average over tasks to the names of the numbers it averages."""
+        """Return the names of the averages over tasks, each with the names of the numbers in it.
+
+        numbers: the measured numbers of all tasks, by name.
+        """
         return {}
 
     def summary(self, measured: Measurement) -> Measurement:
-        """Compute the averages over tasks and their standard errors.
+        """Return the averages over tasks, and the standard errors of these averages.
 
-        The tasks have different documents. The statistical errors of their numbers are therefore
-        independent, and the squares of the standard errors add up.
+        Different tasks have different documents. The statistical errors of their numbers are
+        therefore independent, and the squares of the standard errors add up.
         """
         numbers = measured.numbers
         means = Numbers()

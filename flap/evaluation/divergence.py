@@ -1,7 +1,7 @@
 """Measure how much the predictions of the pruned model differ from those of the dense model.
 
-Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P positions · K
-likeliest tokens at a position.
+Legend: N windows · T tokens in each window · D hidden size · V tokens of the vocabulary · P
+positions of a window that are compared together · K most likely tokens at a position.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
 from flap.models.predictions import map_batches, positions_per_chunk, shared_hidden_states
 
-# The number of tensors as large as one model's logits that are in memory at the same time: the
+# The number of tensors in the size of one model's logits that are in memory at the same time: the
 # logits of both models, and intermediate results.
 COPIES = 4
 
@@ -34,19 +34,19 @@ COPIES = 4
 class Divergence(OnTexts):
     """How far the pruned model's next-token probabilities q are from those of the dense model, p.
 
-    The predictions are compared at all positions of each window except the last one.
+    The probabilities are compared at all positions of a window except its last position.
 
     `kl`: KL(p ‖ q) = Σ p (log p - log q) over the vocabulary, in nats per token; 0 or more, lower
-    is better. `agreement`: the share of the positions at which both models have the same likeliest
-    token; higher is better. `top5_agreement`: the share of the dense model's five likeliest tokens
-    that are among the pruned model's five likeliest tokens; higher is better. `acceptance`: Σ
-    min(p, q) over the vocabulary; higher is better. The acceptance is the probability that the
-    dense model accepts a token that the pruned model drafts in speculative decoding, if both models
-    sample. If both models decode greedily instead, the probability of acceptance is the
-    `agreement`.
+    is better. `agreement`: the share of the positions at which both models have the same most
+    likely token; higher is better. `top5_agreement`: the share of the dense model's five most
+    likely tokens that are among the pruned model's five most likely tokens; higher is better.
+    `acceptance`: Σ min(p, q) over the vocabulary; higher is better. The acceptance is the
+    probability that the dense model accepts a token that the pruned model drafts in speculative
+    decoding, if both models sample. If both models decode greedily instead, the `agreement` is the
+    probability of acceptance.
 
-    The numbers are means over windows, with standard errors. Of the dense model, only the final
-    hidden states are kept. The LM head, which pruning does not change, computes the dense model's
+    The numbers are means over windows, with standard errors. The dense model's final hidden states
+    are stored instead of its logits. The LM head, which pruning does not change, computes the
     logits from these states. The options are described in `OnTexts`.
 
     Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); acceptance: Leviathan
@@ -57,7 +57,10 @@ class Divergence(OnTexts):
     section: ClassVar[str] = "eval.divergence"
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
-        """Return the task that compares both models on a text's windows."""
+        """Return the task that compares the dense and the pruned model on a text's windows.
+
+        about: further fields of the task.
+        """
         batches_NT = windows.tokens_NT.split(self.batch_size)
 
         def measure(model: PlacedModel, dense: Sequence[Tensor]) -> Measurement:
@@ -74,7 +77,8 @@ class Divergence(OnTexts):
 def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
     """Return the dense model's final hidden states for the batches that this process runs.
 
-    The states are in host memory, or in memory-mapped files if the run has a working directory.
+    If the run has a working directory, the states are in memory-mapped files, and otherwise in host
+    memory.
 
     Raises:
         ValueError: the disk has too little free space for the states.
@@ -83,8 +87,8 @@ def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[T
     if model.work.path is None:
         return [hidden_NTD.cpu() for hidden_NTD in states]
     model.work.path.mkdir(parents=True, exist_ok=True)
-    # The folder is deleted at the end of this block, but its files stay usable as long as they are
-    # mapped into memory. On NFS, the folder itself cannot be deleted, so it remains.
+    # The folder is deleted at the end of this block, but the states in its files stay readable as
+    # long as the files are mapped into memory. On NFS, the folder cannot be deleted, so it remains.
     with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
         return [files.new([tuple(one.shape)], one.dtype)[0][0].copy_(one) for one in states]
@@ -94,8 +98,9 @@ def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[T
 def compare(
     model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Tensor]
 ) -> dict[str, list[float]]:
-    """Return kl, agreement, top5_agreement and acceptance, each with one value per window.
+    """Return kl, agreement, top5_agreement and acceptance, each as a list of one value per window.
 
+    model: the pruned model.
     dense: the final hidden states of the dense model for the batches that this process runs.
     """
     chunk = max(1, positions_per_chunk(model.adapter.vocab_size) // COPIES)
@@ -117,7 +122,10 @@ def compare(
 
 
 def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[str, float]:
-    """Return kl, agreement, top5_agreement and acceptance, summed over positions."""
+    """Return kl, agreement, top5_agreement and acceptance, summed over positions.
+
+    dense_PD, pruned_PD: the final hidden states of the dense and of the pruned model.
+    """
     dense_PV = adapter.logits(dense_PD).float()
     pruned_PV = adapter.logits(pruned_PD).float()
     log_p_PV = log_softmax(dense_PV, dim=-1)

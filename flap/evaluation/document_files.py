@@ -1,4 +1,4 @@
-"""Read documents of lm-eval's tasks from the user's own files."""
+"""Read the documents of lm-eval's tasks from the user's own files."""
 
 import json
 import re
@@ -16,7 +16,8 @@ from flap.evaluation.packaged_documents import give
 from flap.storage import digest, parse_json
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
-# an answer that `check` scores before a model is loaded, to find rows that cannot be scored
+# `check` scores this answer to every document before a model is loaded, to find documents for which
+# a task cannot score answers.
 ANSWER = "An answer."
 
 
@@ -24,14 +25,14 @@ class DocumentFiles:
     """A file of the user with the documents of one task, or a folder with a file for each task."""
 
     def __init__(self, source: str) -> None:
-        """Set the path from the option `source`, without reading a file."""
+        """Store the option `source`, the path of the file or folder, without reading a file."""
         self.source = source
         self.where = f"source={shown(source)}"
         self.rows: dict[str, Dataset] = {}  # the rows of each task that has been read
         self.paths: dict[str, Path] = {}  # the file of each task that has been read
 
     def reader(self) -> Callable[..., None]:
-        """Return a function that replaces the method with which lm-eval's tasks download data."""
+        """Return a function that replaces the method by which lm-eval's tasks download data."""
 
         def read(task: Any, *_: Any, **__: Any) -> None:
             self._give(task)
@@ -39,12 +40,13 @@ class DocumentFiles:
         return read
 
     def check(self, name: str, task: Any) -> None:
-        """Check that lm-eval can make a prompt from each document of a task, and score an answer.
+        """Check that lm-eval can make prompts from the documents of a task, and score answers.
 
-        Without this check, a row that lacks a value could end a run with an error after hours.
+        Without this check, a document that lacks a value could end a run with an error after hours.
 
         Raises:
-            ValueError: a document lacks something that the task needs.
+            ValueError: lm-eval cannot use a document, or the task does not read its documents by
+                the method that `reader` replaces.
         """
         if name not in self.rows:
             raise ValueError(f"{self.where}: lm-eval reads the documents of {name} in its own way")
@@ -58,10 +60,10 @@ class DocumentFiles:
                 raise ValueError(f"{self.where}: row {number}: {self.reason(error)}") from error
 
     def reason(self, error: Exception) -> str:
-        """Return why the task that was read last cannot use its documents.
+        """Return why lm-eval cannot use the documents of the task that was read last.
 
         error: the exception that lm-eval raised. If the exception is about a missing column, the
-            reason names this column.
+            returned text names this column.
         """
         name = [*self.rows, "lm-eval"][len(self.rows) - 1]
         missing = re.fullmatch(r"'(\w+)'(?: is undefined)?", str(error))
@@ -70,16 +72,19 @@ class DocumentFiles:
         return f"does not suit {name} ({type(error).__name__}: {one_line(error, 200)})"
 
     def origin(self, names: list[str]) -> str:
-        """Return where the documents of the named tasks come from, with a digest of their rows."""
+        """Return where the documents of some tasks come from, with a digest of the documents.
+
+        names: the names of the tasks.
+        """
         number = sum(len(self.rows[name]) for name in names)
         content = digest([self.rows[name].to_list() for name in names])
         return f"{Path(self.source).name}, {number} documents (sha256 {content})"
 
     def _give(self, task: Any) -> None:
-        """Give a task of lm-eval the documents of its file.
+        """Give a task of lm-eval the documents in the user's file.
 
-        Few-shot examples come from these documents, too, unless the definition of the task lists
-        its examples.
+        Few-shot examples are taken from these documents, too, unless the definition of the task
+        contains a list of examples.
         """
         config = task.config
         path = self._path(config.task)
@@ -127,19 +132,22 @@ class DocumentFiles:
             raise ValueError(f"{self.where}: {path.name} holds no documents")
         try:
             return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
-        except (TypeError, ValueError) as error:  # in a table of Arrow, a column has one type
+        except (TypeError, ValueError) as error:  # a column has values of different types
             reason = one_line(error, 120)
             raise ValueError(
                 f"{self.where}: {path.name} is no table with one type for each column ({reason})"
             ) from error
 
     def _check_template(self, name: str, template: Any, documents: Dataset) -> None:
-        """Check that every row has a value in each column that `template` reads."""
+        """Check that every document has a value in each column that a template of a task reads.
+
+        template: the name of a column, or a Jinja template. Other values are not checked.
+        """
         if not isinstance(template, str):
             return
         columns = documents.column_names
         if template.isidentifier():
-            if template not in columns:  # lm-eval would use the name of a missing column as text
+            if template not in columns:  # lm-eval would use the name itself as the text
                 raise ValueError(f"{self.where}: {self._without_column(name, template)}")
             fields = {template}
         else:
@@ -156,7 +164,9 @@ class DocumentFiles:
 
 
 def _rows(path: Path, where: str) -> list[dict[str, Any]]:
-    """Return the rows of a file.
+    """Return the rows of a file, each as a dict from the names of columns to values.
+
+    where: the beginning of error messages.
 
     Raises:
         ValueError: the file cannot be read.
