@@ -52,7 +52,7 @@ STAGES = [
 # The files and packages of flap/models, in the order in which they should be read. A file imports
 # only from files before it.
 MODELS = [
-    # These files define the parts of a layer.
+    # These files access devices, and the parts of a model such as attentions, MLPs and experts.
     "devices",
     "offload",
     "block",
@@ -72,13 +72,13 @@ MODELS = [
     "gguf_file",
     "locate",
     "model_files",
-    # These files place the weights of a model in memory or on disk.
+    # These files place weights in memory or on disk, and pass tokens through the layers.
     "placed_model",
     "predictions",
     "hidden_files",
     "walk",
     "placement",
-    # These files find a model by its name or path.
+    # These files find a model by its name or path, and describe it.
     "source",
     "loaded_source",
     "find",

@@ -43,12 +43,11 @@ def rounded(matrix: np.ndarray, quantisation: str) -> torch.Tensor:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Return a function that writes a GGUF file, given the types of its embedding and LM head.
+    """Return a function that writes a GGUF file with given types of the embedding and the LM head.
 
-    A type is given by its name in GGUF, such as "Q8_0".
-
-    noise: how much the head differs from the embedding before both are quantised, relative to the
-    standard deviation of the embedding.
+    The function takes the names of the types in GGUF, such as "Q8_0". Its argument `noise` says how
+    much the head differs from the embedding before both are quantised, relative to the standard
+    deviation of the embedding.
     """
 
     def write_file(embedding: str, head: str, noise: float = 0.0) -> Path:

@@ -1,4 +1,4 @@
-"""With another number of threads, a plan keeps the same heads and neurons, except for one.
+"""With another number of threads, a plan keeps the same heads and neurons, except at most one.
 
 The exception is possible because scores differ by rounding.
 """

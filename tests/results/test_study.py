@@ -293,7 +293,7 @@ def rights(*wrong: int) -> list[float]:
     ("wrong", "data", "marks"),
     # If one model has five wrong answers where the other is right, and the reverse never happens,
     # the p-value is 0.06 in McNemar's exact test (but 0.02 in a t-test). So the difference is not
-    # clear.
+    # clear, and both results get the mark "near".
     [
         ((0, 5), ("same", "same"), ["near", "near"]),
         ((1, 20), ("same", "same"), ["best", ""]),
@@ -596,7 +596,7 @@ def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path) -> None:
 def test_a_dense_model_has_a_row_for_each_way(
     differs: tuple[str, ...], report: Plain, tmp_path: Path
 ) -> None:
-    """If two cells differ in the dense model or in its evaluation, there are two dense rows."""
+    """If two cells differ in the dense model or its evaluation, the table has two dense models."""
     for overrides in ((), differs):
         add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2, overrides=overrides))
     assert len(read_study(tmp_path).dense) == (2 if differs else 1)

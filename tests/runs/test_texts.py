@@ -1,7 +1,8 @@
-"""An option for the model's answers that has no effect is refused, unless a preset sets it.
+"""An option for answers that the model writes is refused if it has no effect.
 
-It is also accepted if its value is the default, or if the method needs no calibration text. Each
-text that the model writes has a file of its own with a valid name.
+Such an option is accepted, however, if a preset sets it, if its value is the default, or if the
+method needs no calibration text. Each text that the model writes has a file of its own with a valid
+name.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files are written completely or not at all, and temporary files of killed processes go away."""
+"""Files are written completely or not at all. Temporary files of killed processes are removed."""
 
 import mmap
 import multiprocessing

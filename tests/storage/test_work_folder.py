@@ -1,4 +1,4 @@
-"""The working directory of an interrupted run stays, and a later run reads its stored results."""
+"""The working directory of an interrupted run stays, and a later run reads the results in it."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Statistics are unchanged to the bit after they were written to a file and read again."""
+"""Calibration statistics are the same, to the bit, after they were written to a file and read."""
 
 from itertools import chain
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Scores are unchanged to the bit after they were written to a file and read again."""
+"""Importance scores are the same, to the bit, after they were written to a file and read."""
 
 from pathlib import Path
 

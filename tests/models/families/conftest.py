@@ -31,7 +31,7 @@ QUICK = {
     "TestQwen3Moe",
     "TestQwen3Next",
 }
-FRESH = {"TestLlama"}  # the families that `make test` loads in a new process
+FRESH = {"TestLlama"}  # the families whose checkpoints `make test` loads in a new process
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
