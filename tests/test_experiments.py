@@ -1,4 +1,4 @@
-"""answers/sciq.py writes valid prompts. `flap reproduce` accepts all reports in experiments/."""
+"""The script sciq.py writes valid prompts. `flap reproduce` accepts all reports in experiments/."""
 
 import json
 import runpy

@@ -125,7 +125,7 @@ def test_what_travels_says_nothing_of_trackers_and_is_json(
 def test_layers_and_parameters_are_those_of_the_plan_and_the_checkpoint(
     finished: Path, report: dict[str, Any]
 ) -> None:
-    """Each of the 4 layers has 4 KV heads (1536 parameters each) and 56 neurons (96 each)."""
+    """A layer of the dense model has 4 KV heads (1536 parameters each) and 56 neurons (96 each)."""
     plan = PruningPlan.load(finished / "plan.json")
     decoder_after = 0
     for reported, kept in zip(report["layers"], plan.layers, strict=True):
@@ -246,8 +246,9 @@ def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: 
         assert layer["neurons"] == 32
         assert layer["kv_heads"] >= 3
 
-    # A ratio of 0.25 removes 11520 of 46080 parameters. Each layer loses 24 neurons, with 96
-    # parameters each. In addition, the model loses one or two KV heads, with 1536 parameters each.
+    # At a ratio of 0.25, about 11520 of 46080 parameters are removed. Each layer loses 24 neurons,
+    # with 96 parameters each. For the rest, the model loses one or two KV heads, with 1536
+    # parameters each.
     realised = report.ratio["realised_decoder"]
     removed_heads = (realised * 46080 - 4 * 24 * 96) / 1536
     assert removed_heads in (pytest.approx(1), pytest.approx(2))

@@ -96,9 +96,11 @@ def test_by_hand() -> None:
 def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
     """Without held-out tokens, the compensation changes only the bias.
 
-    An expert has no held-out tokens if the router sends none to it. The test has fewer than two
-    tokens for each channel, because then trials of structure=search also compare fits on held-out
-    tokens.
+    An expert has no held-out tokens if the router sends none to it.
+
+    trial: whether structure=search only tries to prune these channels. In such a trial, fits are
+    compared on held-out tokens only if there are few tokens, as here: fewer than two for each
+    channel.
     """
     activation_TI = noise(30, 20) + 3
     weight_OI = noise(4, 20, seed=1)
@@ -179,7 +181,7 @@ def test_the_largest_ridge_is_tried_if_no_smaller_one_beats_the_bias(
 
 @pytest.mark.parametrize("trial", [False, True])
 def test_several_removals_have_the_fits_of_each_alone(trial: bool) -> None:
-    """Fitting several removals in one call gives the same fits as one call for each removal."""
+    """Fits for several sets of removed channels are the same in one call as in separate calls."""
     activation_TI = noise(500, 12) @ noise(12, 12, seed=3)
     weight_OI = noise(4, 12, seed=4)
     statistics = in_parts(activation_TI[:400], activation_TI[400:])

@@ -60,7 +60,7 @@ def tried(
     compensation: Compensation,
     statistics: list[LayerStatistics],
 ) -> PreTrainedModel:
-    """Return a copy of the model, pruned and compensated as in trials of structure=search."""
+    """Return a copy of the model, pruned and compensated as when structure=search tries a plan."""
     changed = copy.deepcopy(model)
     adapter = adapt(changed)
     for i, layer in enumerate(plan.layers):
