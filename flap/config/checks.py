@@ -19,8 +19,8 @@ from flap.config.paths import check_path, home_replaced, paths_in
 from flap.config.resolvers import model_name
 from flap.config.schema import CHOICES, LONGEST_TIMEOUT, FlapConfig, TargetConfig, targets
 
-# The sections of a run's report whose values the option `objective` can name, and a name of such a
-# value.
+# The sections of a run's report whose values the option `objective` can name. EXAMPLE is the name
+# of such a value.
 OBJECTIVES = ("pruned", "dense", "parameters", "ratio", "seconds")
 EXAMPLE = "pruned/sciq_answers/exact_match"
 # The options that are refused if the option `plan` is set, because the plan lists the units
@@ -220,7 +220,7 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return the argument `settled` of `refuse`: the keys that the option `plan` decides.
+    """Return the keys that the option `plan` decides, each with the reason that `refuse` prints.
 
     The dict is empty if no plan is set.
     """

@@ -47,7 +47,7 @@ python -m flap export --help                      print the options of a command
 
 
 def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
-    """Return the names of the choices of a config group: its YAML files in conf/.
+    """Return the names of a config group's choices, each of which is a YAML file in conf/.
 
     A file whose name begins with an underscore is not a choice, but contains options that several
     choices of the group share.
@@ -61,7 +61,7 @@ def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def groups() -> dict[str, str]:
-    """Return the groups in the list `defaults` of conf/config.yaml, each with its comment."""
+    """Return the config groups in conf/config.yaml's list `defaults`, each with its comment."""
     contents = (Path(config_dir()) / "config.yaml").read_text()
     return dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE))
 
@@ -82,7 +82,7 @@ def help_text(folders: Sequence[Path] = ()) -> str:
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
     """Raise a ValueError unless `condition` is true.
 
-    The message names the field, its value and what is allowed.
+    The message is "NAME=VALUE: expected ALLOWED", with the three arguments of these names.
     """
     if not condition:
         raise ValueError(f"{name}={shown(value)}: expected {allowed}")
@@ -171,8 +171,9 @@ class ConsoleFormatter(logging.Formatter):
 class ConsoleFilter(logging.Filter):
     """A log filter for the console.
 
-    The filter drops records with the attribute `only_in_files`. It also drops warnings that the
-    console has already shown, because each run of a sweep gives the same warnings.
+    The filter drops records with the attribute `only_in_files`, which are only for the log file. It
+    also drops warnings that the console has already shown, because each run of a sweep gives the
+    same warnings.
     """
 
     shown: ClassVar[set[str]] = set()  # the warnings that the console has shown so far

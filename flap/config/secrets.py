@@ -9,8 +9,8 @@ the tracker must not show these secrets. Three kinds of values are secret:
 - all values under `hydra.job.env_set`.
 
 `redacted` removes secrets from data before the data is written. `redact` is a second protection: it
-searches a text for every secret that this process knows, in every form that the secret may have in
-JSON, YAML, HTML, URLs and shells.
+searches a text for every secret that this process has collected, in every form that the secret may
+have in JSON, YAML, HTML, URLs and shells.
 """
 
 import json
@@ -104,9 +104,9 @@ def has_secrets(config: DictConfig) -> bool:
 
 
 def learn_from_process(words: Iterable[str]) -> None:
-    """Collect the secrets in environment variables and in arguments of the command line.
+    """Collect, for `redact`, the secrets in environment variables and command-line arguments.
 
-    words: the arguments.
+    words: the command-line arguments.
     """
     for name, value in os.environ.items():
         _learn(_secrets_in(value, name))
@@ -117,7 +117,7 @@ def learn_from_process(words: Iterable[str]) -> None:
 
 
 def learn_from_config(config: DictConfig, env_set: Any) -> None:
-    """Collect the secrets in a composed config.
+    """Collect, for `redact`, the secrets in a composed config.
 
     env_set: the section `hydra.job.env_set`, which has the environment variables that Hydra sets.
         The values of these variables are secrets, too. But a path, or a value that also occurs

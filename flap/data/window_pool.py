@@ -51,7 +51,10 @@ class Pool:
         self.bos_counts = not (text.counted and tokenizer.is_fast)
 
     def cut(self, seq_len: int) -> Batch:
-        """Cut the whole text into windows of `seq_len` tokens, and return them in order."""
+        """Cut the text into windows of `seq_len` tokens, and return the windows in order.
+
+        Tokens at the end of the text that do not fill a window are left out.
+        """
         return self._windows(self._positions(seq_len))
 
     def draw(self, num_windows: int, seq_len: int, seed: int) -> Batch:

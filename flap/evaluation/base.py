@@ -38,7 +38,7 @@ class Measurement:
     # for each number: whether higher or lower values are better. A number for which this is unknown
     # is left out.
     better: dict[str, Better] = field(default_factory=dict)
-    # the numbers of the dense model, if a task with `side_by_side` has measured both models
+    # the numbers of the dense model, if the task measures both models (`Task.side_by_side`)
     beside: Numbers = field(default_factory=dict)
 
     def without(self, names: Collection[str]) -> "Measurement":

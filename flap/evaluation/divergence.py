@@ -25,8 +25,8 @@ from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
 from flap.models.predictions import map_batches, positions_per_chunk, shared_hidden_states
 
-# The number of tensors in the size of one model's logits that are in memory at the same time: the
-# logits of both models, and intermediate results.
+# The number of tensors, each as large as one model's logits, that are in memory at the same time:
+# the logits of both models, and intermediate results.
 COPIES = 4
 
 

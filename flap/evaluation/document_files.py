@@ -28,8 +28,9 @@ class DocumentFiles:
         """Store the option `source`, the path of the file or folder, without reading a file."""
         self.source = source
         self.where = f"source={shown(source)}"
-        self.rows: dict[str, Dataset] = {}  # the rows of each task that has been read
-        self.paths: dict[str, Path] = {}  # the file of each task that has been read
+        # for each task whose file has been read, by name: the rows of the file, and its path
+        self.rows: dict[str, Dataset] = {}
+        self.paths: dict[str, Path] = {}
 
     def reader(self) -> Callable[..., None]:
         """Return a function that replaces the method by which lm-eval's tasks download data."""
