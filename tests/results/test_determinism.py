@@ -1,6 +1,6 @@
-"""With another number of threads, a plan keeps the same heads and neurons, except at most one.
+"""With another number of threads, a plan keeps the same heads and neurons, apart from at most one.
 
-The exception is possible because scores differ by rounding.
+This difference is possible because scores differ by rounding.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """One pass through the layers can score heads and neurons, and measure the KL divergence of trials.
 
-A trial prunes some heads or neurons of one layer. Such a pass gives the same results as two
-separate passes, also if it was interrupted.
+A trial prunes some heads or neurons of one layer. One pass for both purposes gives the same results
+as two separate passes, also if it was interrupted.
 """
 
 from pathlib import Path
