@@ -315,7 +315,7 @@ vocabulary.dataset={huge}.txt -> vocabulary.dataset=yyy…: must be at most 3,00
 vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file contains no text
 mask_only=true -> mask_only=True: expected false with vocabulary=trim, which removes rows instead of masking them
 ratio=null target.bytes=20000 -> target.bytes=20000: 1 KV head and 1 neuron stay in every layer, so this model allows
-eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim, because the two models predict different tokens
+eval=[perplexity,divergence] model.path=/none -> eval=divergence: expected another measurement with vocabulary=trim, because … predict different tokens; eval=perplexity compares
 """
 
 # Errors that flap finds only when it reads the weights or runs the model. Before such an error, the

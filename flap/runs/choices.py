@@ -22,7 +22,7 @@ from flap.config import (
     require,
     targets,
 )
-from flap.evaluation import Evaluator
+from flap.evaluation import Divergence, Evaluator
 from flap.method.allocation import (
     Biases,
     Bound,
@@ -220,6 +220,14 @@ def _check_together(choices: Choices) -> None:
         require(choices.vocabulary is None, "mask_only", True, allowed)
         allowed = "false with structure.experts=true, as a router cannot be masked"
         require(not choices.experts, "mask_only", True, allowed)
+
+    if choices.vocabulary is not None:
+        allowed = (
+            "another measurement with vocabulary=trim, because the dense and the trimmed model "
+            "predict different tokens; eval=perplexity compares them by bits per byte"
+        )
+        for evaluator in choices.evaluators.values():
+            require(not isinstance(evaluator, Divergence), "eval", "divergence", allowed)
 
     propagate = choices.calibration.propagate
     if propagate != "dense":

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.config import TargetConfig, require
 from flap.data import Windows
-from flap.evaluation import Divergence, prepare_tasks
+from flap.evaluation import prepare_tasks
 from flap.evaluation.left_out import without_read
 from flap.method.allocation import Bound, Budget
 from flap.method.calibration.answers import without_answers
@@ -95,7 +95,7 @@ def budget_after_trimming(
     _check_embeddings(adapter)
     rows = adapter.vocab_size
     tokens = Tokens.of(source.tokenizer, rows, named_ids(adapter.model))
-    _check_vocabulary(choices, tokens)
+    choices.vocabulary.check(tokens)
     if source.loaded:
         without_target = replace(choices, target=TargetConfig())
         return check_budget(adapter, without_target, source), None
@@ -113,17 +113,6 @@ def _check_embeddings(adapter: ModelAdapter) -> None:
     allowed = "none for this model, which has embeddings of tokens for each layer, too"
     of_layers = getattr(adapter.config, "hidden_size_per_layer_input", 0)
     require(not of_layers, "vocabulary", "trim", allowed)
-
-
-def _check_vocabulary(choices: Choices, tokens: Tokens) -> None:
-    assert choices.vocabulary is not None
-    choices.vocabulary.check(tokens)
-    allowed = (
-        "none with vocabulary=trim, because the two models predict different tokens; "
-        "eval=perplexity gives bits per byte"
-    )
-    for evaluator in choices.evaluators.values():
-        require(not isinstance(evaluator, Divergence), "eval", "divergence", allowed)
 
 
 def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
