@@ -57,7 +57,7 @@ def observed(model: PreTrainedModel) -> list[LayerStatistics]:
 
 @torch.no_grad()
 def flowing_in(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> list[Tensor]:
-    """Return the inputs of each expert's down projection, recorded in transformers' own code."""
+    """Return the inputs of each expert's down projection, recorded in the eager kernel."""
     model = copy.deepcopy(model)
     model.set_experts_implementation("eager")
     down_proj = experts(model, layer).down_proj

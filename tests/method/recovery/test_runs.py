@@ -55,9 +55,9 @@ def test_the_model_is_measured_before_and_after(trained: Report, plain: Report) 
     numbers = {which: measured[NAME] for which, measured in trained.evaluation.items()}
     assert trained.evaluation["compressed"] == plain.evaluation["pruned"]
     assert numbers["pruned"] != numbers["compressed"]
-    # `recovery` has the standard errors of differences between the model after training and the
-    # model before training. `difference_stderr` of the report has the standard errors of
-    # differences from the dense model.
+    # `trained.recovery` has the standard errors of differences between the model after training and
+    # the model before training. `trained.difference_stderr` has the standard errors of differences
+    # from the dense model.
     error = trained.recovery["difference_stderr"][NAME]
     assert error > 0
     assert error != trained.difference_stderr[NAME]

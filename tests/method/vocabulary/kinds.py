@@ -1,4 +1,4 @@
-"""All kinds of tokenizers from which flap can remove tokens, and a function that names tokens."""
+"""Functions that make all kinds of tokenizers from which flap can remove tokens."""
 
 import json
 from collections.abc import Callable
