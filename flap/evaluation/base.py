@@ -73,7 +73,8 @@ class Task:
 
     Usually, `run` takes one model, which is the dense or the pruned model. If the task has a
     `reference`, `run` takes two arguments: the pruned model, and the result of `reference` for the
-    dense model. If `side_by_side` is true, `run` takes both models, as models of transformers.
+    dense model. If `side_by_side` is true, `run` takes both models, as objects of the library
+    transformers.
     """
 
     name: str
