@@ -46,7 +46,7 @@ def test_a_run_is_reproduced_beside_it(
 def test_another_number_exits_with_code_1_and_is_named(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run is repeated from its report alone, in which versions and one number were changed.
+    """A run is repeated from its report alone, after versions and one number in it were changed.
 
     The report lies in a folder without other files, as if it came from another machine.
     """

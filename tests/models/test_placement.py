@@ -94,13 +94,13 @@ def directories(
 
 @pytest.fixture(params=ARCHITECTURES)
 def directory(request: pytest.FixtureRequest, directories: dict[str, Path]) -> Path:
-    """Return the directory of a saved model, for each architecture."""
+    """Return, for each architecture in turn, the directory of a saved model."""
     return directories[request.param]
 
 
 @pytest.fixture(params=PLACES)
 def placed(request: pytest.FixtureRequest, directory: Path) -> PlacedModel:
-    """Return the model in `directory` at each placement of PLACES."""
+    """Return the model in `directory`, at each placement of PLACES in turn."""
     made = PLACES[request.param](directory)
     assert type(made) is PLACEMENTS[request.param.split(",")[0]]
     return made

@@ -75,9 +75,9 @@ def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
 
 
 def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte() -> None:
-    """If the vocabulary was trimmed, the warning is based on bits per byte instead of perplexity.
+    """The warning that little of a trimmed model is left is based on bits per byte.
 
-    Perplexities of two tokenizers cannot be compared.
+    It is not based on perplexity, because perplexities of two tokenizers cannot be compared.
     """
     bits = "words.txt/bits_per_byte@16"
 
@@ -125,7 +125,10 @@ def test_what_travels_says_nothing_of_trackers_and_is_json(
 def test_layers_and_parameters_are_those_of_the_plan_and_the_checkpoint(
     finished: Path, report: dict[str, Any]
 ) -> None:
-    """A layer of the dense model has 4 KV heads (1536 parameters each) and 56 neurons (96 each)."""
+    """The report has the widths of the plan, and the numbers of parameters that follow from them.
+
+    A layer of the dense model has 4 KV heads (1536 parameters each) and 56 neurons (96 each).
+    """
     plan = PruningPlan.load(finished / "plan.json")
     decoder_after = 0
     for reported, kept in zip(report["layers"], plan.layers, strict=True):

@@ -157,7 +157,7 @@ def make_slowly(
     """Look up an entry of the cache while other processes do the same.
 
     A process that computes the entry adds a line to the file `made`. Each process writes the value
-    that it got to its file `found`.
+    of the entry, and whether it was found, to a file of its own, `found`.
     """
 
     def make() -> str:
