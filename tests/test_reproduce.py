@@ -48,7 +48,8 @@ def test_another_number_exits_with_code_1_and_is_named(
 ) -> None:
     """A run is repeated from its report alone, after versions and one number in it were changed.
 
-    The report lies in a folder without other files, as if it came from another machine.
+    The report lies in a folder without other files, as if it came from another machine. The command
+    prints these changes, and exits with code 1.
     """
 
     def change(report: dict) -> None:

@@ -135,7 +135,10 @@ def test_every_kernel_computes_the_same(
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
 ) -> None:
-    """The grouped kernel cannot read rows of 17 float32 values, so flap uses `eager` for them."""
+    """All kernels compute the same logits.
+
+    The grouped kernel cannot read rows of 17 float32 values, so flap uses `eager` for them.
+    """
     adapter = adapt(model)
     known = observed(model)
     plan = plan_of(model, 0.0)

@@ -272,9 +272,10 @@ def saved(
 
 @pytest.mark.long
 def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Path) -> None:
-    """If all layers have the same number of experts, the checkpoint is stock (without saved code).
+    """A new process without flap loads all checkpoints, and computes the same logits.
 
-    If layers differ in their number of experts, the checkpoint needs the code that is saved with
+    If all layers have the same number of experts, the checkpoint is stock (without saved code). If
+    layers differ in their number of experts, the checkpoint needs the code that is saved with
     the weights. Qwen3-Next always needs this code.
     """
     stock = {name for name, one in saved.items() if is_stock(one.directory)}

@@ -198,8 +198,8 @@ def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain
     """The config in a cell's report, and not Hydra's record, decides on which curve the cell lies.
 
     Cells that differ in their calibration windows, or in their window lengths of perplexity, are on
-    different curves. A cell without the zero-shot tasks is on the same curve as a cell with these
-    tasks.
+    different curves of the plots. A cell without the zero-shot tasks is on the same curve as a cell
+    with these tasks.
     """
     for overrides in (
         (),

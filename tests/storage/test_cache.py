@@ -124,7 +124,10 @@ def test_a_folder_that_cannot_be_written_is_named(
 def test_a_full_disk_costs_the_entry_and_not_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The error of safetensors for a full disk must be recognised, although it is no OSError."""
+    """If the disk is full, the computed value is returned, and is not stored.
+
+    The error of safetensors for a full disk must be recognised, although it is no OSError.
+    """
 
     def write_to_a_full_disk(words: str, path: Path) -> None:
         raise SafetensorError(

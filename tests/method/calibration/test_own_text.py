@@ -66,7 +66,10 @@ def test_the_text_of_a_training_is_not_that_of_the_calibration(windows: Windows)
 def test_a_text_goes_on_where_it_was_interrupted(
     windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each batch of sequences has its own seed, so an interruption changes no later batch."""
+    """A text that is continued after an interruption equals a text without an interruption.
+
+    Each batch of sequences has its own seed, so an interruption changes no later batch.
+    """
     monkeypatch.setattr("flap.method.calibration.own_text.SEQUENCES", 2)
     model = Resident(tiny_model("llama-gqa"))
     drawn = []
@@ -107,7 +110,10 @@ def test_every_placement_writes_the_same(
 
 
 def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Sampling ignores the model's generation_config, and uses neither top-k nor top-p."""
+    """The frequencies of 4,000 sampled tokens agree with the probabilities that the model predicts.
+
+    Sampling ignores the model's generation_config, and uses neither top-k nor top-p.
+    """
     placed = Resident(tiny_model("llama-gqa"))
     start = beginning(tokenizer, "f")[1]
     with torch.no_grad():

@@ -208,7 +208,7 @@ def test_the_bias_stays_if_nothing_can_be_predicted() -> None:
     """The channels are independent, and there are few tokens.
 
     So every fitted map is noise, and predicts the outputs of held-out tokens worse than the bias
-    does.
+    does. The compensation changes only the bias.
     """
     activation_TI = noise(40, 30)
     weight_OI = noise(4, 30, seed=4)

@@ -70,7 +70,10 @@ def test_predictions_are_learnt_at_common_places_and_tokens_elsewhere() -> None:
 
 
 def test_if_all_tokens_stay_the_teacher_is_the_dense_model() -> None:
-    """At the last position of a window, nothing is learnt, because the next token is not known."""
+    """The targets of a model that keeps all tokens are those of a model that is not trimmed.
+
+    At the last position of a window, nothing is learnt, because the next token is not known.
+    """
     _, teacher, tokens_NT = case(kept=VOCAB)
     targets = teacher.read(tokens_NT)
     plain = Teacher(teacher.model).read(tokens_NT)
@@ -97,7 +100,10 @@ def test_chunks_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_model_that_lost_only_tokens_learns(tmp_path: Path) -> None:
-    """The loss begins above 0, because the teacher still has the tokens that the model has lost."""
+    """Training lowers the loss of a model that has lost tokens, but no heads or neurons.
+
+    The loss begins above 0, because the teacher still has the tokens that the model has lost.
+    """
     number = FULL.held_out + FULL.steps * FULL.windows_a_step
     model, teacher, tokens_NT = case(kept=300, windows=number)
     summary = distil(FULL, model, teacher, Batch.of(tokens_NT), tmp_path, seed=0)

@@ -41,9 +41,9 @@ from tests.method.recovery.small import FULL, LORA, compressed, dense, equal, re
 def test_the_best_is_kept_and_training_ends_without_a_new_one(
     nats: list[float], patience: int, evaluations: int, best: int, tmp_path: Path
 ) -> None:
-    """Training ends after `evaluations` of the losses `nats`, which are measured one in each step.
+    """Training ends after `evaluations` losses, and BEST has the parameters of the step `best`.
 
-    The file BEST then contains the parameters of the step `best`.
+    nats: the losses that are measured, one in each step.
     """
     student = nn.Linear(1, 1)
     keep = KeepBest(student, patience, tmp_path / BEST)

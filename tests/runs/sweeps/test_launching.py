@@ -22,7 +22,8 @@ def test_a_failure_of_an_earlier_command_is_not_told_again(tmp_path: Path) -> No
 def test_each_refused_cell_has_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cell is refused if its folder contains another run, whose status file must not change.
 
-    The sweep knows of the refusal only from the error, which may come from another process.
+    So the sweep gets the line for this cell only from the error, which may come from another
+    process.
     """
     monkeypatch.setattr(RunFailedError, "lines", [])
     write_status(tmp_path / "0_a", "failed", "ratio=2")
