@@ -224,6 +224,7 @@ recover=reconstruct model.placement=stream -> model.placement=stream: expected d
 checkpoint.dir={bad}/occupied -> checkpoint.dir={bad}/occupied: not empty; …checkpoint.overwrite=true
 checkpoint.dir={bad}/a-file -> checkpoint.dir={bad}/a-file: expected a directory
 checkpoint.dir={bad}/a-loop -> checkpoint.dir={bad}/a-loop: expected a directory
+checkpoint.dir=/proc/x -> checkpoint.dir=/proc/x: expected a directory in a place that can be written to
 checkpoint.dir={bad}/nowhere/below -> checkpoint.dir={bad}/nowhere/below: expected a directory
 
 eval.perplexity.seq_len=abc -> eval.perplexity.seq_len=abc: expected a whole number >= 2, or a list of whole numbers >= 2

@@ -83,7 +83,9 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
 
     ancestors = (directory, *directory.absolute().parents)
     nearest = next(path for path in ancestors if os.path.lexists(path))
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK)
+    # root may write everywhere, but no disk is behind a folder of the kernel, such as /proc
+    if not writable or shutil.disk_usage(nearest).total == 0:
         raise ValueError(f"{field}: expected a directory in a place that can be written to")
     if model is not None and model.is_dir() and _overlap(directory.resolve(), model.resolve()):
         raise ValueError(
