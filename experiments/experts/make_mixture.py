@@ -50,7 +50,7 @@ HELD_OUT_TOKENS = 8_192
 # For each token, this share of the neurons of an MLP counts as active: the neurons with the largest
 # |activation| · ‖column of the down projection‖.
 ACTIVE = 0.25
-RIDGE = 1e-2  # ridge parameter, relative to the mean eigenvalue of `square_DD`
+RIDGE = 1e-2  # ridge parameter in `ridge`, relative to the mean eigenvalue of `square_DD`
 # Factors by which the fitted router is multiplied. For each layer, the script tries all of them,
 # and uses the factor with the smallest `layer_error`.
 SHARPNESS = (0.05, 0.2, 0.5, 1.0)
@@ -226,9 +226,11 @@ def grams(mlp: nn.Module, input_TD: Tensor, order_I: Tensor) -> Tensor:
 def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
     """Return the router, which predicts the norm of each expert's output, by ridge regression.
 
-    gram_TEE: the result of `grams`, divided by its trace for each token. The targets of the
-    regression are standardised: for each token, the mean of the norms over the experts is
-    subtracted, and the difference is divided by the standard deviation of all norms.
+    The targets of the regression are the standardised norms: for each token, the mean of the norms
+    over the experts is subtracted, and the difference is divided by the standard deviation of all
+    norms.
+
+    gram_TEE: the result of `grams`, divided by its trace for each token.
     """
     norm_TE = gram_TEE.diagonal(dim1=1, dim2=2).sqrt()
     target_TE = (norm_TE - norm_TE.mean(dim=1, keepdim=True)) / norm_TE.std()
@@ -354,7 +356,10 @@ def all_at_once(
 
 
 def measured(source: CheckpointSource, text: Path | None) -> dict[str, float]:
-    """Return the perplexity of 8,192 tokens of each text in windows of 256; lower is better."""
+    """Return a model's perplexities on boolq-passages, sciq-passages and `text`, by name.
+
+    Each perplexity is measured on 8,192 tokens in windows of 256; lower is better.
+    """
     model = source.open()
     numbers = dict[str, float]()
     for name in ["boolq-passages", "sciq-passages", *([str(text)] if text else [])]:

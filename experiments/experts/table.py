@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flap.results.run_folder import read_run
 
-Cell = tuple[float, str, str]  # ratio, structure and metric identify a cell
+Cell = tuple[float, str, str]  # ratio, structure and metric, shared by runs with different seeds
 # For each seed and each name of a measurement: a value for each window, in nats.
 Seeds = dict[int, dict[str, Tensor]]
 BASELINE = "EAN"
@@ -87,7 +87,7 @@ def value(name: str, nats_SN: Tensor) -> str:
 
 
 def difference(of_cell: Seeds, of_baseline: Seeds, name: str) -> str:
-    """Return the mean and the error of (cell - baseline) over the seeds that both cells have."""
+    """Return "mean ± error" of `of_cell` - `of_baseline`, over the seeds that both have."""
     seeds = sorted(of_cell.keys() & of_baseline.keys())
     difference_SN = torch.stack([of_cell[seed][name] - of_baseline[seed][name] for seed in seeds])
     of_windows, of_seeds = (standard_error(difference_SN.mean(dim=axis)) for axis in (0, 1))

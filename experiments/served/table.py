@@ -17,7 +17,7 @@ NAMES = (
 
 
 def cell(numbers: dict[str, float], name: str) -> str:
-    """Return a number with its standard error as text, or an empty text if it was not measured."""
+    """Return the number `name` with its standard error, or "" if it was not measured."""
     return f"{numbers[name]:.3f} ± {numbers[f'{name}_stderr']:.3f}" if name in numbers else ""
 
 

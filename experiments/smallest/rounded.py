@@ -1,10 +1,10 @@
-r"""Round the matrices of a checkpoint to the values that a type of GGUF can store.
+r"""Round the matrices of a checkpoint to the values that a GGUF type such as q4_0 can store.
 
     python experiments/smallest/rounded.py CHECKPOINT q4_0 FOLDER
 
 The script writes the rounded model to FOLDER, with the dtype and the shapes of CHECKPOINT, so that
 flap can measure the answers of the rounded model. It prints how many bytes the weights would take
-in a GGUF file of this type.
+in a GGUF file with matrices of this type.
 """
 
 import shutil

@@ -26,7 +26,7 @@ Losses = list[float]  # negative log-likelihood per token of each window, in nat
 
 
 def losses(run: Path, which: str) -> dict[str, Losses]:
-    """Return for each perplexity, by name, the negative log-likelihood per token of each window.
+    """Return a dict from the name of each perplexity to the `Losses` of its windows.
 
     run: the folder of a run.
     which: the model: "dense", "pruned", or "trained" (after pruning and training).
@@ -49,7 +49,8 @@ def losses(run: Path, which: str) -> dict[str, Losses]:
 def share(dense: Losses, baseline: Losses, method: Losses) -> tuple[float, float]:
     """Return the loss of `method` divided by the loss of `baseline`, and the standard error.
 
-    The standard error of this quotient is over windows, by the delta method.
+    Both losses are means over windows of the difference from `dense`. The standard error of the
+    quotient is over windows, by the delta method.
     """
     lost = [b - d for d, b in zip(dense, baseline, strict=True)]
     left = [m - d for d, m in zip(dense, method, strict=True)]
