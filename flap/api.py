@@ -96,7 +96,8 @@ def prune(
         num_samples: the number of calibration windows, at least 1
         seq_len: the number of tokens in a window, at most the context length of the model
         batch_size: the number of windows in a forward pass, at least 1
-        bos: whether each window begins with the BOS token: True, False or "auto"
+        bos: whether each window begins with the BOS token: True, False, or "auto", which means
+            True if the tokenizer puts BOS in front of texts
         propagate: whether each layer is calibrated on the outputs of the "dense" or of the "pruned"
             layers before it
         overrides: further options as on the command line, each as "key=value". A key that another
@@ -148,9 +149,10 @@ def prune(
 
 
 def _objects(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the choices that are objects instead of names, in a dict from config group to object.
+    """Return the objects in `choices`, by config group. A metric function becomes a `Metric`.
 
-    A function that is given as the metric becomes a `Metric`.
+    choices: the metric, the structure and the compensation that the caller has given, each as a
+        name, as an object or as None.
     """
     objects = {}
     for group, choice in choices.items():
@@ -168,6 +170,9 @@ def _check_overrides(
     """Check that no override sets a key that another argument or `flap.prune` itself sets.
 
     Such an override would have no effect, although the report would show it.
+
+    objects: the config groups for which the caller has given an object.
+    values: the config keys that other arguments have set.
     """
     require(not isinstance(overrides, str), "overrides", overrides, "a list of such texts")
     settled = {
@@ -190,6 +195,8 @@ def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
     """Compose and check the config in the same way as the command line.
 
     This also works if the caller of `flap.prune` is itself a Hydra application.
+
+    values: config keys with values that take precedence over `overrides`.
     """
     dataset = values.get("calibration.dataset")
     texts = None

@@ -5,9 +5,9 @@ such as calibration, pruning and evaluation.
 
 `main` hands the command line to Hydra, which composes the config and calls `task` with this config.
 In a sweep, Hydra calls `task` once for each cell, which is one run of the sweep. The study of a
-sweep is a page that shows the results of its cells. A run can have several processes, which
-torchrun or SLURM starts. All processes execute the same run, but only rank 0 writes the run's
-folder, prints to the console, and sends results to the tracker (`flap.runs.owner`).
+sweep is a page with the results of its cells. A run can have several processes, which torchrun or
+SLURM starts. All processes execute the same run, but only rank 0 writes the run's folder, prints to
+the console, and sends results to the tracker (`flap.runs.owner`).
 """
 
 import logging

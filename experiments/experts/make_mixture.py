@@ -47,7 +47,7 @@ SEQ_LEN = 256
 CLUSTER_TOKENS = 16_384
 ROUTER_TOKENS = 65_536
 HELD_OUT_TOKENS = 8_192
-# For each token, this share of the neurons of an MLP counts as active: the neurons with the largest
+# The share of an MLP's neurons that counts as active for a token. These neurons have the largest
 # |activation| · ‖column of the down projection‖.
 ACTIVE = 0.25
 RIDGE = 1e-2  # ridge parameter in `ridge`, relative to the mean eigenvalue of `square_DD`
@@ -60,7 +60,7 @@ class Cut(NamedTuple):
     """What replaces the MLP of one layer: its neurons, divided into experts, and a router."""
 
     order_I: Tensor  # the indices of the MLP's neurons, sorted by expert
-    error: float  # value of `layer_error` on held-out tokens
+    error: float  # the result of `layer_error` on held-out tokens
     router_ED: Tensor
     # Factors of the experts' outputs. Without them, the mixture would be a mean of these outputs,
     # because a token's router weights add up to 1, whereas the MLP is the sum of the outputs.
@@ -107,7 +107,7 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
 
 @torch.no_grad()
 def cuts(dense: CheckpointSource) -> list[Cut]:
-    """For each layer, return experts and a router, fitted to the inputs of the layer's MLP."""
+    """Return for each layer the experts and the router that replace its MLP, fitted on text."""
     wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, SEQ_LEN, 0, "auto")
     windows = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length)
     tokens_NT = windows.batch.tokens_NT

@@ -1,4 +1,4 @@
-"""Print tables of a sweep that compares metrics for whole experts.
+"""Print tables of sweeps that compare metrics for whole experts.
 
     python experiments/experts/table.py SWEEP ...
 
@@ -6,9 +6,9 @@ The values are means over the seeds. A difference is a metric's value minus the 
 EAN. It is computed for each window and each seed, and averaged.
 
 The number after ± is computed from two standard errors: it is the square root of the sum of their
-squares. For one of them, the differences are averaged over the seeds, which gives an average for
-each window, and the error is over the windows. For the other one, the differences are averaged over
-the windows, which gives an average for each seed, and the error is over the seeds.
+squares. The first one is the standard error over windows: the differences of each window are first
+averaged over the seeds. The second one is the standard error over seeds: the differences of each
+seed are first averaged over the windows.
 """
 
 import sys
@@ -66,7 +66,7 @@ def main(sweeps: list[Path]) -> None:
 
 
 def in_nats(name: str, value_N: Tensor) -> Tensor:
-    """Return the values of windows in nats per token; perplexities become losses.
+    """Return the values of all windows in nats per token. Values of perplexities become losses.
 
     name: the name of the measured values. For a perplexity p, flap has stored p · (1 + loss - mean
         loss) for each window, from which this function computes the loss.

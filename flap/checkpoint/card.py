@@ -23,7 +23,7 @@ def is_generated(card: Path) -> bool:
 
 
 def write_card(directory: Path, text: str) -> None:
-    """Write the model card of a checkpoint, unless its README.md comes from the user."""
+    """Write the model card of a checkpoint, unless a README.md without MARK exists."""
     card = directory / CARD
     if card.exists() and not is_generated(card):
         log.info("%s is not replaced, because it does not have the mark of flap's cards", card)

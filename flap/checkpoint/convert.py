@@ -29,7 +29,7 @@ _REPLACED = (
 
 
 def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
-    """Change class and config of a model in place, so that the model can be saved and loaded.
+    """Change the class and the config of a model in place, so that it can be saved and loaded.
 
     If the base architecture in transformers can represent the pruned model, the model gets the
     class and the config of this architecture (the stock form). Otherwise, the model gets a class
@@ -66,7 +66,7 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
 
 
 def _shared_values(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return those values of a config that pruning does not change."""
+    """Return the values of a config that pruning does not change."""
     values = {key: value for key, value in config.to_dict().items() if key not in _REPLACED}
     values["attn_implementation"] = config._attn_implementation
     values["experts_implementation"] = config._experts_implementation

@@ -1,4 +1,4 @@
-"""Let only one run at a time write a checkpoint, so that all of its files come from that run."""
+"""Let only one run at a time write a checkpoint, so that all of its files come from one run."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,10 +10,10 @@ from flap.storage.new_paths import missing_paths, remove_paths
 
 @contextmanager
 def only_writer(directory: Path) -> Iterator[None]:
-    """Keep other runs from writing or measuring this checkpoint during a `with` block.
+    """Keep other runs from writing or measuring a checkpoint during a `with` block.
 
-    Other runs wait until the block ends. The lock file is next to the directory of the checkpoint,
-    and not in the cache, so that runs on machines with separate caches also wait. If no lock can be
+    Other runs wait until the block ends. The lock file is next to the checkpoint's directory, and
+    not in flap's cache, so that runs on machines with separate caches also wait. If no lock can be
     created, the block runs without a lock.
     """
     lock = directory.with_name(f".{directory.name}.lock")

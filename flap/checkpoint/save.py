@@ -1,6 +1,6 @@
-"""Write a checkpoint directory: weights, config, modelling file, tokenizer and flap.json.
+"""Write a checkpoint directory: weights, config, model code, tokenizer and flap.json.
 
-The directory appears only after it is complete and the reloaded model has passed a check.
+The directory appears only after it is complete and the logits of the reloaded model were checked.
 
 Legend: N token sequences · T tokens per sequence.
 """
@@ -210,7 +210,7 @@ def _is_own(path: Path) -> bool:
 def verify(model: PlacedModel, directory: Path) -> None:
     """Reload a checkpoint, and check that its logits for fixed token ids are those of the model.
 
-    No logit may differ by more than 1e-5 of the model's largest absolute logit.
+    No logit may differ by more than 1e-5 times the largest absolute logit of the model.
 
     Raises:
         DifferentError: the logits of the model are not finite, or a reloaded logit differs by

@@ -58,7 +58,7 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
 
 
 def _common_widths(adapter: ModelAdapter) -> dict[str, int]:
-    """Return the widths of a layer, which must be the same in all layers.
+    """Return the widths (numbers of heads, neurons and so on) that all layers share, by config key.
 
     Raises:
         ValueError: layers differ in width, or transformers' grouped kernel for experts does not
@@ -180,7 +180,7 @@ def fill_biases(placed: PlacedModel, missing: Collection[str]) -> None:
 
 
 def _on_meta(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
-    """Return a model of the base architecture on the meta device."""
+    """Return a model of the base architecture with this config, on the meta device."""
     with torch.device("meta"):
         return cast(PreTrainedModel, stock_class(type(model))(config))
 

@@ -1,4 +1,4 @@
-"""vLLM's Transformers backend for pruned mixtures of experts, whose layers differ in width."""
+"""vLLM's Transformers backend for pruned mixtures of experts, whose layers may differ in width."""
 
 from copy import copy
 from typing import Any

@@ -41,7 +41,10 @@ def head_dim(config: PreTrainedConfig) -> int:
 
 
 def ropes(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the RoPE parameters of two kinds of layers: with full and with sliding attention."""
+    """Return the RoPE parameters for layers with full attention, and for sliding attention.
+
+    Both are the same if the config has one set of parameters for all layers.
+    """
     rope = getattr(config, "rope_parameters", None) or {"rope_type": "default"}
     return rope.get("full_attention", rope), rope.get("sliding_attention", rope)
 

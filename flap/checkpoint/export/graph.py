@@ -69,7 +69,7 @@ def _remove_source_lines(graph: Any) -> None:
 def _trace(model: PreTrainedModel, kind: str) -> Any:
     from transformers.exporters import OnnxConfig, OnnxExporter, OpenVINOConfig, OpenVINOExporter
 
-    # torch.onnx warns about operators that these models do not use
+    # torch.onnx warns about operators that the exported models do not use
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     if kind == "onnx":
         exporter, config = OnnxExporter, OnnxConfig
@@ -118,7 +118,7 @@ def _sample_inputs(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _dynamic_shapes(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return for each input the axes with dynamic lengths: the axes of sequences and tokens.
+    """Return for each input the axes whose lengths may vary: the axes of sequences and tokens.
 
     The axes of heads and channels have fixed lengths.
     """

@@ -52,7 +52,7 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
 
 
 def _write(writer: GGUFWriter, tensors: list[LazyTensor], kind: str) -> None:
-    """Write the header, the keys and the tensors. Only one tensor is in memory at a time."""
+    """Write the header, the metadata and the tensors. Only one tensor is in memory at a time."""
     requested = GGMLQuantizationType[kind.upper()]
     types = [_type_of(tensor, requested) for tensor in tensors]
     for tensor, type_ in zip(tensors, types, strict=True):

@@ -1,7 +1,7 @@
 """Convert the tensors, hyperparameters and RoPE of a model to llama.cpp's format.
 
 The supported families (LLaMA, Mistral and Qwen 2) differ only in their biases. llama.cpp's
-architecture `llama` adds every bias that is in the file, but needs layers of equal width.
+architecture `llama` applies every bias that is in the file, but needs layers of equal width.
 llama.cpp's architecture `deci` does the same computation with a separate width for each layer. This
 module reads all widths from the shapes of the tensors.
 
@@ -157,7 +157,7 @@ def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> l
 def add_hyperparameters(
     writer: GGUFWriter, config: PreTrainedConfig, widths: list[Widths], by_layer: bool
 ) -> None:
-    """Write the hyperparameters.
+    """Write the hyperparameters of a model, including the widths of its layers and its RoPE.
 
     by_layer: whether each width is written as an array with a value for each layer, instead of one
         value for all layers.

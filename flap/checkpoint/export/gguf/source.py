@@ -10,8 +10,8 @@ from flap.storage import load_json
 def source_gguf(model: str) -> Path | None:
     """Return the GGUF file from which a model was first loaded, or None if there is no such file.
 
-    The flap.json of a checkpoint names the model that was pruned. This model may itself be a pruned
-    checkpoint, whose flap.json is then read as well.
+    The flap.json of a checkpoint names the model that was pruned. If this model is itself a pruned
+    checkpoint, its flap.json is read as well.
 
     model: a hub id or a directory.
 

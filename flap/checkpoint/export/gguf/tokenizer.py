@@ -29,8 +29,8 @@ def add_tokenizer(
 ) -> None:
     """Write the GGUF keys of a tokenizer.
 
-    source: the GGUF file that the model came from, whose tokenizer keys are copied; None if there
-        is none, or if pruning has trimmed the vocabulary.
+    source: the GGUF file from which the model was loaded before pruning; its tokenizer keys are
+        copied. None if there is no such file, or if pruning has trimmed the vocabulary.
     vocab_size: the number of token embeddings of the model.
     ends: the ids of the tokens that end a text.
 
@@ -63,7 +63,7 @@ def add_tokenizer(
 
 
 def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Copy the keys of the tokenizer from `source`, the GGUF file that the model came from.
+    """Copy the keys of the tokenizer from `source`, the GGUF file of the model before pruning.
 
     Raises:
         ValueError: the vocabularies of `tokenizer` and `source` differ.
@@ -108,8 +108,8 @@ def _vocabulary(
 ) -> tuple[list[str], list[int]]:
     """Return the token and the type of each id below `vocab_size`. Unused ids get filler tokens.
 
-    Added tokens that have no embedding and no special role are left out. The tokens with a special
-    role are BOS, EOS, UNK, PAD and the tokens that end a text.
+    Added tokens with higher ids, which have no embedding, are left out, unless they have a special
+    role. The tokens with a special role are BOS, EOS, UNK, PAD and the tokens that end a text.
 
     Raises:
         ValueError: a token that must not be left out has no embedding.
@@ -160,12 +160,12 @@ def _token_type(
 def _add_special(
     writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]
 ) -> None:
-    """Write the special tokens, the chat templates, and two flags for encoding.
+    """Write the special tokens, the chat templates, and two flags.
 
-    The flags say whether texts begin with BOS, and whether they end with EOS. llama.cpp stops
-    generating at each of three tokens: end of text (EOS), end of turn (EOT), and end of message
-    (EOM). Up to three ids in `ends` are written as EOS, EOT and EOM. If the tokenizer's EOS is
-    among the ids, it is written as EOS.
+    The flags say whether encoded texts begin with BOS, and whether they end with EOS. llama.cpp
+    stops generating at each of three tokens: end of text (EOS), end of turn (EOT), and end of
+    message (EOM). Up to three ids in `ends` are written as EOS, EOT and EOM. If the tokenizer's EOS
+    is among the ids, it is written as EOS.
     """
     eos = tokenizer.eos_token_id
     ordered = sorted(ends, key=lambda i: i != eos) or [eos]

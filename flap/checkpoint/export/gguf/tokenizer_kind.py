@@ -18,7 +18,7 @@ _QWEN2 = _WORDS.format(digits=r"\p{N}")
 class Steps(NamedTuple):
     """The steps by which a byte-level BPE tokenizer is recognised."""
 
-    pre_tokenizer: list[str]  # names of the steps of the pre-tokenizer (`_step_name`)
+    pre_tokenizer: list[str]  # for each step of the pre-tokenizer, the result of `_step_name`
     normalizer: str | None
     # whether a piece of the split text that is in the vocabulary becomes one token, without merges
     ignore_merges: bool
@@ -39,7 +39,7 @@ _BPE = {
     "qwen2": Steps([_QWEN2, "bytes"], "NFC", ignore_merges=False),
     "smollm": Steps(["digit", "bytes and words"], None, ignore_merges=False),
     # transformers also gives these steps to every byte-level BPE tokenizer that it reads from a
-    # GGUF
+    # GGUF file
     "gpt-2": Steps(["bytes and words"], None, ignore_merges=False),
 }
 
@@ -102,7 +102,7 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     prepend = {"type": "Prepend", "prepend": "▁"}
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    # tokenizers that were converted from a SentencePiece file have this step
+    # this step is in tokenizers that were converted from a SentencePiece file
     double_first = {"type": "Replace", "pattern": {"Regex": r"\A▁"}, "content": "▁▁"}
 
     if not pre_tokenizer and steps == [prepend, replace]:

@@ -1,4 +1,4 @@
-"""Write a checkpoint as a folder for `mlx_lm.load`: weights, config, tokenizer and model file.
+"""Write a checkpoint as a folder for `mlx_lm.load`: weights, config, tokenizer and model code.
 
 The config has the keys that mlx-lm reads. The export is refused if mlx-lm's logits would
 differ from transformers'.

@@ -1,4 +1,4 @@
-"""A model for mlx-lm whose layers differ in width. This file is saved with the weights.
+"""A model for mlx-lm whose layers may differ in width. This file is saved with the weights.
 
 First, mlx-lm's model of the base architecture is built. Then each parameter gets the shape of its
 tensor in the safetensors files. Each attention module gets its number of heads and its sliding
@@ -16,8 +16,8 @@ from mlx_lm.utils import MODEL_REMAPPING
 # Names of the attributes that hold the number of heads in the architectures of mlx-lm.
 HEADS = ("n_heads", "num_heads", "num_attention_heads")
 KV_HEADS = ("n_kv_heads", "num_key_value_heads")
-# For architectures whose tensors have different names in mlx-lm: dicts from parts of transformers'
-# names to the parts that replace them.
+# For architectures whose tensors have different names in transformers and in mlx-lm: dicts from
+# parts of transformers' names to the parts that replace them.
 RENAMED = {"mixtral": {".mlp.": ".block_sparse_moe."}, "gpt_neox": {"lm_head.": "embed_out."}}
 
 
