@@ -87,10 +87,10 @@ def task(config: DictConfig) -> "Objective":
 
 
 class Outcome(NamedTuple):
-    """How a run has ended: with an error, or with the numbers that the option `objective` names."""
+    """How a run has ended. Without an error, it has finished, or it was not to be executed."""
 
-    error: str | None = None  # the error in one line; None if the run has finished
-    objective: "Objective" = None
+    error: str | None = None  # the error in one line; None if there was no error
+    objective: "Objective" = None  # the measured numbers that the option `objective` names
 
 
 def _attempt(config: DictConfig) -> Outcome:

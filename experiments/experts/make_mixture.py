@@ -76,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     dense = source_of(SMOLLM2)
     cut = options.target / "cut"
-    # `cut` already exists if an earlier run of this script was killed during the training.
+    # The folder `cut` already exists if this script was killed during the training before.
     if not (cut / "config.json").exists():
         write(assembled(dense.open().model, cuts(dense)), dense, cut)
     report = {

@@ -73,9 +73,10 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
     model: the directory of the dense (unpruned) model, which must not be overwritten.
 
     Raises:
-        ValueError: the directory has no name, or its name is too long; it cannot be created; it is
-            the directory of the dense model, or inside or above this directory; or it is not empty,
-            and either `overwrite` is false or the directory contains no checkpoint of flap.
+        ValueError: the path of the directory ends without a name (as `..` does), or the name is too
+            long; the directory cannot be created; it is the directory of the dense model, or inside
+            or above that directory; or it is not empty, and either `overwrite` is false or it
+            contains no checkpoint of flap.
     """
     field = f"checkpoint.dir={directory}"
     if len(os.fsencode(directory.name)) > LONGEST_NAME:

@@ -29,8 +29,8 @@ MIXTURE = "flap.checkpoint.vllm_model:TransformersMoEForCausalLM"
 # experts, but transformers gives each token to all experts. For DeepSeek-V3, vLLM has no float32
 # kernel on a CPU.
 RUN_BY_TRANSFORMERS = ("gemma4_text", "llama4_text", "deepseek_v3")
-# Pruned architectures that are not registered, because vLLM 0.32 loads Falcon-H1, but generates a
-# text that differs from transformers'.
+# Pruned architectures that are not registered: vLLM 0.32 loads Falcon-H1, but generates a text that
+# differs from the text that transformers generates.
 LEFT_OUT = ("falcon_h1",)
 
 
