@@ -1,4 +1,6 @@
-"""The structures UL-UM and UL-MM, which remove the same share of every layer (FLAP, section 4.4).
+"""The structures UL-UM and UL-MM, which remove the same share of every layer's parameters.
+
+Source: FLAP, arXiv 2312.11983, section 4.4.
 
 An attention unit is a KV head with its query heads. A block is a group of attention units, or of
 neurons, that are removed together.
@@ -26,7 +28,7 @@ from flap.models import Pair
 class UniformLayers(Structure):
     """Base class of structures that remove the same share of every layer's parameters.
 
-    The plan of a layer does not depend on the scores of other layers.
+    Which units of a layer are removed does not depend on the scores of other layers.
     """
 
     layer_by_layer: ClassVar[bool] = True
@@ -36,11 +38,11 @@ class UniformLayers(Structure):
         """Return the number of attention units to remove from each layer."""
 
     def quotas(self, budget: Budget) -> list[Pair[int]]:
-        """Return the number of units that each layer keeps.
+        """Return the numbers of attention units and of neurons that each layer keeps.
 
-        Every layer has to lose the same share of its parameters. A part of these parameters is
-        removed as attention units, and the rest as neurons. The number of neurons is rounded to the
-        nearest neuron or block of neurons.
+        Every layer has to lose the same share of its parameters. `removed_kv_heads` says how many
+        attention units are removed. The remaining parameters of this share are removed as neurons,
+        whose number is rounded to a whole number of neurons or of blocks of neurons.
         """
         budget = lowest_ratio(budget, self.quotas)
         removed_heads = self.removed_kv_heads(budget)
@@ -72,7 +74,7 @@ class UniformLayers(Structure):
     def _left_for_neurons(self, layer: Pair[Units], removed: int, budget: Budget) -> float:
         """Return the number of parameters that a layer has to lose as neurons.
 
-        removed: the number of attention units that are removed.
+        removed: the number of attention units that are removed from the layer.
         """
         of_layer = budget.ratio * (layer.attention.total + layer.mlp.total)
         return of_layer - removed * layer.attention.price
@@ -103,21 +105,23 @@ def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPl
 
 
 def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:
-    """Round the number of blocks to remove from each layer to a whole number within its limits.
+    """Round the number of blocks to remove from each layer to a whole number from 0 to a limit.
 
     If the unrounded number of a layer is below 0 or above the layer's limit, it is set to 0 or to
-    the limit. To make up for this, the numbers of parameters that the other layers lose are all
-    lowered or raised by the same amount.
+    the limit. To make up for this, the layers that can still change lose more or fewer parameters,
+    all by about the same number.
 
     targets: the unrounded number of blocks to remove from each layer. limits: the largest possible
-    number for each layer. prices: the number of parameters of one block of each layer.
+    number of blocks to remove from each layer. prices: the number of parameters of one block of
+    each layer.
     """
     counts = []
     for target, limit in zip(targets, limits, strict=True):
         counts.append(min(max(target, 0.0), limit))
 
-    # each iteration divides the missing parameters evenly among the layers that can still change:
-    # afterwards, either none are missing, or one more layer has reached its limit
+    # Each iteration computes how many more parameters have to be removed (`missing`, negative if
+    # too many are removed), and divides this number evenly among the layers that can still change.
+    # After it, either none are missing, or at least one more layer has reached 0 or its limit.
     for _ in targets:
         missing = 0.0
         for target, count, price in zip(targets, counts, prices, strict=True):
@@ -154,9 +158,9 @@ class ULUM(UniformLayers):
     def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:
         """Return the number of attention units to remove from a layer.
 
-        Of the numbers with which the layer can meet its budget if neurons are also removed, return
-        the one that is nearest to ratio · G. If there is none, return the number with which the
-        layer comes nearest to its budget.
+        Return the number nearest to ratio · G for which the layer can lose the share `ratio` of
+        its parameters if neurons are also removed. If no number makes this possible,
+        return the number with which the layer comes nearest to this share.
         """
         heads, neurons = (limit.counts for limit in self.limits(layer))
         least = neurons[0] * layer.mlp.price
@@ -192,9 +196,11 @@ class ULMM(UniformLayers, ManualHeads):
         """
         removable = [self.limits(layer).attention.counts for layer in budget.layers]
 
-        # 1. choose how many blocks of each size are removed from all layers together. The n-th
-        # removed block of a layer gets the score 2 n - 1, so n blocks have the sum n². The total
-        # is then lowest if all layers lose the same number of blocks.
+        # 1. choose how many blocks of each size (number of query heads) are removed from all layers
+        # together. The n-th removed block of a layer gets the score (2 n - 1) · queries, which
+        # `blocks_to_remove` multiplies by the size. So the sum over n blocks is proportional to the
+        # square of their number of query heads. The total over all layers is lowest if all layers
+        # lose the same number of query heads.
         costs = []
         for layer, counts in zip(budget.layers, removable, strict=True):
             cost_B = 2.0 * torch.arange(len(counts) - 1) + 1
@@ -221,7 +227,8 @@ def _evenly(number: int, limits: Sequence[int]) -> list[int]:
     def total(level: int) -> int:
         return sum(min(level, limit) for limit in limits)
 
-    # 1. find the highest level to which all parts can rise, if each part stops at its limit
+    # 1. find the highest level to which all parts can rise if each part stops at its limit, and
+    # the sum of the parts is at most `number`
     levels = range(max(limits) + 1)
     level = max(level for level in levels if total(level) <= number)
     counts = [min(level, limit) for limit in limits]

@@ -32,7 +32,7 @@ Answered = tuple[str | None, bool]
 
 @dataclass
 class _Collected:
-    """The answers so far to the prompts of one text, and counts of dropped prompts and answers."""
+    """The answers to the prompts of one text so far, and counts of dropped prompts and answers."""
 
     windows: Windows
     asked: Asked
@@ -79,7 +79,7 @@ class _Collected:
     def warn_or_refuse(self, prompts: int) -> None:
         """Warn that there are too few answers to fill the windows, or raise an error.
 
-        prompts: the number of all prompts, answered or not.
+        prompts: the number of all prompts, including prompts without an answer.
 
         Raises:
             ValueError: most answers are empty or repeat themselves.
@@ -102,7 +102,7 @@ def answer(
     context: int | None,
     work: WorkFolder = NOT_KEPT,
 ) -> dict[str, Any]:
-    """Let the model answer the prompts of a text until there are enough tokens for its windows.
+    """Let the model answer the prompts of a text until the windows of this text can be filled.
 
     The prompts are shuffled with the seed of the windows. A prompt is dropped if an answer of
     maximum length does not fit into the context after it. An answer is dropped if it is empty or
@@ -171,7 +171,9 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
 
 
 def without_answers(windows: Windows) -> Windows:
-    """Return windows with which a vocabulary can be estimated before the model has answered.
+    """Return windows from which the size of a trimmed vocabulary is estimated in advance.
+
+    The estimate (`vocabulary=trim`) is made before the model has answered the prompts.
 
     In place of the model's answers, prompts get the answers in their file, or empty answers if the
     file has none. The text `self`, which the model writes as a whole, is left out.

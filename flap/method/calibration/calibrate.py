@@ -1,8 +1,9 @@
 """Collect statistics of each layer, and yield them while the layer is in memory.
 
 Every fifth calibration window is held out. The held-out windows are used to test compensations, and
-with structure=search also to measure the effect of pruning a single block. Their tokens are called
-held-out tokens, and the tokens of all other windows are called fitting tokens.
+with structure=search also to measure the effect of pruning a single block, which is the attention
+or the MLP of a layer. Their tokens are called held-out tokens, and the tokens of all other windows
+are called fitting tokens.
 
 Legend: N windows · T tokens in a window.
 """
@@ -29,9 +30,9 @@ Visits = Iterator[tuple[int, LayerStatistics | None]]
 class Calibration:
     """The calibration windows, and the statistics of every layer of the dense model.
 
-    The covariances of all layers are too large to store. So the covariances of a layer are computed
-    when the windows go through this layer, and then freed. For each stage of a run that needs
-    covariances, the windows go through the model again.
+    The covariances of all layers together are too large to store. So the covariances of a layer are
+    computed when the windows go through this layer, and are freed before the next layer runs. For
+    each stage of a run that needs covariances, the windows go through the model again.
     """
 
     model: PlacedModel
@@ -39,10 +40,12 @@ class Calibration:
     # empty if no windows are needed
     windows: Batch
     batch_size: int  # number of windows in a forward pass
-    layers: list[LayerStatistics]  # statistics without covariances; empty if none are needed
+    # statistics of each layer, without covariances; empty if no statistics are needed
+    layers: list[LayerStatistics]
     # for each window, the index of its text; None if there is only one text
     text_N: Tensor | None = None
-    # mask of the tokens on which structure=search compares predictions; None if all tokens are used
+    # mask of the tokens on whose predictions structure=search measures the effect of pruning; None
+    # if all tokens are used
     judged_NT: Tensor | None = None
 
     def observe(
@@ -87,9 +90,10 @@ class Calibration:
 
         work: the working directory, from which an interrupted pass over the layers resumes.
         changing: whether the caller changes the weights of the layers.
-        separate_held_out: whether to collect separate co-moments of fitting and held-out tokens, in
-            `Statistics.parts`. A compensation needs separate co-moments. Scores need only the
-            co-moments of all tokens together, which take half as much memory.
+        separate_held_out: whether to collect separate co-moments (covariances times the number of
+            tokens) of fitting and of held-out tokens, in `Statistics.parts`. A compensation needs
+            separate co-moments. Scores need only the co-moments of all tokens together, which take
+            half as much memory.
 
         Raises:
             ValueError: activations are not finite. The message names their block.

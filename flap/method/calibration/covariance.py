@@ -49,7 +49,7 @@ class Covariance:
         return cls(merged.num_tokens, merged.mean_I.float(), tuple(comoments), tuple(shifts))
 
     def block(self, rows_R: Tensor, columns_C: Tensor) -> Tensor:
-        """Return covariance_RC between the channels `rows_R` and the channels `columns_C`.
+        """Return covariance_RC, of the channels `rows_R` with the channels `columns_C`.
 
         While this function runs, all I columns of the rows are in memory.
         """
@@ -81,7 +81,10 @@ class Covariance:
         return hessian_II.mT
 
     def error(self, map_OI: Tensor, origin_I: Tensor) -> float:
-        """Return the mean of ‖map · (x - origin)‖² over all tokens. x: the channels of a token."""
+        """Return the mean of ‖map · (x - origin)‖² over all tokens.
+
+        x: the values of the channels at a token.
+        """
         spread = torch.stack([comoment.form(map_OI) for comoment in self.comoments]).sum()
         for scaled_I, step_I in self.shifts:
             spread += (map_OI @ scaled_I) @ (map_OI @ step_I)

@@ -7,8 +7,11 @@ matrix is in memory at a time.
 A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron,
 or an expert.
 
+In a mixture of experts, the members of the MLP are its experts. A token is counted in the loss if
+its mask is true.
+
 Legend: N windows · T tokens in a window · D hidden size · Q positions of a batch that predict a
-counted token, whose mask is true · U units of a block · M members of a block.
+counted token · U units of a block · M members of a block · R rows or columns of a unit in a tensor.
 """
 
 from collections import defaultdict
@@ -45,7 +48,7 @@ class UnitSums:
     def add(self, tensor: UnitTensor) -> None:
         """Add the products w · ∂L/∂w of one tensor of the block to the sums of its units.
 
-        tensor: a tensor of the block, whose values are the products instead of the weights w.
+        tensor: a tensor of the block, whose values have been replaced with the products.
         """
         products = tensor.values
         dtype = self.sum_U.dtype
@@ -120,8 +123,8 @@ def _mean(sums: UnitSums, num_predicted: int) -> Tensor:
 def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
     """During a `with` block, add the products w · ∂L/∂w of each backward pass to the sums.
 
-    At the end of the `with` block, all parameters get their earlier gradients and `requires_grad`
-    back.
+    At the end of the `with` block, all parameters get back the gradients and the `requires_grad`
+    that they had before.
     """
     parameters = list(model.parameters())
     with ExitStack() as stack:
@@ -143,7 +146,7 @@ def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
 def _parameter_of(tensor: Tensor) -> Tensor:
     """Return the parameter of which a tensor is a view, or the tensor itself if it is a parameter.
 
-    For example, the weight of a `LinearLike` is a view of a parameter.
+    For example, the weight of GPT-2's Conv1D as a Linear is the transposed view of a parameter.
     """
     node: Any = tensor.grad_fn
     if node is None:
@@ -158,8 +161,8 @@ def _parameter_of(tensor: Tensor) -> Tensor:
 def _take_gradient(tensors: Sequence[tuple[UnitSums, UnitTensor]], parameter: Tensor) -> None:
     """Add w · ∂L/∂w of a parameter to the sums, and free its gradient.
 
-    While the products are added, they replace the values of the parameter. So a `LinearLike`, whose
-    weight is a view of the parameter, shows the products in the shape of the weight.
+    While the products are added, they replace the values of the parameter. So if the tensor of a
+    block is a view of the parameter, such as its transpose, the view contains the products.
     """
     weight = parameter.data
     assert parameter.grad is not None

@@ -77,7 +77,7 @@ class BlockRecorder:
     """Collects statistics of the inputs of a block's output projections.
 
     Each member of the block has separate statistics. If the block has a router, the squares of the
-    router's weights are also summed for each member.
+    weights that the router gives a member are also summed over tokens.
     """
 
     def __init__(self, block: Block, covariance: bool) -> None:
@@ -86,7 +86,7 @@ class BlockRecorder:
         self.statistics: list[Statistics] = []
         # `LayerStatistics.routed`, but only over the tokens of this process
         self.routed: list[Statistics] = []
-        # for each member, the sum of the squares of the router's weights
+        # for each member, the sum over tokens of the squared weights that the router gives it
         self.routed_M: Tensor | float = 0.0
         self.num_routed = 0  # number of tokens that the router has seen
 
@@ -137,7 +137,7 @@ class BlockRecorder:
 def _merged(
     before: list[Statistics], batch: Iterable[Tensor], num_tokens: int | None = None
 ) -> list[Statistics]:
-    """Merge the activations of one more batch into the statistics of each member.
+    """Merge the activations of a batch into the statistics of each member, and return the result.
 
     before: the statistics of the earlier batches; empty before the first batch.
     batch: the activations of the batch, one tensor per member. num_tokens: see `batch_statistics`.
@@ -170,7 +170,7 @@ class ResidualRecorder:
 
 
 class LayerRecorder:
-    """Records statistics of the input of a layer, and of the output projections' inputs."""
+    """Records statistics of the input of a layer, and of the inputs of its output projections."""
 
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
         self.layer = adapter.layers[layer]
@@ -210,7 +210,7 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
     blocks = Pair(_members(attentions), _members(mlps))
     power = inverse_power([recorder.residual for recorder in recorders])
     routed = [merged_over_ranks(mlp.routed, mlp.block.output.weight.device) for mlp in mlps]
-    # a recorder has no statistics of routed tokens if no unit is a whole expert
+    # a recorder has no statistics of routed tokens, unless the units of the MLP are whole experts
     by_expert = zip(*filter(None, routed), strict=True)
     merged = tuple(reduce(merge, parts) for parts in by_expert)
     return LayerStatistics(blocks, power, routed_power(mlps), merged)

@@ -1,7 +1,7 @@
 """Sample text from a model, in batches that do not depend on each other.
 
-Legend: N sequences · T tokens per sequence · S tokens in the cache · H query heads · G KV heads ·
-D head size · B sequences times KV heads · Q query heads of one KV head.
+Legend: N sequences · T tokens per sequence · S tokens in the key-value cache · H query heads · G KV
+heads · D head size · B sequences times KV heads · Q query heads of one KV head.
 """
 
 import logging
@@ -31,7 +31,7 @@ from flap.storage import Kind, Notes, as_json, results_of_steps
 
 log = logging.getLogger(__name__)
 
-# stores a batch of text, and the seconds that the model took to write it
+# stores a batch of written texts, and the seconds that the model took to write them
 BATCH: Kind[Any] = as_json("batch")
 # The config sections whose texts a model can write. For each section, different random numbers are
 # drawn, so that a model is not trained on the text on which it was calibrated.
@@ -54,7 +54,7 @@ def batches(
 
     write: a function that writes the batch with a given index.
     at_once: a function that gets the index of the next batch, and returns how many batches may be
-        written at the same time from this batch on. It returns 0 if the text is complete.
+        written at the same time, including the next one. It returns 0 if the text is complete.
     notes: stores the batches. Batches that an interrupted run has stored are not written again.
     """
 
@@ -201,7 +201,7 @@ def attention_of_one_query(model: PlacedModel) -> Iterator[None]:
     """During a `with` block, compute the attention of a single query with two matrix products.
 
     If the model is not on a CPU, nothing changes. The attention kernel of torch 2.13 for CPUs is
-    made for many queries. With one query, it took two thirds of the time of a decoding step.
+    optimised for many queries. With one query, it took two thirds of the time of a decoding step.
     """
     if model.device.type != "cpu":
         yield

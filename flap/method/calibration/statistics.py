@@ -5,7 +5,8 @@ its experts. Every fifth calibration window is held out. The held-out windows ar
 compensations, and with structure=search also to measure the effect of pruning a single block. Their
 tokens are called held-out tokens, and the tokens of all other windows are called fitting tokens.
 
-Legend: I input channels of an output projection · T tokens · E[…] mean over tokens.
+Legend: I input channels of an output projection · T tokens · E[…] mean over tokens · M members of a
+block · U units of a member · S rows and J columns of a strip of a `Symmetric` matrix.
 """
 
 from collections.abc import Sequence
@@ -78,11 +79,13 @@ class LayerStatistics:
 
     blocks: Pair[tuple[Statistics, ...]]  # for attention and MLP, statistics of each member
     inverse_power: float  # E[1 / ‖h‖²] of the layer's input h (`recorder.inverse_power`)
-    # E[w²] of the router's weights w of each member (`recorder.routed_power`)
+    # E[w²] for each member, where w is the weight that the router gives the member; empty without a
+    # router (`recorder.routed_power`)
     routed_power: tuple[float, ...] = ()
     # If units are whole experts, the statistics of each expert over the tokens that are routed to
-    # the expert. The channels are the expert's outputs without the router's weights, followed by
-    # the two norms of `OfToken` (flap/models/whole_experts.py).
+    # the expert; otherwise empty. The channels are the expert's outputs, before they are multiplied
+    # by the router's weights, followed by the norm of these outputs and the norm of the multiplied
+    # outputs (`OfToken` in flap/models/whole_experts.py).
     routed: tuple[Statistics, ...] = ()
 
 
@@ -92,7 +95,7 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
     Each vector of I activations belongs to one token.
 
     num_tokens: the number of all tokens, if tokens with zero activations are left out of the batch;
-        None if the batch has all tokens.
+        None if no tokens are left out.
     """
     activation_TI = activation.flatten(end_dim=-2).float()
     wide = widest_float(activation.device)
@@ -114,8 +117,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
 def merge(a: Statistics, b: Statistics) -> Statistics:
     """Return the statistics of the union of two disjoint sets of tokens.
 
-    The result is exact except for rounding (Chan, Golub and LeVeque 1979). The result has no
-    co-moments, because the class `Covariance` merges co-moments, strip by strip.
+    The result is exact except for rounding (Chan, Golub and LeVeque 1979). It has no co-moments,
+    because these are merged later, strip by strip, by the class `Covariance`.
     """
     num_tokens = a.num_tokens + b.num_tokens
     step_I = b.mean_I - a.mean_I
@@ -136,7 +139,8 @@ def merged_over_ranks(local: Sequence[Statistics], device: torch.device) -> list
         return list(local)
     device = local[0].mean_I.device if local else device
     cpu = torch.device("cpu")
-    # for each member, its statistics without co-moments, and the size of its co-moments
+    # for each member, its statistics without co-moments, and the number of rows of its co-moment
+    # matrix (None if it has no co-moments)
     sent = list[tuple[Statistics, int | None]]()
     for member in local:
         size = None if member.comoments is None else member.comoments.size
@@ -196,7 +200,7 @@ def write_statistics(statistics: Sequence[LayerStatistics], path: Path) -> None:
 
 
 def read_statistics(path: Path) -> list[LayerStatistics]:
-    """Read the statistics of all layers from a file."""
+    """Read the statistics of all layers from a file that `write_statistics` has written."""
     tensors = load_file(path)
     num_layers = 1 + max(int(name.split(".")[0]) for name in tensors)
     return [_layer(tensors, i) for i in range(num_layers)]

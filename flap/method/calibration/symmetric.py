@@ -21,7 +21,7 @@ class Symmetric:
     """A symmetric matrix in float32.
 
     The strips have I · (I + STRIP) / 2 elements: 58 % of the elements of the whole matrix if I is
-    1536. `add_products` needs the same share of the operations that a whole matrix needs.
+    1536. `add_products` also needs only this share of the operations that a whole matrix needs.
     """
 
     # each strip_SJ has STRIP rows (the last strip may have fewer), and begins at the diagonal
@@ -66,8 +66,8 @@ class Symmetric:
             if len(within):
                 stored = strip_SJ.index_select(0, in_strip_R[within])
                 matrix_RI[:, rows.start :].index_copy_(0, within, stored)
-            # the elements of a lower row in the columns `rows` are stored as a column of this
-            # strip, because the matrix is symmetric
+            # the elements of a row below this strip in the columns `rows` are read from a column of
+            # this strip, because the matrix is symmetric
             if len(behind):
                 mirrored = strip_SJ.index_select(1, in_strip_R[behind])
                 matrix_RI[:, rows].index_copy_(0, behind, mirrored.T)

@@ -25,8 +25,8 @@ from flap.models.block import bias_of, set_tensor
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
 FITS = as_json("fits")  # stores the fit reports of a layer (`Reports`)
-# A function that prunes a block in memory, from the indices of its kept units and the fit of its
-# output projection: `slice_out` or `zero_out`.
+# A function that prunes a block in memory: `slice_out` or `zero_out`. Its arguments are the block,
+# the indices of the kept units, and the fitted output projection.
 Write: TypeAlias = Callable[[Block, Tensor, BlockFit], None]
 # Fit reports, which say how well compensations fit; the keys are names of blocks. In a mixture of
 # experts, each expert has a report.

@@ -1,8 +1,9 @@
 """Compensations, which change an output projection to make up for its removed input channels.
 
 A block is the attention or the MLP of a layer. Every fifth calibration window is held out. The
-tokens of the held-out windows are called held-out tokens. Compensations are tested on them. In a
-trial, structure=search prunes one block, and measures the effect on predictions for such tokens.
+tokens of the held-out windows are called held-out tokens, and compensations are tested on these
+tokens. In a trial, structure=search prunes one block, and measures the effect on the predictions of
+held-out tokens.
 
 Source: FLAP, arXiv 2312.11983, section 3.4.
 
@@ -30,8 +31,8 @@ class FitReport(NamedTuple):
     """How well a linear map predicts the part of a block's output that comes from removed channels.
 
     The errors are mean squared errors of the block's output on held-out tokens; lower is better.
-    They are 0 if no held-out token reaches the block. They are nan if they were not computed: in
-    trials of structure=search, they are computed only if there are few tokens (`ENOUGH_TOKENS`).
+    They are 0 if no held-out token reaches the block. They are nan in trials of structure=search,
+    unless there are so few tokens that the errors are computed there, too (`ENOUGH_TOKENS`).
     """
 
     # The ridge of the chosen map; None if FLAP's bias (`BiasCompensation`) is used instead, because
@@ -51,7 +52,7 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Compensation(ABC):
-    """Base class of compensations, which fit pruned output projections to the dense ones."""
+    """Base class of compensations, which fit output projections to make up for removed channels."""
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False

@@ -1,13 +1,14 @@
 """Eliminate channels in a fixed order, to fit several removals with one factorisation.
 
-The channels are sorted in the reverse of the order in which they are removed. C is the covariance
-of the sorted channels, λ' is the ridge, and 1 is the identity matrix. U is the upper triangular
-Cholesky factor of H = C + λ' · 1 = Uᵀ U. For any number of removed channels, the kept channels K
-come first in the sorted order, so that H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge
-least-squares map from the kept channels K to the removed channels P is C_PK (C_KK + λ' · 1)⁻¹ =
-U_KPᵀ U_KK⁻ᵀ. One triangular solve with the submatrices U_KK and U_KP computes this map, and C is
-not needed. So the same U is used for every number of removed channels. (SparseGPT, Frantar and
-Alistarh 2023, arXiv 2301.00774, uses such a factor for one row of a weight at a time.)
+A removal is a set of input channels that are removed from an output projection. The channels are
+sorted in the reverse of the order in which they are removed. C is the covariance of the sorted
+channels, λ' is the ridge, and 1 is the identity matrix. U is the upper triangular Cholesky factor
+of H = C + λ' · 1 = Uᵀ U. For any number of removed channels, the kept channels K come first in the
+sorted order, so that H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge least-squares map from the
+kept channels K to the removed channels P is C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. One triangular
+solve with the submatrices U_KK and U_KP computes this map, and C is not needed. So the same U is
+used for every number of removed channels. (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774,
+uses such a factor for one row of a weight at a time.)
 
 Legend: O output channels · I input channels · P removed, K kept channels · S channels of a strip ·
 J the channels of a strip and all channels after them.

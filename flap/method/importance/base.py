@@ -33,8 +33,8 @@ class Metric(ABC):
     needs_covariance: ClassVar[bool] = False
     # whether the metric needs `Statistics.effect_U`, which is computed from gradients of the loss
     needs_gradients: ClassVar[bool] = False
-    # whether scores are squared errors in the output, so that the score of a unit is the sum of the
-    # scores of its channels
+    # whether scores are squared errors in the output of the projection, so that the score of a unit
+    # is the sum of the scores of its channels
     measures_error: ClassVar[bool] = False
     # whether whole experts are scored instead of the channels of their output projections
     scores_experts: ClassVar[bool] = False
@@ -153,7 +153,7 @@ def scores_of_layer(
 def score_layer(
     metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None
 ) -> Pair[Tensor]:
-    """Return score_GC and score_I of one layer.
+    """Return score_GC of the attention and score_I of the MLP of one layer.
 
     If the units of the MLP are whole experts, score_I has one score per expert.
 

@@ -1,6 +1,7 @@
 """Metrics that score whole experts by their effect on the tokens that are routed to them.
 
-Legend: E experts of a layer · R tokens that are routed to one expert.
+Legend: E experts of a layer · R tokens that are routed to one expert · N fields of `OfToken`, which
+are the norms of an expert's output with and without the router's weight.
 """
 
 from abc import abstractmethod
@@ -46,9 +47,9 @@ class Routed(NamedTuple):
 class ExpertMetric(WIFV):
     """Base class of metrics that score whole experts.
 
-    KV heads are scored by WIFV, and so are the neurons of layers without experts. The statistics of
-    a layer are collected before any of its experts is removed, so the router still chooses among
-    all experts. An expert to which no token is routed gets the score 0.
+    KV heads, and the neurons of layers without experts, are scored by WIFV. The statistics of a
+    layer are collected before any of its experts is removed, so the router still chooses among all
+    experts. An expert to which no token is routed gets the score 0.
     """
 
     scores_experts: ClassVar[bool] = True

@@ -1,8 +1,9 @@
 """The metric OBS: the error in the output that the removal of a unit causes.
 
-The error is computed for the best case: the weights of all other units are adjusted so that the
-error is as small as possible. A unit is removed as a whole: a KV head with its query heads, a
-neuron of an MLP, or an expert.
+The output is the output of an attention or an MLP. The error is computed for the best case: the
+weights of all other units in the output projection are adjusted so that the error is as small as
+possible. A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an
+expert.
 
 Legend: O output channels · I input channels · U units · R units whose channels are still in the
 matrices · C channels of a unit · L removed channels.
@@ -46,9 +47,9 @@ class OBS(Metric):
     [H⁻¹]_uu: the rows and columns of H⁻¹ for these channels. The cost is the expected squared error
     in the output if the unit is removed with the best linear compensation. Units are removed in at
     most 64 steps. Each step removes the units with the lowest costs, and updates W and H⁻¹. A
-    unit's score is its cost at the moment of its removal, divided evenly over its channels. If the
-    cost is lower than the cost of a unit that an earlier step removed, it is raised to the cost of
-    that unit. Higher = keep.
+    unit's score is its cost at the moment of its removal, divided evenly over its channels. A cost
+    that is lower than the highest cost in an earlier step is raised to that highest cost.
+    Higher = keep.
 
     Rounding errors can make the inversion of H fail. This happens with massive activations, whose
     rounding errors exceed the ridge. In this case, the ridge is multiplied by ten, up to three
@@ -125,7 +126,8 @@ def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tens
     """Return cost_U, the cost of each unit at the moment of its removal.
 
     A unit has `channels` consecutive channels. Both tensors are changed in place. Removed channels
-    stay in the tensors as zeros until half of the channels are removed, and are dropped then.
+    stay in the tensors as zeros until they are at least half of the channels in the tensors. They
+    are then dropped from the tensors.
     """
     num_units = weight_OI.shape[1] // channels
     step_size = math.ceil(num_units / STEPS)

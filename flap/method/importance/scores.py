@@ -35,8 +35,8 @@ class Scores:
     inverse_power: tuple[float, ...] = ()
     # `LayerStatistics.routed_power` of each layer
     routed_power: tuple[tuple[float, ...], ...] = ()
-    # for each layer, the divergence of each trial of structure=search (`Search`), in nats per
-    # token; empty with other structures
+    # for each layer, the divergence of each trial of structure=search (`Search`), which prunes one
+    # block, from the dense model, in nats per token; empty with other structures
     divergences: tuple[tuple[float, ...], ...] = ()
 
     @classmethod

@@ -32,7 +32,7 @@ STEP = 1024
 
 @dataclass(frozen=True)
 class Recovery:
-    """Train all weights, or low-rank updates of them, to predict what the dense model predicts.
+    """Train weights, or low-rank updates of weights, to predict what the dense model predicts.
 
     The learning rate rises during the first twentieth of the steps, and then falls as a cosine
     (`share_of_rate`). If a rank is given, each Linear module uses W + 2 B A instead of its weight
@@ -59,7 +59,7 @@ class Recovery:
     # small for this, for the largest multiple that is possible.
     batch_size: int | None = 8
     # training ends after this many evaluations in a row in which the divergence is not lower than
-    # the lowest one before; 1 or more
+    # the lowest divergence of all earlier evaluations; 1 or more
     patience: int = 2
     # if true, activations are computed again instead of being stored, which takes less memory and
     # more time
