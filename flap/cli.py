@@ -87,7 +87,7 @@ def task(config: DictConfig) -> "Objective":
 
 
 class Outcome(NamedTuple):
-    """How a run has ended. Without an error, it has finished, or it was not to be executed."""
+    """How a run has ended: with an error, finished, or not executed, as in a dry run."""
 
     error: str | None = None  # the error in one line; None if there was no error
     objective: "Objective" = None  # the measured numbers that the option `objective` names

@@ -165,9 +165,9 @@ def _check_override(word: str, following: Sequence[str]) -> None:
 def _closed(value: str, following: Sequence[str]) -> str:
     """Join a value with the arguments after it that belong to the same list.
 
-    They are the arguments up to the one that closes the value's brackets, and arguments that a
-    comma separates from the value, as in `ratio=0.1, 0.2`. Return only the value if no argument
-    closes its brackets.
+    These are the arguments up to the one that closes the value's brackets, and arguments that a
+    comma separates from the value, as in `ratio=0.1, 0.2`. Return the value alone if its brackets
+    are never closed.
     """
     whole = value
     for word in following:

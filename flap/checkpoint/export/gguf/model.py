@@ -1,9 +1,9 @@
 """Convert the tensors, hyperparameters and RoPE of a model to llama.cpp's format.
 
-The supported families (LLaMA, Mistral and Qwen 2) differ only in their biases. llama.cpp's
-architecture `llama` applies every bias that is in the file, but needs layers of equal width.
-llama.cpp's architecture `deci` does the same computation with a separate width for each layer. This
-module reads all widths from the shapes of the tensors.
+The supported families (LLaMA, Mistral and Qwen 2) differ only in which Linear modules have biases.
+llama.cpp's architecture `llama` applies every bias that is in the file, but needs layers of equal
+width. llama.cpp's architecture `deci` does the same computation with a separate width for each
+layer. This module reads all widths from the shapes of the tensors.
 
 Legend: R rows (output channels of a Linear) · D channels of a head.
 """
