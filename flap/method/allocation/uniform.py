@@ -54,7 +54,8 @@ class UniformLayers(Structure):
         for layer, heads, limit in zip(budget.layers, removed_heads, limits, strict=True):
             # number of parameters of the neurons that do not fill a block and are always removed
             remainder = limit.counts[0] * layer.mlp.price
-            price = max(layer.mlp.price, 1) * limit.size  # a layer without an MLP has price 0
+            # number of parameters of a block; `layer.mlp.price` is 0 in a layer without an MLP
+            price = max(layer.mlp.price, 1) * limit.size
             in_blocks = self._left_for_neurons(layer, heads, budget) - remainder
             targets.append(in_blocks / price)
             prices.append(price)
@@ -145,7 +146,7 @@ class ULUM(UniformLayers):
     """UL-UM: the same ratio for every attention and MLP (FLAP, arXiv 2312.11983, section 4.4).
 
         every layer loses its round(ratio · G) lowest-scored attention units,
-        and then neurons, until it has lost ratio · (its parameters)
+        and then neurons, until it has lost ratio · (number of its parameters)
 
     G: the number of attention units of the layer.
 
@@ -180,7 +181,7 @@ class ULMM(UniformLayers, ManualHeads):
     """UL-MM: removed heads spread evenly over layers (FLAP, arXiv 2312.11983, section 4.4).
 
         every layer loses its remove_heads / (number of layers) lowest-scored query heads,
-        and then neurons, until it has lost ratio · (its parameters)
+        and then neurons, until it has lost ratio · (number of its parameters)
 
     All layers together lose `remove_heads` query heads.
 

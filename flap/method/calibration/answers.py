@@ -230,7 +230,8 @@ def _batch(
     rows = continued(model, [prompts[n] for n in fitting], tokenizer, options)
     for n, row in zip(fitting, rows, strict=True):
         answer_ids = without_cut_character(row, tokenizer)
-        # a chat template already contains the space before an answer
+        # Without a chat template, the answer is decoded after its prompt, so that its first space
+        # is not lost. A chat template already contains this space.
         before = [] if asked.chat else prompts[n]
         text = continuation(before, answer_ids, tokenizer)
         texts[n] = (text, len(row) < options.max_new_tokens)

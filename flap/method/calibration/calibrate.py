@@ -56,13 +56,15 @@ class Calibration:
         work: the working directory, from which an interrupted calibration resumes if the layers are
             read from files one after another. A model in memory runs all layers in one forward
             pass, so its calibration cannot resume.
-        gradients: whether to add the first-order effect that removing each unit has on the loss. To
-            compute it, a forward and a backward pass is run on each window, with the whole model on
-            one device.
+        gradients: whether to add to the statistics the first-order effect that removing each unit
+            (a KV head with its query heads, a neuron, or an expert) has on the loss. To compute it,
+            a forward and a backward pass are run on each window. The whole model must be on one
+            device.
 
         Raises:
             ValueError: activations or gradients are not finite (the message names the first block
-                with such values), or the disk is too small for hidden states.
+                with such values), the disk is too small for hidden states, or `gradients` is true
+                and the weights cannot have gradients.
         """
         model = self.model
         work = model.if_streamed(work)
@@ -96,7 +98,8 @@ class Calibration:
             half as much memory.
 
         Raises:
-            ValueError: activations are not finite. The message names their block.
+            ValueError: activations are not finite (the message names their block), or the disk is
+                too small for hidden states.
         """
         walk = Walk(self.model, f"{stage}, layer by layer", work, changing)
         return self.along(walk, covariance, separate_held_out)

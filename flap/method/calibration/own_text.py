@@ -88,7 +88,7 @@ class Draft:
         return self.needed - self.tokens
 
     def show(self, reach: Reach, beside: int = 0) -> None:
-        """Show the progress.
+        """Show how many tokens of the text are written.
 
         reach: a callback that shows the progress. beside: the number of tokens already written in a
         batch that is not yet complete.

@@ -228,6 +228,6 @@ def _members(tensors: dict[str, Tensor], prefix: str) -> tuple[Statistics, ...]:
 
 
 def with_effects(members: Sequence[Statistics], effect_MU: Tensor) -> tuple[Statistics, ...]:
-    """Add the first-order effects of units to the statistics of each member of a block."""
+    """Add effect_U of each member of a block to the statistics of the member."""
     pairs = zip(members, effect_MU, strict=True)
     return tuple(replace(member, effect_U=effect_U) for member, effect_U in pairs)

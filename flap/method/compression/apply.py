@@ -162,7 +162,9 @@ def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
 
 
 def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
-    """Replace the weight and bias of a Linear, a router or a `LinearLike`, and update its widths.
+    """Replace the weight and bias of a Linear, a router or a `LinearLike`.
+
+    The `in_features` and `out_features` of a Linear are updated, too.
 
     If `bias` is None, an `nn.Module` keeps its old bias.
     """

@@ -34,7 +34,7 @@ ENOUGH_TOKENS = 2
 class LinearCompensation(Compensation):
     """A least-squares map predicts the removed channels from the kept channels, as in OBC.
 
-    OBC is by Frantar and Alistarh (2022).
+    OBC (Optimal Brain Compression) is by Frantar and Alistarh (2022).
 
         W' = W_K + A,  b' = b + W_P · mean_P − A · mean_K
         A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹

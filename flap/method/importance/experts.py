@@ -112,8 +112,8 @@ class MoNE(ExpertMetric):
 
     R_e: the number of tokens that are routed to expert e. k: an index of all experts of the layer.
     var_o(f_e): the sample variance of channel o of the output of expert e over these R_e tokens.
-    Higher = keep. The authors' code uses the mean weight of the router instead of the frequency
-    R_e / Σ_k R_k.
+    Higher = keep. Instead of the frequency R_e / Σ_k R_k, the authors' code uses the mean weight
+    that the router gives the expert.
 
         python -m flap structure.experts=true metric=MoNE
     """

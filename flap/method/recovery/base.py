@@ -136,8 +136,8 @@ class Recovery:
         """Check that a model can be trained in this way. The model need not have its weights yet.
 
         Raises:
-            ValueError: the batch size does not fit the processes, or the rank does not fit the
-                model.
+            ValueError: the batch size is not a multiple of the number of processes, or a rank is
+                given, but the model stacks its experts in one tensor.
         """
         valid = self.batch_size is None or self.batch_size % ranks.size() == 0
         share = f"a multiple of {ranks.size()}, the number of processes"
