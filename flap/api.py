@@ -216,7 +216,7 @@ def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
 
 
 def _check_shared_options(config: FlapConfig, objects: Mapping[str, Any]) -> None:
-    """Check that `round_to` and `seed`, if set, are equal to those of the caller's objects.
+    """Check that `round_to` and `seed`, if set in the config, are those of the caller's objects.
 
     A structure object has its own `round_to`, and a metric object may have its own `seed`.
     """

