@@ -121,10 +121,9 @@ def _mean(sums: UnitSums, num_predicted: int) -> Tensor:
 
 @contextmanager
 def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
-    """During a `with` block, add the products w · ∂L/∂w of each backward pass to the sums.
+    """During a `with` statement, add the products w · ∂L/∂w of each backward pass to the sums.
 
-    At the end of the `with` block, all parameters get back the gradients and the `requires_grad`
-    that they had before.
+    Afterwards, all parameters get back the gradients and the `requires_grad` that they had before.
     """
     parameters = list(model.parameters())
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Record the statistics of a layer with forward hooks, inside a `with` block.
+"""Record the statistics of a layer with forward hooks, inside a `with` statement.
 
 A block is the attention or the MLP of a layer. In a mixture of experts, the members of the MLP are
 its experts. Every fifth calibration window is held out. The held-out windows are used to test
@@ -35,10 +35,11 @@ from flap.runtime import ranks
 class Comoments:
     """Collects co-moments: for each pair of channels, the sum of products of their deviations.
 
-    Deviations are differences from the mean of all tokens. While batches are added, differences
-    from a fixed origin are used instead: the mean of the first batch, or zero. At the end, the sums
-    are converted to deviations from the mean of all tokens. Rounding errors are small if the origin
-    is within a few standard deviations of this mean.
+    The products are summed over tokens. Deviations are differences from the mean of all tokens.
+    While batches are added, differences from a fixed origin are used instead: the mean of the first
+    batch, or zero. At the end, the sums are corrected for the difference between the origin and
+    the mean of all tokens. Rounding errors are small if the origin is within a few standard
+    deviations of this mean.
     """
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class Comoments:
         self._products.add_products(activation_TI - self._origin_I)
 
     def finish(self, num_tokens: int, mean_I: Tensor) -> Symmetric:
-        """Return the co-moments, as sums of deviations from the mean of all tokens.
+        """Return the co-moments: sums of products of deviations from the mean of all tokens.
 
         num_tokens, mean_I: the number of all tokens, and the mean of their activations.
         """
@@ -183,7 +184,10 @@ class LayerRecorder:
 
     @contextmanager
     def recording(self, mask_P: Tensor | None) -> Iterator[None]:
-        """Record the batch that runs inside the `with` block. mask_P: the positions to record."""
+        """Record the batch that runs inside the `with` statement.
+
+        mask_P: mask of the positions to record (`Block.observe`).
+        """
         hooks = [self.layer.register_forward_pre_hook(partial(self.residual.record, mask_P))]
         for recorder in self.blocks:
             watched = recorder.block.watched

@@ -28,7 +28,7 @@ class BlockFit(NamedTuple):
 
     weight_OK: Tensor  # new weight, with columns only for kept channels, in the dtype of the model
     bias_O: Tensor | None  # new bias, in the dtype of the model; None if there is no bias
-    reports: dict[str, FitReport]  # fit reports; the keys are names of members
+    reports: dict[str, FitReport]  # how well each member is fitted; the keys are names of members
 
 
 Kept = tuple[int, ...]  # indices of the kept units of a block

@@ -27,11 +27,14 @@ class SequentialPruning:
     def prune(
         self, calibration: Calibration, budget: Budget, work: WorkFolder = NOT_KEPT
     ) -> tuple[PruningPlan, dict[str, FitReport]]:
-        """Prune a model, and return the plan and the fit reports of the blocks.
+        """Prune a model, and return the plan and the fit reports.
+
+        The plan lists the units that stay. Fit reports say how well the compensation fits each
+        block, or in a mixture of experts each expert; the keys are names of blocks or experts.
 
         work: the working directory, from which an interrupted run resumes. If the metric needs no
-            statistics, the run starts again at the first layer, because random scores depend on how
-            many layers the process has already scored.
+            statistics, the run starts again at the first layer, because scores may be random, and
+            random scores depend on how many layers the process has already scored.
         """
         covariance = self.metric.needs_covariance or self.compensation.needs_covariance
         adapter = calibration.model.adapter

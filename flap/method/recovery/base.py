@@ -171,7 +171,9 @@ class Reconstruction:
     writer: str = "dense"
 
     def on(self, num_samples: int, seq_len: int) -> Recovery:
-        """Return a `Recovery` that trains on `num_samples` calibration windows of `seq_len` tokens.
+        """Return a `Recovery` that trains on the calibration windows that are not held out.
+
+        num_samples: the number of all calibration windows, which have `seq_len` tokens each.
 
         Raises:
             ValueError: an option is out of range, or there are too few windows.
