@@ -1,6 +1,6 @@
 """The plots of a study: quality over ratio, quality over cost, and what each layer keeps.
 
-A study is the runs of one or more sweeps.
+A study consists of the runs of one or more sweeps.
 
 Colours distinguish methods and metrics. Line styles and markers distinguish structures.
 """

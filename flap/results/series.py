@@ -1,6 +1,6 @@
 """Group the runs of a study into the lines of its plots, and give each line its style.
 
-A study is the runs of one or more sweeps.
+A study consists of the runs of one or more sweeps.
 
 Colours distinguish methods and metrics. Markers and dashes distinguish structures.
 """

@@ -1,6 +1,6 @@
 """Print the table of a study, with as many columns as fit into the console.
 
-A study is the runs of one or more sweeps.
+A study consists of the runs of one or more sweeps.
 """
 
 from itertools import compress

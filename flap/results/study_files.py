@@ -1,6 +1,7 @@
-"""Read a study from the folders of sweeps, and write its table, plots and page.
+"""Read a study from the folders of sweeps, and write its files.
 
-A study is the runs of one or more sweeps.
+A study consists of the runs of one or more sweeps. Its files are a table (study.csv), plots, and an
+HTML page (index.html).
 """
 
 import shlex
@@ -23,10 +24,10 @@ from flap.storage.status import STATUS
 
 
 def write_study(*sweeps: Path, into: Path | None = None) -> Path:
-    """Read one or more sweeps, write their table, plots and page, and return the page's path.
+    """Read one or more sweeps, write the files of their study, and return the page's path.
 
-    into: the folder for the files. For a single sweep, the default is the folder of the sweep. For
-        two sweeps A and B, the default is a folder A+B next to A.
+    into: the folder into which the files are written. For a single sweep, the default is the folder
+        of the sweep. For two sweeps A and B, the default is a folder A+B next to A.
 
     Raises:
         ValueError: a folder cannot be read (see `read_study`), or the files cannot be written.
@@ -40,8 +41,8 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
 def save_study(study: Study) -> Path:
     """Write the table, plots and page of a study into its folder, and return the page's path.
 
-    The contents of all files are created before the first file is written. If this fails, the files
-    of an earlier call stay unchanged.
+    The contents of all files are created before the first file is written. If they cannot be
+    created, the files of an earlier call stay unchanged.
 
     Raises:
         ValueError: the files cannot be written.
@@ -67,13 +68,15 @@ def save_study(study: Study) -> Path:
 
 
 def read_study(*sweeps: Path, into: Path | None = None) -> Study:
-    """Read every sub-folder of the sweeps that has a status.json, and return the study.
+    """Read the runs in the folders of one or more sweeps, and return their study.
+
+    The runs are the sub-folders that have a status.json.
 
     into: the folder of the study's files. The paths of the runs are relative to this folder. The
         default is the folder of the first sweep.
 
     Raises:
-        ValueError: a folder does not exist, has no run, or is the folder of a single run.
+        ValueError: a folder does not exist, contains no run, or is the folder of a single run.
     """
     into = into or sweeps[0]
     folders = _by_real_path(sweeps)
@@ -91,7 +94,7 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
 
 
 def _by_real_path(folders: Iterable[Path]) -> dict[Path, Path]:
-    """Return each folder once. The keys are the folders' paths with symbolic links resolved."""
+    """Return each folder once, by its path with symbolic links resolved."""
     return {folder.resolve(): folder for folder in folders}
 
 
@@ -128,7 +131,7 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
 def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
     """Return what identifies the cell of a run, that is, one combination of the sweep's options.
 
-    These are the name of the run's folder without the job number, and the run's overrides.
+    The result is the name of the run's folder without the job number, and the run's overrides.
     """
     return run.folder.partition("_")[2], run.overrides
 
@@ -152,7 +155,7 @@ def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
 
 
 def _chooses_evaluations(key: str) -> bool:
-    """Return whether an override chooses evaluations: `eval`, or a key such as `eval.zero_shot`."""
+    """Return whether a config key chooses evaluations, as `eval` and `eval.zero_shot` do."""
     section, *names = key.split(".")
     return section == "eval" and len(names) <= 1
 
@@ -160,8 +163,10 @@ def _chooses_evaluations(key: str) -> bool:
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
     """Return the sort key of a run.
 
-    The key has four parts: whether the run has not finished, its ratio, the measured value that
-    `number` names, and its folder.
+    The key sorts runs by four values: finished runs come before all others, then smaller ratios,
+    then smaller values of one measured number, then folders in alphabetical order.
+
+    number: the name of the measured number; "" if nothing was measured.
     """
     ratio = inf if run.ratio is None else run.ratio
     quality = run.report.evaluation["pruned"].get(number, inf)
@@ -169,7 +174,7 @@ def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
 
 
 def command_of(sweep: Path) -> str:
-    """Return the command line of a sweep without secrets; empty if it was not recorded."""
+    """Return the command line of a sweep without secrets; "" if it was not recorded."""
     # sweepers other than flap's write secrets into multirun.yaml
     record = flat(redacted(read_yaml(sweep / "multirun.yaml")))
     try:

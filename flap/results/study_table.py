@@ -1,6 +1,6 @@
 """The table of a study: the settings and results of each run, with the best numbers marked.
 
-A study is the runs of one or more sweeps.
+A study consists of the runs of one or more sweeps.
 """
 
 from math import isfinite
@@ -10,26 +10,27 @@ from flap.results.number_texts import short
 from flap.results.report import Report
 from flap.results.study import CHOSEN, Study
 
-# these settings are always shown, and other settings only if the runs differ in them
+# Settings that are always shown. Any other setting is shown only if the runs differ in it.
 ALWAYS_SHOWN = ("metric", "structure", "ratio")
 # The formats of results that are not measured by an evaluator.
 FORMATS = {"removed": "{:.4f}", "parameters": "{:,}", "vocabulary": "{:,}", "seconds": "{:,.1f}"}
 
-# The mark of a number. Runs with the same model and the same requested size are compared, and the
-# best number is marked "best". If numbers of other runs do not differ significantly from the best
-# number, the best number and these numbers are marked "near" instead.
+# The mark of a measured number. Runs with the same model and the same requested size are compared,
+# and the best number is marked "best". If numbers of other runs do not differ significantly from
+# the best number, the best number and these numbers are marked "near" instead. "" means no mark.
 Mark = Literal["best", "near", ""]
-# The marks of numbers. A key has the index of the run's row in `study.frame`, and the name of the
-# number.
+# The marks of all numbers. A key consists of the index of the run in `Study.runs`, and the name of
+# the number.
 Marks = dict[tuple[int, str], Mark]
 
 
 class TableEntry(NamedTuple):
-    """One value of the table: its text, its mark, and the value by which it is sorted."""
+    """One value of the table: its text, its mark, and the key by which its row is sorted."""
 
     text: str = ""
     mark: Mark = ""
-    # the value by which the page sorts rows; rows with None come last
+    # If the user sorts the page's table by this column, rows are sorted by `key`. Rows whose key is
+    # None come last.
     key: float | str | None = None
 
 
@@ -37,13 +38,13 @@ class StudyTable(NamedTuple):
     """The table of a study."""
 
     choices: list[str]  # headings of the columns with settings
-    results: list[str]  # headings of the columns with results, which come last
+    results: list[str]  # headings of the columns with results, which follow the settings
     rows: list[list[TableEntry]]  # a row for each run, with its settings and results
     dense: list[tuple[str, list[TableEntry]]]  # for each dense model, its name and its results
 
 
 def tabulate(study: Study) -> StudyTable:
-    """Return the table of a study. Numbers are shown with their standard errors."""
+    """Return the table of a study. Numbers are shown with their standard errors, if known."""
     choices = [name for name in CHOSEN if name in (*ALWAYS_SHOWN, *study.different)]
     results = ["removed", "parameters", *study.measured, "seconds"]
     if study.trimmed:
@@ -100,7 +101,7 @@ def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
 
 
 def _marks(study: Study) -> Marks:
-    """Return the marks of all numbers. Runs of the same model and size are compared."""
+    """Return the marks of all numbers of a study."""
     marks: Marks = {}
     for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False):
         for name in study.measured:

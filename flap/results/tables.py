@@ -38,7 +38,7 @@ class Table(NamedTuple):
     def console(self, numeric: bool = False) -> rich_table.Table:
         """Return the table for the console.
 
-        numeric: whether all columns except the first contain numbers.
+        numeric: whether all columns except the first contain numbers, which are aligned right.
         """
         table = rich_table.Table(pad_edge=False, collapse_padding=True)
         for i, heading in enumerate(self.heads):

@@ -7,7 +7,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 def template(name: str, **filters: Callable[..., str]) -> Template:
-    """Return the Jinja template `name`, which can use `filters`. Values in HTML are escaped."""
+    """Return the Jinja template `name`, which can use `filters`.
+
+    Values that are inserted into an HTML template are escaped.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=name.endswith(".html.j2"),

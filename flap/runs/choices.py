@@ -102,7 +102,7 @@ class Choices:
 
     @property
     def search(self) -> Search | None:
-        """The structure if it is a search, which measures trial prunings of blocks; else None."""
+        """The structure if it is a search, which measures trial prunings; else None."""
         if self.selection is None or not isinstance(self.selection.structure, Search):
             return None
         return self.selection.structure
@@ -132,7 +132,7 @@ class Choices:
 
     @property
     def need_covariance(self) -> bool:
-        """Whether the metric or compensation needs covariances of output projections' inputs."""
+        """Whether the metric or compensation needs covariances of inputs of output projections."""
         return any(reader.needs_covariance for reader in self._readers)
 
     @property
@@ -144,15 +144,15 @@ class Choices:
     def read_plain_statistics(self) -> bool:
         """Whether statistics without covariances are collected in all layers before pruning begins.
 
-        They are collected if the metric or the compensation needs them, unless each layer is pruned
-        before the next layer is calibrated (`in_sequence`).
+        They are collected if the metric or the compensation needs statistics but no covariances,
+        unless each layer is pruned before the next layer is calibrated (`in_sequence`).
         """
         plain = [one for one in self._readers if not one.needs_covariance]
         return not self.in_sequence and any(reader.needs_statistics for reader in plain)
 
     @property
     def _readers(self) -> list[Metric | Compensation]:
-        """Choices that may need statistics: the compensation and, without a plan, the metric."""
+        """Choices that may need statistics: the compensation and, if there is one, the metric."""
         if self.selection is None:
             return [self.compensation]
         return [self.selection.metric, self.compensation]
@@ -312,7 +312,7 @@ def check_budget(adapter: ModelAdapter, choices: Choices, model: ModelSource) ->
 
 
 def bounds(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> tuple[Bound, ...]:
-    """Return the upper bounds on the size of the pruned model that the targets of a run set.
+    """Return the upper bounds that the targets of a run set on the size of the pruned model.
 
     Raises:
         ValueError: the bytes of the weights or of the KV cache cannot be counted for this model.

@@ -54,14 +54,14 @@ class Needs:
     """The peak memory and disk space of a run in bytes, for one `model.placement`."""
 
     # weights that are on the device at the same time: all weights, but with model.placement=stream
-    # only those of the largest layer (or those outside the layers, if they take more memory)
+    # only those of the largest layer, or those outside the layers if these take more memory
     weights: float
     states: float  # stored hidden states of the calibration windows and of a search's trials
     statistics: float  # calibration statistics of one layer, and matrices for computing with them
     device: float  # memory of the device that runs the layers
     host: float  # memory of the host; includes `device` if the device is cpu or mps
     disk: float  # disk space that the run needs below cache_dir
-    mapped: float  # the part of `host` in memory-mapped files, which the system can free if needed
+    mapped: float  # the part of `host` in memory-mapped files; the system can free it
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class DryRun:
         device = work if self.source.loaded else weights + work
         host = PROCESS_BYTES + states
         # if the whole model is on the CPU, the weights of the dense layers stay in memory-mapped
-        # files, and the weights of the pruned layers are in memory
+        # files, and the weights of the pruned layers take additional memory
         pruned = sum(layers) - itemsize * self.removed
         if streams:
             disk += pruned
@@ -150,9 +150,9 @@ class DryRun:
     def _statistics(self, layer: int) -> float:
         """Return the bytes of a layer's statistics, and of the matrices for computing with them.
 
-        The statistics of a block (attention or MLP) are two co-moment matrices, which are
-        factorised. If no choice needs covariances, the statistics are means and variances. Then
-        the matrices for computing take 8 bytes per weight of the block's output projection.
+        If a choice needs covariances, the statistics of a block (attention or MLP) are two
+        covariance matrices, which are factorised. Otherwise the statistics are means and variances,
+        and the matrices for computing take 8 bytes per weight of the block's output projection.
         """
         sets = 0.0
         factors = []
@@ -169,8 +169,8 @@ class DryRun:
     def _states(self, streams: bool) -> float:
         """Return the bytes of all hidden states that are stored while a layer runs.
 
-        The dense model and each trial pruning of a search have their own hidden states. Each
-        model stores 2 · tokens · hidden size values: the inputs and the outputs of the layer.
+        For the dense model, and for each trial pruning of a search, 2 · tokens · hidden size values
+        are stored: the inputs and the outputs of the layer.
         """
         tokens = self.tokens if streams or self.choices.need_covariance else 0
         search = self.choices.search

@@ -13,8 +13,8 @@ def check_inputs_stay(config: FlapConfig, target: Path) -> None:
     """Check that no file or folder that the config names lies in the folder of the checkpoint.
 
     Saving a checkpoint replaces its whole folder. So a file in this folder would be deleted, even
-    if the config names the file by a symbolic link from elsewhere. If the config names a link in
-    this folder, the link would be deleted, even if it leads to a file elsewhere.
+    if the config names a symbolic link in another folder that leads to the file. A link in this
+    folder would be deleted, even if it leads to a file in another folder.
 
     Raises:
         ValueError: a file or folder would be deleted. The message names the config field that
@@ -35,7 +35,7 @@ def check_inputs_stay(config: FlapConfig, target: Path) -> None:
 
 
 def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
-    """Yield each string in a config, which may be a path, with its config field."""
+    """Yield the field and the value of each string in a config. Any string may be a path."""
     if isinstance(value, str):
         yield field, value
     elif isinstance(value, Mapping):

@@ -35,7 +35,7 @@ DECIDING = (  # the sections and keys of the config that determine the compresse
 def windows(run: Run) -> Key:
     """Return the cache key of the calibration windows and of the kind of units that are scored.
 
-    In a mixture of experts, the units are neurons or whole experts.
+    In a mixture of experts, the scored units are either neurons or whole experts.
     """
     key: Key = {}
     if run.choices.experts:
@@ -46,14 +46,17 @@ def windows(run: Run) -> Key:
 
 
 def processes() -> Key:
-    """Return the number of processes as a cache key; this number changes how sums are rounded."""
+    """Return the number of processes as a cache key; empty for one process.
+
+    The number of processes changes how sums are rounded.
+    """
     if ranks.size() == 1:
         return {}
     return {"processes": ranks.size()}
 
 
 def dense(run: Run) -> Key:
-    """Return the cache key of the dense model, with the type of the device that measures it."""
+    """Return the cache key of the dense model, with the type of the device on which it runs."""
     return {"model": run.source.fingerprint, "device": run.source.device.type}
 
 
@@ -169,7 +172,7 @@ def of_the_run(run: Run) -> Key:
 
 
 def workspace(run: Run) -> Key:
-    """Return the key of the working directory, in which an interrupted run continues."""
+    """Return the key of the working directory, from which an interrupted run resumes."""
     options = run.described
     decided = {name: options[name] for name in DECIDING}
     key = statistics(run) | counted_texts(run) | recovery(run) | run.choices.code

@@ -2,8 +2,9 @@
 
 The layers get random weights, so no file with weights is read.
 
-Legend: N windows · T tokens per window · P positions · D hidden size · I input channels of the
-output projection of an MLP.
+Legend: N windows · T tokens of a window, or of the whole batch in tensors without N · P positions ·
+D hidden size · I input channels of the output projection of an MLP · U units · C channels of a unit
+· S rows and J columns of a strip of a covariance (see `Symmetric`).
 """
 
 import time
@@ -57,7 +58,7 @@ def why_not_measured(device: torch.device) -> str:
 def layer_speed(source: ModelSource, batch_size: int, seq_len: int) -> LayerSpeed:
     """Return the speed of a model on its device.
 
-    One decoder layer of each shape, the LM head and a covariance are timed.
+    The LM head, the computation of a covariance, and one decoder layer of each shape are timed.
 
     batch_size, seq_len: the options `calibration.batch_size` and `calibration.seq_len`.
     """

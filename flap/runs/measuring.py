@@ -32,7 +32,7 @@ References = dict[str, Any]
 
 
 def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> References:
-    """Measure the dense model, and return its predictions for tasks that compare both models.
+    """Measure the dense model, and return its predictions for tasks that compare two models.
 
     The numbers of the dense model are stored in the cache. Other runs with the same model and tasks
     read them from the cache.
@@ -191,7 +191,7 @@ def task_key(task: Task, key: Key) -> Key:
 
 
 def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
-    """Return the tasks whose numbers are not in the run's results, with their workloads.
+    """Return the workloads of the tasks whose numbers are not in the run's results, by title.
 
     Some of these tasks may be skipped later, if the cache has their numbers for the dense model.
 

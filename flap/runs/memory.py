@@ -2,8 +2,8 @@
 
 A stage is a part of a run, such as calibration. The result of a stage is an artefact, which is
 stored under a key. The label of an artefact says how long the stage took, and whether the artefact
-was found. Only this module knows whether an artefact was found or computed, so the stages need no
-special code for a restart. If a finished run is started again, it finds all of its artefacts. If an
+was found in a store. This module decides whether a stage has to run, so the stages need no special
+code for a restart. If a finished run is started again, it finds all of its artefacts. If an
 artefact is missing, for example because the checkpoint was deleted, only the stage of this artefact
 runs again.
 """

@@ -17,10 +17,10 @@ FEW = 100_000
 
 
 def announce(agenda: Agenda, tasks: Sequence[Task], model: PlacedModel) -> None:
-    """Warn once if the tasks that are still to be measured will take an hour or more.
+    """Warn once if the tasks that are still in the agenda will take an hour or more.
 
-    tasks: all tasks of the run, including those that have been measured. model: the model in
-        memory, whose speed is measured.
+    tasks: all tasks of the run, including those that are done. model: the model in memory, whose
+        speed is measured.
     """
     tokens = sum(workload.tokens for workload in agenda.left)
     if agenda.speed is not UNKNOWN or tokens < FEW or not ranks.is_first():

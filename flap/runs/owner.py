@@ -77,7 +77,10 @@ class Owner:
         """Return how long the processes of this run wait for each other.
 
         The processes connect before the config is checked, so this method checks the option
-        `timeout_minutes`. If this option is not valid, the new folder of the run is removed.
+        `timeout_minutes`. If the option is not valid, the new folder of a single run is removed.
+
+        Raises:
+            ValueError: the option is not valid.
         """
         try:
             return timeout(self.config.timeout_minutes)
@@ -148,10 +151,10 @@ class Owner:
     def at_home(self, run: "Run") -> "Run":
         """Return the run with the folder into which it writes its results.
 
-        In a sweep, this is the folder of an earlier start of the run, if there is one. If the user
-        has added cells to the sweep since this earlier start, the run may have another job number
-        now. Then Hydra has created a new folder for the run, and the old and the new folder are
-        locked.
+        In a sweep with resume=true, this is the folder of an earlier start of the run, if there was
+        one. If the user has added cells to the sweep since this earlier start, the run may have
+        another job number now. Then Hydra has created a new folder for the run, and the old and the
+        new folder are locked.
 
         Raises:
             ValueError: the new folder holds a finished run of another config, or of another version
@@ -180,9 +183,9 @@ class Owner:
     def begin(self) -> None:
         """Set the status of the run to running.
 
-        If the folder already holds a finished run, the status stays "finished". Also check that
-        files can be written into the folder, and warn if a checkpoint of an earlier run stays in
-        the folder.
+        If the folder already holds a finished run, the status stays "finished". If the run has to
+        write into the folder, check that this is possible. Warn if a checkpoint of an earlier run
+        stays in the folder.
         """
         finished = read_state(self.folder) == "finished"
         if not finished or not self.checked.resume:
@@ -295,5 +298,5 @@ def quieten_libraries() -> None:
 
     set_verbosity_error()
     disable_progress_bar()
-    # flap's handlers also show the messages of huggingface_hub
+    # otherwise each message of huggingface_hub would appear twice: flap's handlers show it, too
     logging.getLogger("huggingface_hub").handlers.clear()

@@ -43,8 +43,8 @@ def prepare(
 
     run_dir: the run's folder; None if the run has no folder.
     source: the model, if the caller has already loaded it.
-    overrides: the options that the user typed, as "key=value". If one of them has no effect, this
-        is an error.
+    overrides: the options that the user typed, as "key=value". An option without effect is an
+        error.
 
     Raises:
         ValueError: an input is wrong. The message is one line that names the config field.
@@ -99,7 +99,7 @@ def _check_model(
     source: ModelSource,
     adapter: ModelAdapter,
 ) -> None:
-    """Check that `model.placement` allows the saving, evaluation and training of this run.
+    """Check that the options for saving, evaluation and training suit `model.placement`.
 
     A model that the caller has loaded allows fewer options, because pruning changes it in place.
 
@@ -144,7 +144,7 @@ def in_folder(run: Run, folder: Path) -> Run:
 
 
 def may_replace_checkpoint(run: Run) -> bool:
-    """Return whether the run may replace a checkpoint that already exists in the target folder.
+    """Return whether the run may replace a checkpoint that already exists in `run.target`.
 
     The run may replace a checkpoint if checkpoint.overwrite=true, if the checkpoint is in the run's
     folder, or if an earlier start of the run has written the checkpoint.

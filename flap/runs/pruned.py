@@ -33,8 +33,8 @@ class Pruned:
     tokens: list[str] = field(default_factory=list)
     # The pruned model, if this start has made it. None if an earlier start of the run has saved it.
     model: PlacedModel | None = None
-    # The run for later stages, with the texts that the model has written. None if the pruned model
-    # was read from files.
+    # A copy of the run that contains the texts that the model has written, for later stages. None
+    # if the pruned model was read from files.
     run: Run | None = None
 
 

@@ -1,4 +1,4 @@
-"""Estimate the amount of computation that pruning takes from the shapes of the model.
+"""Estimate, from the shapes of the model, how much computation pruning takes.
 
 The unit of the estimate is a forward pass of the dense model over the calibration tokens, without
 the embeddings and the LM head. A block is the attention or the MLP of a layer. A search measures
@@ -82,8 +82,8 @@ def pruning_work(
 
 class _Trials(NamedTuple):
     streams: int  # the number of trials plus one for the dense model; 0 without a search
-    # number of forward passes of the dense model and of all trials; the pass of a trial counts less
-    # than 1, because it begins at the layer that the trial prunes
+    # number of forward passes of the dense model and of all trials; the pass of a trial counts at
+    # most 1, because it begins at the layer that the trial prunes
     passes: float
 
 
@@ -119,9 +119,10 @@ def _layer_macs(adapter: ModelAdapter) -> list[int]:
 
 
 def block_sizes(block: Block) -> tuple[int, int, int]:
-    """Return the numbers of input channels, output channels and experts of an output projection.
+    """Return the numbers of input channels, output channels and experts of a block.
 
-    The input channels are those of one expert. A block without experts counts as one expert.
+    The channels are those of the output projection of the block, or of one of its experts. A block
+    without experts counts as one expert.
     """
     experts = len(block.members)
     return block.columns_UC.numel() // experts, int(block.output.weight.shape[0]), experts

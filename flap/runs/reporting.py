@@ -266,7 +266,8 @@ def _total(
     """Return the numbers of all tasks of a model, and for each evaluator the averages over tasks.
 
     options: the options of each evaluator.
-    averages: a dict to which the name of each average is added, with the numbers it averages.
+    averages: a dict to which each average is added: its name as the key, and the names of the
+        averaged numbers as the value.
     trimmed: whether the tokenizer of the model differs from that of the dense model. If so, numbers
         that depend on the tokenizer are left out.
     """
@@ -315,7 +316,7 @@ def write_text_files(run: Run) -> None:
 
 @by_first
 def write_files(run: Run, report: Report) -> None:
-    """Write the report and a picture into the run's folder, and the model card into the checkpoint.
+    """Write the report, a picture of the layers, and the model card of the checkpoint.
 
     If the run has no folder, or if the report has not changed, the report and the picture are not
     written. The model card is written if the run saves a checkpoint.

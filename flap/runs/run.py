@@ -62,7 +62,7 @@ class Run:
     def timed(self, stage: str) -> Iterator[WorkFolder]:
         """Time a stage whose result is not stored.
 
-        Yield the directory from which an interrupted stage resumes.
+        Yield the working directory of the stage, from which it resumes after an interruption.
         """
         with self.memory.timed(stage):
             yield self.work / stage
@@ -127,7 +127,7 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about the run, the model and the texts for the readers of the report."""
+        """Warnings for readers of the report, about the run, the model and the texts."""
         warnings = []
         if self.config.debug:
             warnings.append("this is a smoke run (debug): its numbers mean nothing")

@@ -68,7 +68,10 @@ class Compressed(NamedTuple):
 
 @contextmanager
 def begun(run: Run) -> Iterator[Run]:
-    """Seed all random generators and open the run's working directory for a `with` block.
+    """Seed all random generators for a `with` block, and yield the run with its working directory.
+
+    The working directory is opened only if the run can resume from it. With resume=false, results
+    of earlier starts in the run's folder are deleted first.
 
     Inside the block, no other run writes into the same `checkpoint.dir`. So the weights, the
     flap.json and the model card of a checkpoint always come from the same run.
@@ -93,7 +96,7 @@ def begun(run: Run) -> Iterator[Run]:
 
 
 def forget(run: Run) -> None:
-    """Delete the results of earlier starts in the run's folder, so that they are not read."""
+    """Delete results that earlier starts of the run have stored in its folder."""
     run.results.forget()
     if run.run_dir is not None:
         (run.run_dir / MADE).unlink(missing_ok=True)
@@ -299,7 +302,7 @@ def _compressed(
 
 
 def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
-    """Return how many more parameters the targets allow than the pruned model has.
+    """Return how many parameters could be added before a target is exceeded; inf without targets.
 
     The checkpoint may need some of these parameters for biases of zeros, which a class of
     transformers may require in every layer.

@@ -26,11 +26,12 @@ from flap.storage import write_text
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 1.0  # minimum seconds between two reports of a stage's progress
+PROGRESS_SECONDS = 1.0  # minimum seconds between two progress messages of a stage
 WIDTHS = ("query_heads", "kv_heads", "neurons")
 # columns of the table with the widths of the layers
 LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
-# The sections of the report that, in addition to `evaluation`, are a run's summary in a tracker.
+# The sections of the report that trackers show as the summary of a run, together with the section
+# `evaluation`.
 SUMMARIZED = (
     "difference_stderr",
     "difference_p_value",
@@ -48,12 +49,12 @@ Rows = list[list[Any]]
 
 @dataclass(frozen=True)
 class JobInfo:
-    """The id, name and group of a run in its tracker."""
+    """The id, name, group, type and tags of a run in its tracker."""
 
     id: str  # a text that is unique on this machine, such as the run's folder
     name: str
     group: str | None = None  # the name of the sweep; None for a single run
-    job_type: str = "run"  # "run"; "sweep" for a job of a sweep; "study" for the table of a sweep
+    job_type: str = "run"  # "run": a single run; "sweep": a run of a sweep; "study": its table
     tags: tuple[str, ...] = ()
 
 
@@ -181,10 +182,11 @@ class Tracking(ABC):
         """Start a run in the tracker and return it; return None if nothing is tracked.
 
         config: the config of the run as dicts and lists, without secrets.
+        run: its method `warn` logs errors of the tracker.
         """
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return environment variables for `start` to set, unless the user has set them already."""
+        """Return environment variables; `start` sets those that the user has not set already."""
         return {}
 
     @contextmanager
@@ -205,9 +207,9 @@ class Tracking(ABC):
                 run.send(lambda opened: opened.finish(failed))
 
     def log_study(self, sweep_dir: Path, columns: list[str], rows: Rows) -> None:
-        """Send the table of a sweep to the tracker, as a run in the group of the sweep.
+        """Send the table of a sweep to the tracker, as one more run in the sweep's group.
 
-        A second call for the same sweep updates the same run in the tracker.
+        A second call for the same sweep updates this run in the tracker.
         """
         group = sweep_dir.name
         job = JobInfo(f"{sweep_dir}/study", f"{group} study", group, job_type="study")
@@ -243,8 +245,8 @@ def kept_id(folder: Path, text: str) -> str:
 def legal_id(text: str) -> str:
     """Return an id that trackers accept for runs and artifacts.
 
-    The id is the end of the text, with "-" in place of special characters, and a hash of the whole
-    text.
+    The id consists of the last characters of the text, with "-" in place of special characters, and
+    of a hash of the whole text.
     """
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[-80:].strip("-.")
     return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -54,7 +54,7 @@ class MLflow(Tracking):
             )
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return environment variables that silence MLflow and shorten its wait for a server."""
+        """Return environment variables that silence MLflow and limit its waiting for the server."""
         return {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -153,5 +153,5 @@ class MLflowRun(RunInTracker):
 
 
 def legal_name(name: str) -> str:
-    """Return a name that MLflow accepts: "perplexity@128" becomes "perplexity_128"."""
+    """Return a name that MLflow accepts; for example, "perplexity_128" for "perplexity@128"."""
     return re.sub(r"[^\w\-. :/]|^/|(?<=/)/", "_", name)

@@ -10,10 +10,11 @@ MODES = ("auto", "online", "offline")
 
 
 def resolve_mode(mode: str) -> str:
-    """Return the mode of W&B.
+    """Return the mode that W&B uses, for the option `tracking.mode`.
 
-    If `mode` is "auto", W&B's mode is the one that WANDB_MODE or `wandb offline` has set, else
-    "online". If this gives "online" but W&B has no key, the mode is "offline".
+    "online" and "offline" are returned unchanged. For "auto", the result is the mode that the
+    variable WANDB_MODE or the command `wandb offline` has set. If neither has set a mode, the
+    result is "online". In both cases, "offline" replaces "online" if W&B has no API key.
     """
     import wandb
 
@@ -24,7 +25,7 @@ def resolve_mode(mode: str) -> str:
 
 
 def _has_key() -> bool:
-    """Return whether W&B finds a key in the environment, in netrc or in its settings."""
+    """Return whether W&B finds an API key in the environment, in netrc or in its settings."""
     # The public wandb.login() cannot be used here: it finds no key while a run is open, and it
     # rewrites the user's settings file.
     from wandb.sdk import wandb_setup
@@ -43,7 +44,7 @@ def require_key() -> None:
     """Check that W&B has a valid API key.
 
     Raises:
-        ValueError: there is no key, or W&B refuses it.
+        ValueError: there is no key, or the key is invalid.
     """
     try:
         problem = "" if _has_key() else "no W&B key is configured"

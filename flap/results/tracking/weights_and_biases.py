@@ -1,4 +1,4 @@
-"""The tracker of the choice `tracking=wandb`, Weights & Biases (W&B)."""
+"""The tracker of `tracking=wandb`: Weights & Biases (W&B)."""
 
 import logging
 import shlex
@@ -159,8 +159,8 @@ class WandbRun(RunInTracker):
         dense = wandb.Artifact(f"dense-{legal_id(path)}", type="model", metadata=source)
         # checksum=False, because W&B would read all weights to compute a checksum
         dense.add_reference(address, name="model", checksum=False)
-        # The public method run.use_artifact could log this input, too. But it refuses offline runs,
-        # and waits for the server in online runs.
+        # The public method run.use_artifact could also log the dense model as the run's input. But
+        # it refuses offline runs, and waits for the server in online runs.
         self.run._log_artifact(dense, is_user_created=True, use_after_commit=True)
 
         loads_with = {"loads_with": report.loads_with}

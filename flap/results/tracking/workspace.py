@@ -32,7 +32,7 @@ COLUMNS = ("summary:folder", "summary:checkpoint", "config:ratio", "config:metho
 
 
 def main(arguments: list[str]) -> None:
-    """Save a workspace, and print its address in W&B, or the path of its file if W&B is offline.
+    """Save a workspace, and print its address in W&B, or if W&B is offline, the path of its file.
 
     On an error, print one line and exit with code 1.
     """
@@ -59,8 +59,8 @@ def main(arguments: list[str]) -> None:
 def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
     """Save a workspace in W&B, and return its address.
 
-    Offline, write the file workspace.json into the folder of the first sweep instead, and return
-    the path of this file.
+    If W&B is offline, write the file workspace.json into the folder of the first sweep instead, and
+    return the path of this file.
 
     place: the W&B project of the runs, as "entity/project".
 
@@ -75,8 +75,8 @@ def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
     if resolve_mode("auto") == "online":
         return str(workspace.save().url)
     file = sweeps[0] / "workspace.json"
-    # `_to_model` returns what `Workspace.save` sends. wandb-workspaces has no public function that
-    # returns this specification.
+    # `_to_model` returns the specification that `Workspace.save` sends. wandb-workspaces has no
+    # public function that returns it.
     spec = workspace._to_model().spec
     write_text(file, spec.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
     return str(file)
@@ -106,8 +106,9 @@ def _group(study: Study, run: RunRecord) -> str:
 def _sections(study: Study) -> list["Section"]:
     """Return the sections of the workspace.
 
-    For each cost (OVER), there is a section with a plot for each quality, such as an accuracy. Two
-    more sections show the pictures of the layers, and how the configs of the runs differ.
+    For each cost in OVER, a section has one plot for each measured quality, such as an accuracy. A
+    cost that was not measured has no section. Two more sections show the pictures of the layers,
+    and how the configs of the runs differ.
     """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws

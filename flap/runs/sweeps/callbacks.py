@@ -49,7 +49,7 @@ class FolderCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Record which folders and files a single run will create, before Hydra creates them."""
-        # Hydra sets this config later, but the name of the run's folder is needed now
+        # Hydra sets this config later, but resolving `hydra.run.dir` needs it now
         HydraConfig.instance().set_config(config)
         FolderCallback.created = _missing(config, "hydra.run.dir", FIRST_FILES)
 

@@ -21,7 +21,7 @@ WITHOUT_QUOTES = re.compile(r"[\w./@-]+", re.ASCII)
 def interrupted_line() -> str:
     """Return the line that is printed after Ctrl-C.
 
-    The line contains the command that continues the work, without secrets.
+    If a run or sweep has begun, the line contains the command that continues it, without secrets.
     """
     if StudyCallback.open_sweep is not None:
         return again_line("interrupted")
@@ -32,10 +32,9 @@ def interrupted_line() -> str:
 
 
 def again_line(begin: str) -> str:
-    """Return the line that is printed after a sweep with failed cells.
+    """Return a line with the command that continues an interrupted sweep, or one with failed cells.
 
-    The line contains the command that runs the failed cells again. begin: the beginning of the
-    line.
+    begin: the beginning of the line; also the whole line if no sweep has begun.
     """
     sweep = StudyCallback.open_sweep
     if sweep is None:
