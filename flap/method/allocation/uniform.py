@@ -3,7 +3,8 @@
 Source: FLAP, arXiv 2312.11983, section 4.4.
 
 An attention unit is a KV head with its query heads. A block is a group of attention units, or of
-neurons, that are removed together.
+neurons, that are removed together. With structure.experts=true, what is said here of neurons holds
+for whole experts.
 
 Legend: G attention units of a layer · B blocks of attention units.
 """

@@ -90,6 +90,9 @@ class Calibration:
 
         The statistics are None if there are no calibration windows.
 
+        stage: the name of the pass, for the progress bar.
+        covariance: whether to run the windows through the layers and collect co-moments. If false,
+            the statistics in `layers` are yielded.
         work: the working directory, from which an interrupted pass over the layers resumes.
         changing: whether the caller changes the weights of the layers.
         separate_held_out: whether to collect separate co-moments (covariances times the number of
@@ -124,6 +127,8 @@ class Calibration:
 
         The caller changes each layer while the layer is in memory. The next layer then gets the
         outputs of the changed layer as its inputs.
+
+        covariance: whether to collect co-moments, separately for fitting and held-out tokens.
         """
         walk = Walk(self.model, "prune, layer by layer", work, changing=True)
         streams = self._enter(walk, separate_held_out=covariance)

@@ -166,7 +166,7 @@ def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
-    """Return the tokens before the first end-of-sequence token."""
+    """Return the tokens before the first end-of-sequence token, or if there is none, all tokens."""
     for position, token in enumerate(tokens):
         if token in ends:
             return list(tokens[:position])

@@ -118,9 +118,11 @@ class _Nested:
     ) -> list[FitReport]:
         """Choose the best ridge for each removal on held-out tokens, and return a report for each.
 
-        The maps are fitted on the tokens of `fitting`. The ridge in a report is None if no map has
+        The maps are fitted on the fitting tokens. The ridge in a report is None if no map has
         a smaller error on held-out tokens than FLAP's bias. The ridge is also None if no held-out
         token reaches the projection, because then no map can be tested.
+
+        fitting, held_out: the covariances over the fitting tokens and over the held-out tokens.
         """
         if not held_out.num_tokens:
             return [FitReport(None, 0.0, 0.0)] * len(self.removals)
@@ -141,6 +143,9 @@ class _Nested:
         """Return the fit for each removal, computed with the ridge in the report of this removal.
 
         If the ridge is None, FLAP's bias is used instead of a map.
+
+        covariance: the covariance over the tokens on which maps are fitted. quick: whether to
+        factorise it in float32 if possible (see `Elimination.of`).
         """
         fits: dict[int, Fit] = {}
         for ridge in {report.ridge for report in reports}:

@@ -58,6 +58,8 @@ class Metric(ABC):
         Metrics that score whole units instead of channels override this method. `weight_OI` has the
         dtype of the model, so that such a metric can convert it directly to the dtype in which the
         metric computes.
+
+        columns_UC: the indices of the columns of the weight that belong to each unit.
         """
         name = f"{type(self).__module__}.{type(self).__name__}"
         expected = (weight_OI.shape[1],)

@@ -125,9 +125,9 @@ def _costs_with(
 def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tensor:
     """Return cost_U, the cost of each unit at the moment of its removal.
 
-    A unit has `channels` consecutive channels. Both tensors are changed in place. Removed channels
-    stay in the tensors as zeros until they are at least half of the channels in the tensors. They
-    are then dropped from the tensors.
+    A unit has `channels` consecutive channels. W (`weight_OI`) and H⁻¹ (`inverse_II`) are changed
+    in place. Removed channels stay in these tensors as zeros until they are at least half of the
+    channels in the tensors. They are then dropped from the tensors.
     """
     num_units = weight_OI.shape[1] // channels
     step_size = math.ceil(num_units / STEPS)
@@ -174,7 +174,10 @@ def _pack(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int) -> Tensor:
-    """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of each unit u for which the mask `units_R` is true."""
+    """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of each unit u for which the mask `units_R` is true.
+
+    weight_OI: W. inverse_II: H⁻¹. channels: the number of channels of each unit.
+    """
     units = len(units_R)
     if channels == 1:
         # sums of squares are computed, because norms would take more time
