@@ -137,7 +137,7 @@ def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
 
 
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
-    """Return the runs with `options` set to the overrides that differ between them.
+    """Return the runs with `options` set to the overrides that differ between the runs.
 
     An override is left out if its key has the same value in the configs of all runs, including runs
     in which this value is the default. Overrides that choose evaluations are also left out, because
@@ -175,7 +175,7 @@ def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
 
 def command_of(sweep: Path) -> str:
     """Return the command line of a sweep without secrets; "" if it was not recorded."""
-    # sweepers other than flap's write secrets into multirun.yaml
+    # Hydra sweepers that are not part of flap write secrets into multirun.yaml
     record = flat(redacted(read_yaml(sweep / "multirun.yaml")))
     try:
         words = ["python", "-m", "flap", "-m"]

@@ -1,8 +1,8 @@
 """Make objects of a config's choices, check that they can be combined, and compute the budget.
 
-A choice is the chosen option of a config group, such as `metric`. The budget is the number of
-parameters to remove. A unit is a KV head with its query heads, an MLP neuron or an expert. A plan
-lists the units that stay.
+A choice is the chosen option of a config group, such as WIFV for the group `metric`. The budget is
+the number of parameters to remove. A unit is a KV head with its query heads, an MLP neuron or an
+expert. A plan lists the units that stay.
 """
 
 import inspect

@@ -63,7 +63,7 @@ class Memory:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Time a stage whose result is not stored, and add its label to `labels`."""
+        """Time a stage during a `with` block, and then add the label of the stage to `labels`."""
         before = self.labels
         self.labels = []
         start = time.perf_counter()

@@ -17,7 +17,7 @@ FEW = 100_000
 
 
 def announce(agenda: Agenda, tasks: Sequence[Task], model: PlacedModel) -> None:
-    """Warn once if the tasks that are still in the agenda will take an hour or more.
+    """Warn once if the tasks that are still to be done will take an hour or more.
 
     tasks: all tasks of the run, including those that are done. model: the model in memory, whose
         speed is measured.

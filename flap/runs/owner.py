@@ -251,7 +251,7 @@ class Owner:
                 write_text(self.folder / TRACKED, json.dumps(sent))
 
     def _record(self) -> None:
-        """Write the composed config into .hydra without secrets.
+        """Write the composed config, without secrets, into the folder .hydra.
 
         Hydra's own output (`hydra.output_subdir`) is turned off, because Hydra would include the
         secrets, and would write before flap has checked that no other run uses the folder.

@@ -51,7 +51,7 @@ class Run:
     processes: Sequence[str] = ()  # rank, machine and device of each process; empty for one process
     work: WorkFolder = NOT_KEPT  # the working directory, from which an interrupted run resumes
     memory: Memory = field(default_factory=Memory)
-    agenda: Agenda = field(default_factory=Agenda)  # the tasks that are still to be measured
+    agenda: Agenda = field(default_factory=Agenda)  # the evaluation tasks that are still to be done
 
     @cached_property
     def described(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Run:
     def calibration(
         self, model: PlacedModel, statistics: Sequence[LayerStatistics] = ()
     ) -> Calibration:
-        """Return the calibration on the windows of this run.
+        """Return the `Calibration` of a model on the calibration windows of this run.
 
         statistics: the statistics of each layer, if they have been collected already.
         """

@@ -151,7 +151,7 @@ class TrackedRun:
 
 
 def layer_rows(report: Report) -> Rows:
-    """Return one row per layer: its index, its widths before pruning, and its widths after."""
+    """Return a row for each layer: its index, and its widths before and after pruning."""
     rows = []
     for i, layers in enumerate(zip(report.layers_before, report.layers, strict=True)):
         rows.append([i, *(layer[width] for layer in layers for width in WIDTHS)])

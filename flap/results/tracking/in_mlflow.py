@@ -142,7 +142,7 @@ class MLflowRun(RunInTracker):
                 self.client.log_artifact(self.id, run_dir / name)
 
     def log_lineage(self, report: Report) -> None:
-        """Send the name of the dense model. `summarize` sends the path of the checkpoint."""
+        """Send the path of the dense model. `summarize` sends the path of the checkpoint."""
         self.client.set_tag(self.id, "dense_model", str(report.config["model"]["path"]))
 
     def finish(self, failed: bool) -> None:

@@ -103,7 +103,7 @@ class StudyCallback(Callback):
 
 
 def begin_cells(cells: int, folder: str) -> None:
-    """Print the number of cells of a sweep and their folder before the first cell begins."""
+    """Log the number of cells and the folder of a sweep before its first cell begins."""
     if StudyCallback.cells is None:
         log.info("%d cells, in %s", cells, folder)
     StudyCallback.cells = cells

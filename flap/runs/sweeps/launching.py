@@ -95,7 +95,7 @@ def remove_finished_jobs(launcher: Any) -> None:
 
 
 def _submitit_folder(launcher: Any) -> Path | None:
-    """Return the folder in which submitit creates folders of jobs; None with other launchers."""
+    """Return the folder with submitit's folders of jobs; None if the launcher has none."""
     of_jobs = launcher.get("submitit_folder")  # for example SWEEP/.submitit/%j
     return Path(str(of_jobs).partition("%")[0]) if of_jobs else None
 
