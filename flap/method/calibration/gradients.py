@@ -5,10 +5,8 @@ with the weights are summed for each unit, and the gradient is freed. So only th
 matrix is in memory at a time.
 
 A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron,
-or an expert.
-
-In a mixture of experts, the members of the MLP are its experts. A token is counted in the loss if
-its mask is true.
+or an expert. In a mixture of experts, the members of the MLP are its experts. A token is counted in
+the loss if its mask is true.
 
 Legend: N windows · T tokens in a window · D hidden size · Q positions of a batch that predict a
 counted token · U units of a block · M members of a block · R rows or columns of a unit in a tensor.

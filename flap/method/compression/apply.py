@@ -6,7 +6,7 @@ masking sets these rows and columns to zero. In both cases, the kept units get t
 projections, fitted by a compensation. So a sliced and a masked model have the same logits.
 
 Legend: O, I output and input channels of the output projection · K kept input channels · U units ·
-R rows of an input projection.
+C channels of a unit · R rows of a unit in an input projection.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

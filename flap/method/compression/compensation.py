@@ -1,9 +1,9 @@
 """Compensations, which change an output projection to make up for its removed input channels.
 
 A block is the attention or the MLP of a layer. Every fifth calibration window is held out. The
-tokens of the held-out windows are called held-out tokens, and compensations are tested on these
-tokens. In a trial, structure=search prunes one block, and measures the effect on the predictions of
-held-out tokens.
+tokens of the held-out windows are called held-out tokens, and the tokens of all other windows are
+called fitting tokens. Compensations are tested on held-out tokens. In a trial, structure=search
+prunes one block, and measures the effect on the predictions of held-out tokens.
 
 Source: FLAP, arXiv 2312.11983, section 3.4.
 
@@ -32,7 +32,7 @@ class FitReport(NamedTuple):
 
     The errors are mean squared errors of the block's output on held-out tokens; lower is better.
     They are 0 if no held-out token reaches the block. They are nan in trials of structure=search,
-    unless there are so few tokens that the errors are computed there, too (`ENOUGH_TOKENS`).
+    unless there are so few fitting tokens that a map may fit noise (`linear.ENOUGH_TOKENS`).
     """
 
     # The ridge of the chosen map; None if FLAP's bias (`BiasCompensation`) is used instead, because

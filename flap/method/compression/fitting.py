@@ -5,7 +5,8 @@ make up for removed channels. A block is the attention or the MLP of a layer. Ea
 block, such as an expert, is fitted separately, on the tokens that reach it. In a trial,
 structure=search prunes one block, and measures the effect on predictions.
 
-Legend: O output channels · I input channels · K kept, P pruned channels · U units.
+Legend: O output channels · I input channels · K kept, P pruned channels · U units ·
+C channels of a unit.
 """
 
 from collections.abc import Callable, Sequence

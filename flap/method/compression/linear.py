@@ -45,15 +45,16 @@ class LinearCompensation(Compensation):
     kept channels x_K of a token, A predicts W_P x_P, which is the contribution of the token's
     removed channels x_P to the output. FLAP's bias is the special case A = 0.
 
-    If no ridge is given, a map A is fitted with each ridge in RIDGES, without the held-out tokens.
-    The ridge with the smallest error on the held-out tokens is chosen, and A is fitted again on all
-    tokens. FLAP's bias is used instead if no map has a smaller held-out error than the bias, or if
-    no map can be computed. A map with a given ridge is compared with FLAP's bias in the same way.
+    If no ridge is given, a map A is fitted with each of five ridges from 0.0001 to 1 (RIDGES),
+    without the held-out tokens. The ridge with the smallest error on the held-out tokens is chosen,
+    and A is fitted again on all tokens. FLAP's bias is used instead if no map has a smaller
+    held-out error than the bias, or if no map can be computed. A map with a given ridge is compared
+    with FLAP's bias in the same way.
 
-    In the trials of structure=search, the ridge is TRIAL_RIDGE if no ridge is given. The map is
-    fitted without the held-out tokens, because trials are measured on some of these tokens. In
-    trials, the map is compared with FLAP's bias only if there are fewer than ENOUGH_TOKENS fitting
-    tokens per channel.
+    In the trials of structure=search, the ridge is 0.01 (TRIAL_RIDGE) if no ridge is given. The map
+    is fitted without the held-out tokens, because trials are measured on some of these tokens. In
+    trials, the map is compared with FLAP's bias only if there are fewer than 2 (ENOUGH_TOKENS)
+    fitting tokens per channel.
 
         python -m flap compensation=linear compensation.ridge=0.01
     """

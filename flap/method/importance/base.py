@@ -6,7 +6,7 @@ unit consists of the channels that are removed together. A block is the attentio
 layer. In a mixture of experts, the members of the MLP are its experts.
 
 Legend: G attention units (KV heads) · U units · C channels of a unit · I, O input and output
-channels · M members of a block.
+channels.
 """
 
 from abc import ABC, abstractmethod
