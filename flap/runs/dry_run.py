@@ -35,12 +35,12 @@ MARGIN = 1.5
 # Host memory of a process that has imported torch, transformers and flap, and has loaded a
 # tokenizer and a text.
 PROCESS_BYTES = 720_000_000
-# While a layer runs, HIDDEN_COPIES tensors of the hidden size and WIDE_COPIES tensors of the
-# largest width of the layer are in memory at the same time.
+# While a layer runs, memory contains for each token HIDDEN_COPIES vectors of the hidden size, and
+# WIDE_COPIES vectors of the largest width of the layer.
 HIDDEN_COPIES = 5
 WIDE_COPIES = 3
-# For a backward pass, each layer stores KEPT_HIDDEN tensors of the hidden size and KEPT_WIDE
-# tensors of the largest width of the layer.
+# For a backward pass, each layer stores for each token KEPT_HIDDEN vectors of the hidden size, and
+# KEPT_WIDE vectors of the largest width of the layer.
 KEPT_HIDDEN = 14
 KEPT_WIDE = 4
 # Number of tensors of the size of the logits in a backward pass: the logits in float32, the
@@ -296,7 +296,7 @@ def dry_run(config: FlapConfig) -> DryRun:
 
     If the model has a tokenizer, the prompts that the model will answer are read, to check that
     they fit into the context of the model. With vocabulary=trim, all texts of the run are read,
-    because tokens are counted in one of them.
+    because they include the text whose tokens are counted.
 
     Raises:
         ValueError: the config has an error that can be found without weights. The message names the

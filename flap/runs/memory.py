@@ -37,7 +37,7 @@ class Memory:
     ) -> Artefact[T]:
         """Return the artefact of a stage.
 
-        The artefact is looked up by its key, or computed and stored.
+        The artefact is looked up by its key. If it is not found, it is computed and stored.
 
         If several runs need the same artefact, one run computes it while the other runs wait.
         Within a run, rank 0 looks the artefact up and sends it to all processes. If the artefact is
@@ -106,9 +106,9 @@ def _look_up(stores: Sequence[Store[T]], key: Key) -> Artefact[T] | None:
 def _keep(stores: Sequence[Store[T]], key: Key, artefact: Artefact[T]) -> bool:
     """Store an artefact in each store, and return whether at least one store has kept it.
 
-    The stores are written from the last to the first. In the other order, a killed process could
-    leave the artefact in the first store and half-written files in a later store. The next start
-    would find the artefact in the first store, and would never remove the half-written files.
+    The stores are written from the last to the first. If the first store were written first, a
+    killed process could leave the artefact in it, and half-written files in a later store. The next
+    start would find the artefact in the first store, and would never remove the half-written files.
     """
     stored = [store.keep(key, artefact) for store in reversed(stores)]
     return any(stored)

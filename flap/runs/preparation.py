@@ -207,7 +207,7 @@ def _check_reloads(source: ModelSource) -> None:
 
 
 def _alike(run: Run) -> Run:
-    """Check that all processes have the same inputs, and add the processes' devices to the run.
+    """Check that all processes have the same inputs, and return the run with `processes` set.
 
     Also check that every process gets at least one calibration window.
 

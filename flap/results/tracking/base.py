@@ -116,7 +116,10 @@ class TrackedRun:
         )
 
     def send(self, action: Callable[[RunInTracker], object]) -> None:
-        """Call `action` with the run in the tracker, if any. If `action` fails, log the error."""
+        """Call `action` with the run in the tracker, unless nothing is tracked.
+
+        If `action` raises an error, log it.
+        """
         try:
             if self.opened is not None:
                 action(self.opened)
@@ -191,7 +194,7 @@ class Tracking(ABC):
 
     @contextmanager
     def start(self, config: Config, run_dir: Path, job: JobInfo) -> Iterator[TrackedRun]:
-        """Track a run during a `with` block. If the block raises, mark the run as failed."""
+        """Track a run during a `with` block. If the block fails, mark the run as failed."""
         run = TrackedRun(self.name, run_dir)
         failed = True
         with environment(**self.variables(run_dir)):

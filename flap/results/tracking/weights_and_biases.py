@@ -47,8 +47,8 @@ class Wandb(Tracking):
         """Check the mode and the tags. With the mode online, also check the API key.
 
         Raises:
-            ValueError: the mode is unknown, W&B would refuse a tag, or there is no key for mode
-                online.
+            ValueError: the mode is unknown, W&B would refuse a tag, or the mode is "online" and W&B
+                has no valid key.
         """
         if self.mode not in MODES:
             raise ValueError(f"tracking.mode={self.mode}: expected one of {', '.join(MODES)}")

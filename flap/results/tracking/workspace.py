@@ -22,7 +22,8 @@ from flap.storage.status import exit_on_error
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
-# The costs on the horizontal axes of the plots, by their names in the summary of a W&B run.
+# The sizes and the speed on the horizontal axes of the plots, by their names in the summary of a
+# W&B run.
 OVER = (
     "ratio/realised_decoder",
     "parameters/total_after",
@@ -106,9 +107,9 @@ def _group(study: Study, run: RunRecord) -> str:
 def _sections(study: Study) -> list["Section"]:
     """Return the sections of the workspace.
 
-    For each cost in OVER, a section has one plot for each measured quality, such as an accuracy. A
-    cost that was not measured has no section. Two more sections show the pictures of the layers,
-    and how the configs of the runs differ.
+    For each size or speed in OVER, a section has one plot for each measured quality, such as an
+    accuracy. If the speed was not measured, it has no section. Two more sections show the pictures
+    of the layers, and how the configs of the runs differ.
     """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
