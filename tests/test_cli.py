@@ -156,13 +156,24 @@ def test_help_names_every_choice_of_every_group(flap: Cli) -> None:
     assert "--cfg job" in done.stdout
 
 
-def test_cfg_job_answers_without_torch(flap: Cli, tmp_path: Path) -> None:
+@pytest.fixture
+def python_path(tmp_path: Path) -> str:
+    """Return a PYTHONPATH with which a process prints at its end whether it imported torch."""
     loaded_at_exit = "print('loaded:', sorted({'torch', 'transformers'} & set(sys.modules)))"
     (tmp_path / "sitecustomize.py").write_text(
         f"import atexit, sys\natexit.register(lambda: {loaded_at_exit})"
     )
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = flap("--cfg", "job", "ratio=0.35", PYTHONPATH=path)
+    return os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+
+
+def test_a_launcher_without_m_is_refused_without_torch(flap: Cli, python_path: str) -> None:
+    done = flap("hydra/launcher=slurm", PYTHONPATH=python_path)
+    assert done.returncode == 1 and "write: python -m flap -m" in done.stderr
+    assert done.stdout == "loaded: []\n"
+
+
+def test_cfg_job_answers_without_torch(flap: Cli, python_path: str, tmp_path: Path) -> None:
+    done = flap("--cfg", "job", "ratio=0.35", PYTHONPATH=python_path)
     assert done.returncode == 0, done.stderr
     config, loaded = done.stdout.split("loaded:")
     assert loaded.strip() == "[]"

@@ -116,17 +116,14 @@ class Owner:
         check_measurements(self.config.get("eval"), self.overrides)
         config = typed(self.config)
         refuse(self.overrides, settled_by(config.plan))
+        if not config.dry_run:
+            check_launcher(self.hydra)
 
-        from flap.runs.dry_run import dry_run
-
-        quieten_libraries()
+        quieten_libraries()  # comes after these checks, because it imports transformers
         if config.dry_run:
-            planned = dry_run(config)
-            print(config.run_name, *planned.lines(), sep="\n", flush=True)
-            print(*planned.time_lines(), sep="\n")  # comes last, because it takes seconds
+            _print_estimate(config)
             return None
 
-        check_launcher(self.hydra)
         if config.stop_on_failure and self.in_sweep and self._another_has_failed():
             return None
         if "joblib" in self.hydra.launcher._target_ and config.model.device != "cpu":
@@ -276,6 +273,15 @@ class Owner:
         if not self.in_sweep:
             return job
         return replace(job, group=Path(self.hydra.sweep.dir).resolve().name, job_type="sweep")
+
+
+def _print_estimate(config: FlapConfig) -> None:
+    """Print the memory, the disk space and the time that a run needs."""
+    from flap.runs.dry_run import dry_run
+
+    planned = dry_run(config)
+    print(config.run_name, *planned.lines(), sep="\n", flush=True)
+    print(*planned.time_lines(), sep="\n")  # comes last, because it takes seconds
 
 
 def _report_digest(folder: Path) -> str:
