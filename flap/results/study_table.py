@@ -29,8 +29,8 @@ class TableEntry(NamedTuple):
 
     text: str = ""
     mark: Mark = ""
-    # If the user sorts the page's table by this column, rows are sorted by `key`. Rows whose key is
-    # None come last.
+    # If a reader of the page sorts the table by a column, rows are sorted by the `key` of their
+    # value in this column. Rows whose key is None come last.
     key: float | str | None = None
 
 

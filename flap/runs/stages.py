@@ -62,7 +62,7 @@ class Compressed(NamedTuple):
     # how well linear compensation fits the outputs of each block or expert; the keys are the names
     # of the blocks and experts
     fits: Mapping[str, FitReport]
-    # which software loads the checkpoint, with the reason; empty if nothing was removed
+    # what is needed to load the checkpoint, such as "stock transformers"; "" if no unit was removed
     loads_with: str
 
 

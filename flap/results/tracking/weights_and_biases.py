@@ -35,8 +35,8 @@ class Wandb(Tracking):
     """Track runs with Weights & Biases."""
 
     project: str = "flap"  # name of the project in W&B
-    entity: str | None = None  # user or team in W&B; defaults to the user's W&B settings
-    mode: str = "auto"  # "online", "offline" or "auto"; "auto" is online if W&B has a key
+    entity: str | None = None  # user or team in W&B; None: as in the user's W&B settings
+    mode: str = "auto"  # "online", "offline", or "auto", for which `resolve_mode` chooses one
     group: str | None = None  # group of the run in W&B; defaults to the name of the sweep's folder
     # tags of 1 to 64 characters each; flap adds the names of the metric and the structure
     tags: list[str] = field(default_factory=list)
