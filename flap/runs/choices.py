@@ -102,7 +102,7 @@ class Choices:
 
     @property
     def search(self) -> Search | None:
-        """The structure if it is a search, which measures trial prunings; else None."""
+        """The structure if the config has structure=search; else None."""
         if self.selection is None or not isinstance(self.selection.structure, Search):
             return None
         return self.selection.structure

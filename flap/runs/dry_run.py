@@ -53,8 +53,9 @@ HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device     
 class Needs:
     """The peak memory and disk space of a run in bytes, for one `model.placement`."""
 
-    # weights that are on the device at the same time: all weights, but with model.placement=stream
-    # only those of the largest layer, or those outside the layers if these take more memory
+    # Weights that are on the device at the same time. These are all weights. With
+    # model.placement=stream, they are those of the largest layer, or the weights outside the
+    # layers, whichever take more memory.
     weights: float
     states: float  # stored hidden states of the calibration windows and of a search's trials
     statistics: float  # calibration statistics of one layer, and matrices for computing with them

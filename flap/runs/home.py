@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 def check_home(run: Run) -> None:
     """Check that the run's folder does not hold a finished run of another config.
 
-    It is no error if the finished run has the same config but other inputs, such as a text that was
-    edited since. Then a log line says that the run is repeated.
+    It is no error if the finished run has the same config but other inputs, for example because a
+    text was edited since. Then a log line says that the run is repeated.
 
     Raises:
         ValueError: the folder holds a finished run of another config, or its report cannot be read
