@@ -217,8 +217,8 @@ def _with_numbers(report: Report, measured: _Measured) -> Report:
 def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> list[Entry]:
     """Return the measurements of a model.
 
-    Earlier starts of the run may have measured numbers with the same names, but with other options.
-    The measurements of this run's tasks come last, so that they replace those of earlier starts.
+    Earlier starts of the run may have measured a task of the same name with other options. The
+    measurements of `tasks` come last, so that they replace those of earlier starts.
 
     key: the cache key of the measured model. The key of a measurement consists of this key and the
         task.

@@ -42,7 +42,8 @@ SWEEP_FILE = "multirun.yaml"  # Hydra writes this file before the first cell beg
 class FolderCallback(Callback):
     """Records which folders and files a command creates.
 
-    If the command is refused, these folders and files are removed again.
+    If the command is refused, for example because of an invalid option, these folders and files are
+    removed again.
     """
 
     created: ClassVar[list[Path]] = []
