@@ -94,7 +94,7 @@ def make_mixture(folder: Path) -> Path:
 
 
 def write(folder: Path) -> None:
-    """Start each run that the folder does not contain yet, and print the `row` of every run."""
+    """Start each run that the folder does not contain yet, and print a line for every run."""
     os.environ |= {"FLAP_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     mixture = folder / "mixture"
     if not (mixture / "config.json").is_file():

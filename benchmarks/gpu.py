@@ -92,7 +92,7 @@ class OutOfTimeError(Exception):
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Raise an OutOfTimeError if the `with` block takes longer than this many seconds."""
+    """Raise an OutOfTimeError if the `with` block takes longer than `seconds` seconds."""
 
     def ring(*_: object) -> None:
         raise OutOfTimeError
@@ -299,9 +299,9 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
 def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]:
     """Return the bytes that accelerate may use on the device and on the host.
 
-    The bytes on the device are enough for the embedding and half of the layers. They include space
-    for the largest module, which accelerate always keeps free. The bytes on the host are 90 % of
-    the available memory.
+    The bytes on the device are enough for the embedding and half of the layers. They also include
+    the bytes of the largest module, because accelerate always keeps as many bytes free. The bytes
+    on the host are 90 % of the available memory.
     """
     ends = model.get_output_embeddings().weight.nbytes
     layers = [

@@ -36,7 +36,7 @@ def loaded(source: CheckpointSource) -> PreTrainedModel:
 
 
 def random_windows(model: PreTrainedModel, number: int) -> Tensor:
-    """Return windows of random tokens. The time of a forward pass does not depend on the tokens."""
+    """Return `number` windows of random tokens, which are as good as a text for measuring time."""
     tokens_NT = torch.randint(
         model.config.vocab_size, (number, SEQ_LEN), generator=torch.Generator().manual_seed(0)
     )
@@ -45,7 +45,7 @@ def random_windows(model: PreTrainedModel, number: int) -> Tensor:
 
 @torch.no_grad()
 def bare_forward(model: PreTrainedModel, tokens_NT: Tensor) -> None:
-    """Run the decoder without the LM head and without flap, with the batch size of calibration."""
+    """Run the decoder without the LM head and without flap, on BATCH_SIZE windows at a time."""
     for batch_NT in tokens_NT.split(BATCH_SIZE):
         model.base_model(input_ids=batch_NT, use_cache=False)
 

@@ -1,9 +1,10 @@
 """Measure the cost of each method on SmolLM2: `python benchmarks/quality_cost.py`.
 
-For the time, the script divides the seconds of `flap.prune` by the seconds of a bare forward pass,
-which runs the same decoder on the same number of tokens without flap. One process repeats the
-forward pass and the pruning in turn, without a cache. The result is the median of the quotients.
-The table shows this result next to its target, which is an upper limit for each method.
+For the time, the script divides the seconds that `flap.prune` takes with a method by the seconds of
+a bare forward pass, which runs the same decoder on the same number of tokens without flap. One
+process repeats the forward pass and the pruning in turn, without a cache. The result for a method
+is the median of the quotients. The table shows this result next to the target of the method, which
+is an upper limit.
 
 With `--clock cpu`, the script counts processor seconds of its process instead of wall-clock
 seconds. Use `--clock cpu` on a machine that other people use at the same time. Processor seconds do
@@ -92,7 +93,7 @@ def prune(
 def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, float]:
     """Return for each variant the median of (time of pruning / time of a bare forward pass).
 
-    names: keys of VARIANTS. Each time, a new copy of the dense model is pruned.
+    names: keys of VARIANTS.
     """
     dense, tokenizer = load(options)
     tokens_NT = random_windows(dense, options.samples)

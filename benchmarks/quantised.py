@@ -76,7 +76,7 @@ def checkpoint(folder: Path, name: str) -> Path:
 
 
 def read_windows(directory: Path, num_windows: int) -> Tensor:
-    """Return the first windows of the held-out BoolQ passages, (N, T): N windows of T tokens."""
+    """Return the first `num_windows` windows of the held-out BoolQ passages, one in each row."""
     from flap.data import evaluation_windows, read_text
 
     tokenizer = AutoTokenizer.from_pretrained(directory)

@@ -203,7 +203,7 @@ class Watched(NamedTuple):
 
 
 def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
-    """Run this script in a new process, and return how much memory and disk it uses.
+    """Run this script in a new process; return its largest memory and disk use, and its output.
 
     arguments: the command line of the new process.
     folders: the folders in which the process writes files.

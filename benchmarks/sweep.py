@@ -2,15 +2,15 @@
 
 The script runs one sweep, `python -m flap -m`, with a cache that contains no statistics. The sweep
 prunes the packaged model in 24 cells: a cell is the run (the Hydra job) of one combination of 3
-metrics, 4 structures and 2 ratios. The cells evaluate and save nothing. The script prints three
-results:
+metrics, 4 structures and 2 ratios. In these cells, flap measures no numbers and saves no
+checkpoint. The script prints three results:
 
 - the wall-clock time of the sweep, divided by the bare time. The bare time is the time that
   `flap.prune` takes, in the process of this script, to calibrate once and to score, allocate and
   slice 24 times (target: at most 2.0);
 - the average wall-clock seconds of a cell, without calibration and loading (target: under 1.5);
-- the number of cells that have calibrated; the other cells should read the statistics from the
-  cache (target: one).
+- the number of cells that have calibrated (target: one, because all other cells should read the
+  statistics of this cell from the cache).
 """
 
 import argparse
