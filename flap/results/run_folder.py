@@ -154,6 +154,8 @@ def _read_result(folder: Path) -> tuple[str, str, Report]:
             return "damaged", str(error).removeprefix(f"{folder}/"), Report({})
     if state == "failed":
         return state, status.get("error") or "", Report({})
+    if state == "interrupted":
+        return "unfinished", "no report: interrupted by Ctrl-C", Report({})
     if state == "running":
         return "unfinished", "no report: still running, or killed", Report({})
     return "damaged", f"{STATUS}: no state", Report({})

@@ -17,7 +17,7 @@ from flap.storage.json_files import read_json
 from flap.storage.locks import file_lock
 from flap.storage.new_paths import remove_paths
 
-State = Literal["running", "finished", "failed"]
+State = Literal["running", "interrupted", "finished", "failed"]
 STATUS = "status.json"
 LOCK = ".lock"
 LOG = "flap.log"
@@ -33,7 +33,8 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
     """Lock the folder of a run for the duration of the `with` block.
 
     An error in the block is written to status.json, unless the folder has a finished run, or the
-    error is a LostError, which means that another process has failed first.
+    error is a LostError, which means that another process has failed first. If Ctrl-C ends a run
+    that has begun, its state becomes "interrupted".
 
     created: the paths that were created for this run. If the run is refused, which means
         that the block raises a ValueError while the folder has no status, these paths are removed
@@ -51,6 +52,9 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
             )
         try:
             yield
+        except KeyboardInterrupt:
+            _note_interruption(folder)
+            raise
         except LostError:
             raise  # the process that failed first has already written the status
         except Exception as error:
@@ -95,6 +99,13 @@ def note_failure(folder: Path, line: str) -> None:
     with suppress(OSError):  # the run may have failed because the disk is full
         if read_state(folder) != "finished":
             write_status(folder, "failed", line)
+
+
+def _note_interruption(folder: Path) -> None:
+    """Write into a run's folder that Ctrl-C has ended the run, if the run has begun."""
+    with suppress(OSError):  # the disk may be full
+        if read_state(folder) == "running":
+            write_status(folder, "interrupted")
 
 
 def write_status(folder: Path, state: State, error: str | None = None) -> None:

@@ -122,6 +122,10 @@ def test_the_command_prints_tables_that_are_not_folded(
             lambda run: write_status(run, "running"),
             "unfinished (no report: still running, or killed)",
         ),
+        (
+            lambda run: write_status(run, "interrupted"),
+            "unfinished (no report: interrupted by Ctrl-C)",
+        ),
     ],
 )
 def test_no_result_is_one_line(

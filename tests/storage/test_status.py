@@ -1,10 +1,12 @@
 """A command that ends with a ValueError or an OSError prints one line, and exits with code 1."""
 
 import errno
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from flap.storage.status import exit_on_error
+from flap.storage.status import State, exit_on_error, read_state, run_folder, write_status
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,17 @@ def test_a_command_ends_with_one_line(
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(KeyError), exit_on_error():
         raise KeyError("bug")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("running", "interrupted"), ("finished", "finished"), ("failed", "failed"), (None, None)],
+)
+def test_ctrl_c_is_noted_in_the_folder_of_a_run_that_has_begun(
+    before: State | None, after: State | None, tmp_path: Path
+) -> None:
+    with suppress(KeyboardInterrupt), run_folder(tmp_path):
+        if before is not None:
+            write_status(tmp_path, before)
+        raise KeyboardInterrupt
+    assert read_state(tmp_path) == after

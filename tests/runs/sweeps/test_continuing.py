@@ -55,6 +55,7 @@ def test_a_run_continues_with_the_command_that_ctrl_c_prints(
     again = command_in(stderr)
     [run] = tmp_path.glob("outputs/*/*")
     assert again == [*arguments, f"hydra.run.dir={run.relative_to(tmp_path)}"]
+    assert read_state(run) == "interrupted"
     assert quick_flap(*again).returncode == 0
     assert [*tmp_path.glob("outputs/*/*")] == [run] and read_state(run) == "finished"
 
