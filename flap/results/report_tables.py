@@ -87,7 +87,7 @@ def _facts(report: Record) -> list[Row]:
     facts = {
         "placement": [f"{count} modules on {device}" for device, count in devices],
         "windows begin with BOS": [name for name, begins in report.bos.items() if begins],
-        "seconds": [f"{stage} {value:.1f}" for stage, value in report.seconds.items()],
+        "compute seconds": [f"{stage} {value:.1f}" for stage, value in report.seconds.items()],
         "loads with": [report.loads_with],
     }
     return rows + [(name, "", ", ".join(texts)) for name, texts in facts.items()]

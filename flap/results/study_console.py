@@ -49,8 +49,8 @@ def _without_constant_choices(study: Study) -> Table:
 
 
 def _broken(heading: str) -> str:
-    """Break the name of a number into several lines, after "/" and before "@"."""
-    return heading.replace("/", "/\n").replace("@", "\n@")
+    """Break the name of a number into several lines, after "/" and " ", and before "@"."""
+    return heading.replace("/", "/\n").replace(" ", " \n").replace("@", "\n@")
 
 
 def _in_console(entry: TableEntry) -> Text:

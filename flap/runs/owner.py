@@ -216,7 +216,7 @@ class Owner:
         if self.in_sweep:
             found = "done already"
             if is_new:
-                found = f"{headline(report)}, {report.seconds['total']:.0f} s"
+                found = f"{headline(report)}, computed in {report.seconds['total']:.0f} s"
             print(f"{self.cell}, {self.checked.run_name}: {found}", flush=True)
         elif is_new:
             show(report, self.folder)

@@ -25,13 +25,13 @@ def test_a_sweep_has_a_line_for_each_cell_and_a_table_at_its_end(
     [sweep] = [path.relative_to(tmp_path) for path in tmp_path.glob("multirun_outputs/*")]
 
     first, second, *table = done.stdout.splitlines()
-    number = r"[\d.]+ \(dense [\d.]+\), \d+ s"
+    number = r"[\d.]+ \(dense [\d.]+\), computed in \d+ s"
     assert re.fullmatch(f"cell 1 of 2, tiny_IFV_AL-AM_r0.2_s0: {NAME} {number}", first)
     assert re.fullmatch(f"cell 2 of 2, tiny_WIFV_AL-AM_r0.2_s0: {NAME} {number}", second)
     assert {len(line) for line in table} == {len(table[0])} and len(table[0]) <= 80
     # The table leaves out options that are equal in all cells. Long names are broken between words.
     heads = [set(re.findall(r"[\w./@]+", line)) for line in table[1:4]]
-    assert heads[0] == {"words.txt/"} and {"perplexity", "bits_per_byte"} <= heads[1]
+    assert heads[0] == {"words.txt/"} and {"perplexity", "bits_per_byte", "compute"} <= heads[1]
     assert heads[2] == {"metric", "removed", "parameters", "@16", "seconds"}
     assert sum("IFV" in line for line in table) == 2
 
