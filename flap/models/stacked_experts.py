@@ -21,8 +21,8 @@ from flap.models.block import LinearLike, set_tensor
 GATE_UP = "gate_up_proj"
 UP = "up_proj"
 DOWN = "down_proj"
-PARTS = {GATE_UP: 2, UP: 1}  # number of rows of one neuron in each parameter
-# attributes of experts modules for the number of neurons
+PARTS = {GATE_UP: 2, UP: 1}  # for each parameter, how many of its rows belong to one neuron
+# names of the attributes in which modules of experts store the number of neurons of an expert
 WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")
 
 

@@ -187,7 +187,7 @@ class Walk:
         return self.streams[name]
 
     def replace(self, before: Iterable[str], after: Mapping[str, Stream]) -> None:
-        """Remove some streams from the walk, and add other streams, such as their forks.
+        """Remove streams from the walk, and add others, such as forks of the removed streams.
 
         before: the names of the streams to remove.
         after: a dict from names to the streams to add.

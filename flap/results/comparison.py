@@ -1,4 +1,4 @@
-"""Compare finished runs: configs, measured numbers, and the way the numbers were measured."""
+"""Compare finished runs: configs, measured numbers, and how these numbers were measured."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -70,7 +70,10 @@ def print_comparison(folders: Sequence[Path]) -> None:
 
 
 def config_table(runs: Sequence[RunRecord]) -> Table:
-    """Return a table of the CHOICES and other config keys whose values differ between the runs."""
+    """Return a table of the settings whose values differ between the runs.
+
+    The settings are those in CHOICES, such as the metric, and other config keys.
+    """
     configs = []
     for run in runs:
         choices = {name: str(getattr(run, name)) for name in CHOICES}

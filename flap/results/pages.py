@@ -60,7 +60,10 @@ def _fields(run: RunRecord, keys: Iterable[str]) -> dict[str, str]:
 
 
 def _facts(study: Study) -> dict[str, Counter[str]]:
-    """Return, for each fact about how finished runs were made, how many runs have each value."""
+    """Return a dict from each kind of fact about a run, such as "device", to a count of its values.
+
+    The count says how many of the finished runs have each value.
+    """
     reports = [run.report for run in study.finished]
     versions = [map(" ".join, report.versions.items()) for report in reports]
     sources = [map(": ".join, report.sources.items()) for report in reports]

@@ -117,7 +117,10 @@ def _ratio(ratio: Numbers) -> str:
 
 
 def show(report: Record, folder: Path) -> None:
-    """Print a run's name, tables and `remarks`, and the paths of its checkpoint and report.md."""
+    """Print a run's name and tables, the notices for the console, and the paths of its files.
+
+    The files are the checkpoint, if it was saved, and report.md.
+    """
     console = wide_console()
     console.print(escape(report.config["run_name"]), style="italic")
     for table in tables(report):
@@ -144,7 +147,10 @@ def headline(report: Record) -> str:
 
 
 def markdown(report: Record) -> str:
-    """Return the text of report.md: tables, notices, the picture and the widths of the layers."""
+    """Return the text of report.md: tables, notices, and a plot and a table of each layer's widths.
+
+    The plot is a link to the file layers.png.
+    """
     paragraphs = [
         f"# {escaped(report.config['run_name'])}",
         *(table.markdown() for table in tables(report)),

@@ -14,7 +14,7 @@ from flap.results.report import Report
 from flap.results.run_folder import RunRecord
 from flap.results.tables import Table, wide_console
 
-EQUAL = 1e-6  # two numbers are equal if their relative difference is at most this share
+EQUAL = 1e-6  # the largest relative difference of two numbers that count as equal
 # The largest relative difference in the number of parameters that counts as an effect of rounding.
 # On another machine, floating-point rounding can change the order of heads or neurons with almost
 # equal scores, and so the number of parameters that are removed.

@@ -33,8 +33,8 @@ class RunRecord:
     metric: str | None = None
     structure: str | None = None
     ratio: float | None = None
-    # the requested ratio or targets, such as "0.2" or "target.bytes=2e8"; numbers are ranked only
-    # among runs with the same request
+    # the requested ratio or targets, such as "0.2" or "target.bytes=2e8"; the numbers of two runs
+    # are ranked against each other only if this text is the same
     requested: str = ""
     seed: int | None = None
     # the other settings of the command line that differ between the runs of a study, such as
@@ -49,7 +49,7 @@ class RunRecord:
 
     @property
     def number(self) -> str:
-        """The job number with which the folder's name begins; without one, the whole name."""
+        """The job number with which the folder's name begins; the whole name if it has none."""
         name = Path(self.folder).name
         number = name.partition("_")[0]
         return number if number.isdigit() else name
@@ -71,8 +71,8 @@ class RunRecord:
         """Return the difference of a number, this run minus `first`; None if it is unknown.
 
         The difference is unknown if the two runs have not stored values of the same documents. The
-        difference of an average over tasks is computed from the differences of these tasks. This
-        difference is unknown if the two runs have averaged different tasks.
+        difference of an average over tasks is computed from the differences of these tasks, and is
+        unknown if the two runs have averaged different tasks.
         """
         parts = self.report.averages.get(name)
         if parts != first.report.averages.get(name):

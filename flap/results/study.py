@@ -78,7 +78,7 @@ class Study:
     def frame(self) -> DataFrame:
         """A table with a row for each run: its settings, sizes and numbers.
 
-        A number that was not measured is None. A number that is not finite is the text "nan".
+        A number that was not measured is None. An infinite number is the text "nan".
         """
         rows = [_row(run) for run in self.runs]
         numbers = [name for name in dict.fromkeys(chain(*rows)) if "/" in name]
@@ -169,7 +169,7 @@ class Study:
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    """Return the row of a run in `Study.frame`; keys that are no column have no effect."""
+    """Return the row of a run in `Study.frame`; `frame` ignores keys without a column."""
     report = run.report
     numbers = {
         "dense": report.evaluation["dense"],

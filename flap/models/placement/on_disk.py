@@ -86,9 +86,11 @@ class OnDisk(PlacedModel):
 
     @contextmanager
     def _present(self, index: int | None) -> Iterator[None]:
-        """Load the weights of a layer inside a `with` block; None: all weights outside the layers.
+        """Load the weights of a layer inside a `with` block.
 
         At the end of the block, write these weights to a file if they were changed, and drop them.
+
+        index: the index of the layer, or None for all weights outside the layers.
         """
         self._files.read(index)
         before = self._parameters(index)
@@ -132,8 +134,8 @@ class OnDisk(PlacedModel):
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
-            # NFS cannot remove files that are still mapped, so a separate generator runs the walk,
-            # and unmaps all files when it ends
+            # NFS cannot remove files that are still mapped, so the separate generator `_walked`
+            # visits the layers, and unmaps all files with hidden states when it ends
             yield from self._walked(batches_NT, WorkFolder(Path(folder)))
 
     def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
