@@ -4,8 +4,9 @@
     python benchmarks/golden.py compare OLD NEW    # equal plans; weights and numbers within 1e-6
 
 A plan says which heads and neurons of a model stay. The numbers are the perplexities of the dense
-and the pruned model. The script calls only the command line of flap, so that it works at any two
-commits. All runs use one thread. Compare only runs that were made on the same machine.
+and the pruned model. The script starts the runs through flap's command line, so that it also works
+if the code inside flap has changed. All runs use one thread. Compare only runs that were made on
+the same machine.
 """
 
 import argparse
@@ -173,7 +174,7 @@ def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) ->
 
 
 def number_difference(a: Path, b: Path) -> float:
-    """Return the largest relative change of a measured number between the runs `a` and `b`.
+    """Return the largest relative change of a measured number from the run in `a` to that in `b`.
 
     The result is infinite if a number of `a` is missing in `b`.
     """

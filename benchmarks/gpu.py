@@ -3,8 +3,8 @@
 `make gpu` first runs the tests with the marker `gpu`, and then this script. The models are random,
 in bfloat16, and created on the GPU. There are five steps:
 
-1. A bare forward pass of a model with the shape of Llama-2-7B, over as many windows as FLAP
-   calibrates on. The vocabulary has 49,152 tokens, as in the packaged tokenizer.
+1. A bare forward pass (without flap) of a model with the shape of Llama-2-7B, over as many windows
+   as FLAP calibrates on. The vocabulary has 49,152 tokens, as in the packaged tokenizer.
 2. `method=flap` (FLAP) on the model of step 1, at a ratio of 0.2.
 3. FLAP on a smaller model with model.placement=auto. The script lets accelerate use only so much of
    the GPU's memory that accelerate has to put half of the layers on the host. For comparison, FLAP

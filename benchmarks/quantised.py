@@ -3,11 +3,12 @@
     python benchmarks/quantised.py --folder DIR
 
 The models are SmolLM2-135M-Instruct without pruning ("dense"), and the same model pruned at a ratio
-of 0.2 with the structure AL-AM. With `round_to=32`, the rows of the pruned matrices can be divided
-into blocks of 32 weights. The table has one row for each quantised form of each of these two
-models. A row shows the size of the weights, and the perplexity on held-out BoolQ passages (passages
-that are not used for calibration) in windows of 128 tokens. llama.cpp measures the GGUF files, one
-token at a time. transformers measures all other forms on the CPU.
+of 0.2 with the structure AL-AM. The model is pruned with `round_to=32`, so that the rows of its
+matrices can be divided into blocks of 32 weights, which some of the forms need. The table has one
+row for each quantised form of each of these two models. A row shows the size of the weights, and
+the perplexity on held-out BoolQ passages (passages that are not used for calibration) in windows of
+128 tokens. llama.cpp measures the GGUF files, one token at a time. transformers measures all other
+forms on the CPU.
 
 The forms are
 
