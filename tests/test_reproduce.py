@@ -38,6 +38,7 @@ def test_a_run_is_reproduced_beside_it(
     printed = capsys.readouterr().out
     assert "Reproduced: all " in printed
     assert "different" not in printed
+    assert "layers as wide as before" in printed
     again = tmp_path / "run-again"
     assert (again / "plan.json").read_bytes() == (run / "plan.json").read_bytes()
     assert (run / "report.json").read_bytes() == before

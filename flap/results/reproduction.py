@@ -96,7 +96,7 @@ def _layers(old: Report, new: Report) -> Comparison:
     elif _close(old.parameters, new.parameters, "total_after"):
         verdict = "within the error"
     total = str(len(old.layers))
-    return Comparison("parameters", "layers of equal width", total, str(same), verdict)
+    return Comparison("parameters", "layers as wide as before", total, str(same), verdict)
 
 
 def _close(old: Mapping[str, float], new: Mapping[str, float], name: str) -> bool:
