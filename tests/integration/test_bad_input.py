@@ -137,7 +137,7 @@ def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
     (tmp_path / "cache").mkdir()
     monkeypatch.setattr(
         "shutil.disk_usage",
-        lambda path: SimpleNamespace(free=10**9 if "cache" in str(path) else 1000),
+        lambda path: SimpleNamespace(free=10**9 if "cache" in str(path) else 1000, total=10**12),
     )
     monkeypatch.setattr(OnDisk, "layer", lambda *_: pytest.fail("a layer was read"))
     base = [*base, "eval=[none]", "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
