@@ -28,7 +28,11 @@ TEMPLATED = "; through the chat template"
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measured numbers with names, and the values of which some of these numbers are means."""
+    """The numbers that a task measured.
+
+    Some of these numbers are means over documents or windows. For them, the single values are
+    stored, too.
+    """
 
     numbers: Numbers = field(default_factory=dict)  # such as {"wikitext2/perplexity@2048": 5.68}
     # for each number that is a mean over documents or windows: the value of each document or

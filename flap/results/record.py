@@ -54,8 +54,8 @@ class Record:
     layers: list[Widths] = field(default_factory=list)
     # widths of each layer of the dense model
     layers_before: list[Widths] = field(default_factory=list)
-    # how well linear compensation fits each attention, MLP or expert (`FitReport`); the keys are
-    # the names of these blocks and experts
+    # For each attention, MLP or expert, by its name: how well linear compensation, a least-squares
+    # fit of the channels that stay, predicts what the removed channels added (`FitReport`).
     repairs: Facts = field(default_factory=dict)
     # Facts about training after compression: divergences from the dense model, numbers of tokens,
     # and the standard errors of the differences that training made. Empty if the run does not

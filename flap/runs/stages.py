@@ -59,8 +59,8 @@ class Compressed(NamedTuple):
     """The result of compression, which changes the model in place."""
 
     plan: PruningPlan
-    # how well linear compensation fits the outputs of each block or expert; the keys are the names
-    # of the blocks and experts
+    # For each block or expert, by its name: how well linear compensation, a least-squares fit of
+    # the channels that stay, predicts what the removed channels added to the output.
     fits: Mapping[str, FitReport]
     # what is needed to load the checkpoint, such as "stock transformers"; "" if no unit was removed
     loads_with: str

@@ -1,8 +1,8 @@
 """Read and check the texts of a run, and cut them into token windows.
 
 A run may need texts for calibration, for training after compression (recovery), and for choosing
-the tokens that stay in a trimmed vocabulary. The model itself may write a text, or the answers to
-the prompts of a text.
+the tokens that stay in a trimmed vocabulary. A text may be written by the model itself, instead of
+being read. If a text consists of prompts, the model may write the answers to these prompts.
 """
 
 import math

@@ -48,7 +48,7 @@ class Trimming:
     roughly: str = ""
 
     def lines(self, budget: Budget) -> Iterator[str]:
-        """Yield lines with the sizes after trimming, and with what pruning removes afterwards.
+        """Yield lines that say how much stays after trimming, and how much pruning then removes.
 
         budget: how many parameters pruning removes after trimming.
         """

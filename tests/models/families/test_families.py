@@ -1,6 +1,6 @@
 """Tests of families whose modules have the same names as in LLaMA."""
 
-# ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
+# ruff: noqa: RUF012 - FamilyContract annotates attributes of its subclasses as ClassVar
 
 from transformers import (
     Cohere2Config,

@@ -1,6 +1,6 @@
 """Tests of families with experts, linear attention or a state space."""
 
-# ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
+# ruff: noqa: RUF012 - FamilyContract annotates attributes of its subclasses as ClassVar
 
 from transformers import (
     DeepseekV3Config,

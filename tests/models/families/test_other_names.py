@@ -1,6 +1,6 @@
 """Tests of families with fused modules, MLPs without a gate, or modules named unlike LLaMA's."""
 
-# ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
+# ruff: noqa: RUF012 - FamilyContract annotates attributes of its subclasses as ClassVar
 
 from transformers import (
     ApertusConfig,

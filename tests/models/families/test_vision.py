@@ -3,7 +3,7 @@
 flap prunes only the language model in them.
 """
 
-# ruff: noqa: RUF012 - FamilyContract annotates these attributes as ClassVar
+# ruff: noqa: RUF012 - FamilyContract annotates attributes of its subclasses as ClassVar
 
 from pathlib import Path
 from typing import Any, ClassVar
