@@ -8,12 +8,12 @@ tokens per second, and the medians of the ratios to the first file in the same r
 """
 
 import argparse
-import json
 import random
 import statistics
-import urllib.request
 from pathlib import Path
 from typing import Any
+
+from llama_server import complete, serve
 
 PROMPT = 256  # number of tokens in a prompt
 NEW_TOKENS = 64
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
 
-    servers = [serve(file) for file in options.files]
+    servers = [serve(file, PROMPT + NEW_TOKENS) for file in options.files]
     rounds = []
     for number in range(options.rounds + 1):
         prompt = random.Random(number).sample(IDS, PROMPT)
@@ -38,22 +38,6 @@ def main() -> None:
 
     for index, file in enumerate(options.files):
         print(file, *(summary(rounds, index, speed) for speed in SPEEDS), sep="\t")
-
-
-def serve(file: Path) -> Any:
-    """Load a GGUF file in a server of llama.cpp that uses one thread."""
-    import xllamacpp
-
-    options = xllamacpp.CommonParams()
-    options.model.path = str(file)
-    options.n_ctx = PROMPT + NEW_TOKENS
-    options.n_parallel = 1
-    options.n_gpu_layers = 0
-    options.port = 0
-    options.cpuparams.n_threads = 1
-    options.cpuparams_batch.n_threads = 1
-    options.n_threads_http = 1
-    return xllamacpp.Server(options)
 
 
 def speeds(server: Any, prompt: list[int]) -> dict[str, float]:
@@ -65,13 +49,7 @@ def speeds(server: Any, prompt: list[int]) -> dict[str, float]:
         "ignore_eos": True,
         "cache_prompt": False,
     }
-    request = urllib.request.Request(
-        f"{server.listening_address}/completion",
-        json.dumps(question).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request) as answer:
-        timings = json.load(answer)["timings"]
+    timings = complete(server, question)["timings"]
     return {speed: timings[speed] for speed in SPEEDS}
 
 

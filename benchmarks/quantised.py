@@ -12,7 +12,7 @@ forms on the CPU.
 
 The forms are
 
-- float32, which is not quantised; its size is counted as 16 bits per weight;
+- float32: the model is not quantised; its size is still counted as 16 bits per weight;
 - GGUF f16 and q8_0, as `python -m flap export` writes them;
 - Q8_0, Q5_1 (6.0 bits per weight), Q6_K and Q4_K_M, which llama.cpp's own quantiser makes from the
   f16 file. To use this quantiser, `--llama` must name the folder of llama.cpp's libraries
@@ -28,17 +28,16 @@ If a package that a form needs is missing, the rows of this form say so.
 """
 
 import argparse
-import json
 import math
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from llama_quantize import FTYPES, quantise
+from llama_server import complete, serve
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -192,24 +191,12 @@ def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
     prompt, and forces the server to generate this token. The server reports the log-probability
     that the token would have had without being forced.
     """
-    import xllamacpp
-
-    options = xllamacpp.CommonParams()
-    options.model.path = str(gguf)
-    options.n_ctx = 512
-    options.n_parallel = 1
-    options.n_gpu_layers = 0
-    options.port = 0
-    options.cpuparams.n_threads = 1
-    options.cpuparams_batch.n_threads = 1
-    options.n_threads_http = 1
-    options.warmup = False
-    server = xllamacpp.Server(options)
+    server = serve(gguf, context=512)
     logprobs = [
         logprob
         for tokens in tokens_NT.tolist()
         for i in range(1, len(tokens))
-        if (logprob := _forced(server.listening_address, tokens[:i], tokens[i])) is not None
+        if (logprob := _forced(server, tokens[:i], tokens[i])) is not None
     ]
     if len(logprobs) < tokens_NT[:, 1:].numel():
         print(
@@ -219,7 +206,7 @@ def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
     return math.exp(-sum(logprobs) / len(logprobs))
 
 
-def _forced(address: str, prompt: list[int], token: int) -> float | None:
+def _forced(server: Any, prompt: list[int], token: int) -> float | None:
     """Return the log-probability of a token after a prompt.
 
     The result is None if the token is only a part of a character, because llama.cpp does not report
@@ -232,11 +219,7 @@ def _forced(address: str, prompt: list[int], token: int) -> float | None:
         "logit_bias": [[token, 1000.0]],
         "cache_prompt": True,
     }
-    request = urllib.request.Request(
-        f"{address}/completion", json.dumps(asked).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        told = json.load(answer).get("completion_probabilities")
+    told = complete(server, asked).get("completion_probabilities")
     return float(told[0]["logprob"]) if told and told[0]["id"] == token else None
 
 
