@@ -47,8 +47,8 @@ SEQ_LEN = 256
 CLUSTER_TOKENS = 16_384
 ROUTER_TOKENS = 65_536
 HELD_OUT_TOKENS = 8_192
-# The share of an MLP's neurons that counts as active for a token. These neurons have the largest
-# |activation| · ‖column of the down projection‖.
+# The share of an MLP's neurons that counts as active for a token: the neurons that add most to the
+# output of the MLP, measured by |activation of the neuron| · ‖its column of the down projection‖.
 ACTIVE = 0.25
 RIDGE = 1e-2  # ridge parameter in `ridge`, relative to the mean eigenvalue of `square_DD`
 # Factors by which the fitted router is multiplied. For each layer, the script tries all of them,

@@ -104,8 +104,9 @@ class Results:
     def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
         """Return the stored values on single documents of given numbers of the pruned model.
 
-        numbers: the names and values of the numbers. If a stored number does not equal the given
-            number with the same name, its values on documents are left out.
+        numbers: the names and values of the numbers. An earlier start of the run may have stored
+            another value of the same name. Values on single documents that belong to another value
+            are left out.
         """
         values = {}
         for entry in self.entries().values():

@@ -88,8 +88,8 @@ def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None
     in_memory = store if isinstance(store, dict) else store.state_dict
     on_host = all(prefix + name in in_memory for name in before)
     for name, parameter in module.named_parameters(recurse=False):
-        # A parameter on meta was not replaced: some modules read the weights of a convolution
-        # without calling it, and their hook has already moved these weights back to meta.
+        # Some modules read the weights of a convolution without calling the convolution. The
+        # hook of such a module has already moved these weights back to meta.
         if parameter is before.get(name) or parameter.device.type == "meta":
             continue
         if on_host:

@@ -30,7 +30,8 @@ Visit = Callable[[int], object]
 def by_itself(model: PreTrainedModel, batches: Sequence[Batch]) -> list[list[Tensor]]:
     """Return the inputs of each layer and of the last norm in the model's own forward pass.
 
-    The inputs of each layer or norm are a list with one tensor for each batch.
+    The result has one list for each layer, in order, and one list for the last norm. Each of these
+    lists has one input tensor for each batch.
     """
     places: list[nn.Module] = [*model.model.layers, model.model.norm]
     seen: list[list[Tensor]] = [[] for _ in places]

@@ -1,4 +1,4 @@
-"""The option `remove_heads` is met exactly if the ratio allows it, and refused otherwise."""
+"""A plan removes exactly `remove_heads` query heads; a number that the ratio forbids is refused."""
 
 from dataclasses import replace
 
