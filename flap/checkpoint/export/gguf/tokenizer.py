@@ -73,9 +73,10 @@ def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) 
         if name.startswith("tokenizer."):
             fields[name] = field
 
-    theirs = dict(enumerate(fields["tokenizer.ggml.tokens"].contents()))
-    ours = {i: token for token, i in tokenizer.get_vocab().items()}
-    if theirs != ours:
+    # llama.cpp's converter writes some tokens of Gemma with spaces instead of "▁"
+    theirs = [token.replace("▁", " ") for token in fields["tokenizer.ggml.tokens"].contents()]
+    ours = {i: token.replace("▁", " ") for token, i in tokenizer.get_vocab().items()}
+    if dict(enumerate(theirs)) != ours:
         raise ValueError(
             f"gguf: the tokenizer has another vocabulary than {source.name}, which the model "
             "came from"

@@ -70,7 +70,8 @@ def tokenizer_kind(spec: dict[str, Any], name: str) -> TokenizerKind:
 
     raise ValueError(
         f"gguf: the export does not support the tokenizer ({name}); expected LLaMA's "
-        "(SentencePiece or BPE), Qwen2's, SmolLM's, GPT-2's, or that of a model that came as a GGUF"
+        "(SentencePiece or BPE), Gemma's, Qwen2's, SmolLM's, GPT-2's, or that of a model that came "
+        "as a GGUF"
     )
 
 
@@ -107,6 +108,9 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
 
     if not pre_tokenizer and steps == [prepend, replace]:
         return True
+    # Gemma's pre-tokenizer splits at spaces, but the normalizer has replaced all of them
+    if steps == [replace] and pre_tokenizer.get("pattern") == {"String": " "}:
+        return False
     match pre_tokenizer.get("pretokenizers", pre_tokenizer):
         case [
             {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}
