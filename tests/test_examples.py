@@ -67,6 +67,7 @@ def test_function(printed: Callable[..., list[str]], model_dir: Path, tmp_path: 
     )
 
 
+@pytest.mark.long
 def test_own_parts_from_the_command_line(flap: Any, base: list[str], tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
     own = [

@@ -100,7 +100,7 @@ def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
     """
     for p, asked in windows.asked.items():
         longest = asked.answers.max_new_tokens
-        # number of prompts whose longest answers have enough tokens for all windows of this part
+        # number of prompts that fill all windows of this part if each answer has the maximum length
         enough = 1 + windows.tokens_to_write(p) // longest
         field = f"{windows.field}.dataset={shown(windows.parts[p].dataset)}"
         prompts = _fitting_prompts(asked, enough, windows.tokenizer, max_length, field)

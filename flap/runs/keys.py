@@ -145,7 +145,8 @@ def timed(run: Run, plan: PruningPlan) -> Key:
 def inputs(run: Run) -> dict[str, str]:
     """Return a digest of each input that changes the pruned model, except the config.
 
-    These inputs are the weights, the texts, a given plan, and the user's own code.
+    These inputs are the weights, the texts, the user's own code, and the plan, if the user gives
+    one.
     """
     found = {"model": run.source.fingerprint, "vocabulary": counted_texts(run), **recovery(run)}
     if "calibration" in run.texts:

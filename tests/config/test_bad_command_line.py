@@ -21,6 +21,7 @@ import pytest
 from flap.cli import SUBCOMMANDS
 from flap.config import help_text
 from tests.helpers.damaged import damage
+from tests.helpers.marks import quick
 from tests.helpers.permissions import bound_by_permissions
 from tests.helpers.runs import tiny
 
@@ -173,7 +174,7 @@ def test_a_process_that_begins_with_nothing_imported_says_it_so_too(flap: Cli) -
     assert_one_line(flap(DOES_NOT_COMPOSE[0][0]), DOES_NOT_COMPOSE[0][1])
 
 
-@pytest.mark.parametrize("more", [[], ["dry_run=true"]], ids=["run", "dry-run"])
+@pytest.mark.parametrize("more", quick(1, [[], ["dry_run=true"]]), ids=["run", "dry-run"])
 def test_a_long_path_is_told_without_a_word_of_omegaconf(
     more: list[str], quick_flap: Cli, tmp_path: Path
 ) -> None:
@@ -249,7 +250,7 @@ def test_a_model_of_the_hub_fails_at_once_without_a_network(quick_flap: Cli) -> 
     )
 
 
-@pytest.mark.parametrize(("argument", "line"), DOES_NOT_COMPOSE)
+@pytest.mark.parametrize(("argument", "line"), quick(24, DOES_NOT_COMPOSE))
 def test_what_does_not_compose_is_one_line(
     quick_flap: Cli, tmp_path: Path, argument: str, line: str
 ) -> None:

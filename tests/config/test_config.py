@@ -56,6 +56,7 @@ def test_every_option_composes_and_is_built(option: Path) -> None:
         assert type(build(group, chosen, object)) is get_class(node["_target_"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -48,6 +48,7 @@ def single(word: str) -> str:
     return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words", COMMANDS.values(), ids=[f"{file}: {line}" for file, line in COMMANDS]
 )

@@ -31,7 +31,9 @@ BY_LAYER = (  # families that are tested only with layers that differ in width
 # Mixtures of experts that are also tested without bias compensation, because vLLM's own kernels
 # cannot run experts with biases.
 NO_BIASES = ("glm4_moe", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
-MIXTURES = (  # mixtures of experts whose scores are compared with llm-compressor's REAP
+# Mixtures of experts whose experts are scored by flap's metric REAP and by llm-compressor's REAP.
+# The two scores are compared.
+MIXTURES = (
     "deepseek_v3",
     "glm4_moe",
     "gpt_oss",

@@ -154,7 +154,7 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
 def make_llama(folder: Path) -> None:
     """Write a checkpoint of LLaMA that two processes of vLLM can divide (tensor parallelism).
 
-    This requires that the widths of its layers are even.
+    Each layer has an even number of KV heads and an even number of neurons.
     """
     model = tiny(family_config("llama"))
     write(

@@ -100,6 +100,7 @@ def test_gsm8k_asks_the_documents_of_a_file(
     assert numbers["gsm8k/exact_match,flexible-extract"] == 0.25
 
 
+@pytest.mark.long
 def test_documents_that_the_run_has_read_are_left_out(
     sums: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

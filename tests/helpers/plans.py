@@ -32,7 +32,7 @@ def divergences(
     plans: Sequence[PruningPlan],
     num_tokens: int,
 ) -> list[float]:
-    """Measure, for every plan, the divergence of the pruned model from the dense model.
+    """Measure, for every plan, the divergence KL(dense ‖ pruned) of the predictions.
 
     The layers are read only once for all plans.
     """

@@ -10,6 +10,7 @@ import pytest
 from flap.checkpoint.export.gguf.export import export_gguf
 from flap.pipeline import run
 from tests.cases import tiny_model
+from tests.helpers.marks import quick
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB, smollm
 
@@ -64,23 +65,26 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("arguments", "target"),
-    [
-        ("{pruned} model.path={folder}/ck/model-f16.gguf", "ck"),
-        ("{pruned} model.path={folder}/link.gguf", "linked"),
-        ("{pruned} calibration.dataset={folder}/ck/vocab.txt", "ck"),
-        ("{pruned} calibration.dataset={folder}/linked/vocab.txt", "ck"),
-        ("{pruned} calibration.dataset={folder}/link.txt", "linked"),
-        ("{pruned} calibration.dataset={folder}/ck/merges.txt", "ck"),
-        ("{pruned} calibration.dataset={folder}/ck/mlx/mine.txt", "ck"),
-        ("{pruned} calibration.dataset=[{folder}/fox.txt,{folder}/ck/vocab.txt]", "ck"),
-        ("{pruned} calibration.dataset={{{folder}/ck/vocab.txt:1}}", "ck"),
-        (
-            "{pruned} eval=[perplexity] eval.perplexity.seq_len=16 "
-            "eval.perplexity.datasets=[{folder}/ck/vocab.txt]",
-            "ck",
-        ),
-        ("plan={folder}/ck/plan.json", "ck"),
-    ],
+    quick(
+        4,
+        [
+            ("{pruned} model.path={folder}/ck/model-f16.gguf", "ck"),
+            ("{pruned} model.path={folder}/link.gguf", "linked"),
+            ("{pruned} calibration.dataset={folder}/ck/vocab.txt", "ck"),
+            ("{pruned} calibration.dataset={folder}/linked/vocab.txt", "ck"),
+            ("{pruned} calibration.dataset={folder}/link.txt", "linked"),
+            ("{pruned} calibration.dataset={folder}/ck/merges.txt", "ck"),
+            ("{pruned} calibration.dataset={folder}/ck/mlx/mine.txt", "ck"),
+            ("{pruned} calibration.dataset=[{folder}/fox.txt,{folder}/ck/vocab.txt]", "ck"),
+            ("{pruned} calibration.dataset={{{folder}/ck/vocab.txt:1}}", "ck"),
+            (
+                "{pruned} eval=[perplexity] eval.perplexity.seq_len=16 "
+                "eval.perplexity.datasets=[{folder}/ck/vocab.txt]",
+                "ck",
+            ),
+            ("plan={folder}/ck/plan.json", "ck"),
+        ],
+    ),
 )
 def test_what_a_run_reads_is_not_replaced_by_its_checkpoint(
     arguments: str, target: str, quick_flap: Cli, folder: Path, tmp_path: Path

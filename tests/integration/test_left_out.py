@@ -14,6 +14,7 @@ from flap.evaluation.zero_shot import ZeroShot
 from flap.pipeline import run
 from flap.results import Report
 from flap.runs.preparation import prepare
+from tests.helpers.marks import quick
 from tests.helpers.runs import composed, tiny
 
 WORDS = ["the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "and", "then"]
@@ -147,7 +148,9 @@ def passages(task: Task, field: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("task", "prompts", "field"),
-    [("boolq", "boolq-questions", "passage"), ("social_iqa", "siqa-questions", "context")],
+    quick(
+        1, [("boolq", "boolq-questions", "passage"), ("social_iqa", "siqa-questions", "context")]
+    ),
 )
 def test_packaged_prompts_are_not_measured_on(
     task: str, prompts: str, field: str, tokenizer: PreTrainedTokenizerFast

@@ -20,6 +20,7 @@ import torch
 
 import flap.method.calibration.recorder
 from flap.pipeline import run
+from tests.helpers.marks import quick
 from tests.helpers.ranks import command_line_in_ranks
 from tests.helpers.runs import composed, tiny
 
@@ -38,29 +39,32 @@ def out_of_memory() -> None:
 
 @pytest.mark.parametrize(
     ("override", "before", "line"),
-    [
-        ("ratio=2", None, "ratio=2.0: expected a number with 0 <= ratio < 1"),
-        (
-            "calibration.num_samples=1",
-            None,
-            "calibration.num_samples=1: expected 2 windows or more",
-        ),
-        (
-            "model.placement=auto",
-            None,
-            "model.placement=auto: expected device or stream with several processes",
-        ),
-        (
-            "calibration.dataset=words.txt",
-            None,
-            "rank 1 on .*: the content of calibration is not as on rank 0",
-        ),
-        (
-            "use_cache=false",
-            out_of_memory,
-            "rank 1 on .*: OutOfMemoryError: out of memory; smaller batches take less; dry_run",
-        ),
-    ],
+    quick(
+        2,
+        [
+            ("ratio=2", None, "ratio=2.0: expected a number with 0 <= ratio < 1"),
+            (
+                "calibration.num_samples=1",
+                None,
+                "calibration.num_samples=1: expected 2 windows or more",
+            ),
+            (
+                "model.placement=auto",
+                None,
+                "model.placement=auto: expected device or stream with several processes",
+            ),
+            (
+                "calibration.dataset=words.txt",
+                None,
+                "rank 1 on .*: the content of calibration is not as on rank 0",
+            ),
+            (
+                "use_cache=false",
+                out_of_memory,
+                "rank 1 on .*: OutOfMemoryError: out of memory; smaller batches take less; dry_run",
+            ),
+        ],
+    ),
 )
 def test_what_one_process_cannot_do_ends_all_with_one_line(
     override: str,

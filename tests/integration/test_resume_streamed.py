@@ -10,13 +10,14 @@ import signal
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.cases import tiny_model
 from tests.helpers.killed import start
+from tests.helpers.marks import quick
 
 
 def steps_of(*kinds: str) -> list[str]:
@@ -48,7 +49,6 @@ FITTED = [*steps_of("compress", "compress", "write"), "compare"]
 CALIBRATED_FITTED = [*CALIBRATE, *FITTED]
 CLOSED_FORM = [*steps_of("score"), *FITTED]
 IN_SEQUENCE_FITTED = [*steps_of("prune", "prune", "write"), *WRITE, "compare"]
-LONG = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +115,10 @@ KILLS = [
     # The resumed run reads from its working directory what the killed run has recorded about the
     # fits of earlier layers.
     Kill("metric=OBS compensation=linear", CLOSED_FORM, "write 1", CLOSED_FORM[7:]),
-]
-LONG_KILLS = [
     # This run is killed after it has written layer 2, but before it has recorded this step.
     Kill("method=flap", WHOLE, "write 2", WHOLE[6:]),
     Kill("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
-    # The resumed run reads what the killed run has recorded about the fits, as in the last case of
-    # KILLS.
+    # The resumed run reads what the killed run has recorded about the fits.
     Kill("compensation=linear", CALIBRATED_FITTED, "compare", FITTED[12:]),
     Kill("method=wanda_sp", IN_SEQUENCE, "write 2", IN_SEQUENCE[4:]),
     Kill("compensation=linear", CALIBRATED_FITTED, "write 2", FITTED[6:]),
@@ -135,10 +132,6 @@ LONG_KILLS = [
 ]
 
 
-def with_long(cases: list[Any], long_cases: list[Any]) -> list[Any]:
-    return cases + [pytest.param(case, marks=LONG) for case in long_cases]
-
-
 def remains(folder: Path) -> set[str]:
     """Return the names of all files in a run's folder and its working directories, except locks."""
     names = set()
@@ -147,7 +140,7 @@ def remains(folder: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("kill", with_long(KILLS, LONG_KILLS))
+@pytest.mark.parametrize("kill", quick(1, KILLS))
 def test_a_killed_run_goes_on(
     kill: Kill, arguments: list[str], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
@@ -196,16 +189,14 @@ class DamagedNote(NamedTuple):
 
 DAMAGED_NOTES = [
     DamagedNote("method=flap", "calibrate 2", "statistics-0", WHOLE),
-]
-LONG_DAMAGED_NOTES = [
     DamagedNote("method=wanda_sp", "write 2", "decided-1", IN_SEQUENCE),
     DamagedNote("compensation=linear", "compare", "fits-3", FITTED),
     DamagedNote("metric=OBS compensation=linear", "score 2", "scores-1", CLOSED_FORM),
 ]
 
 
-@pytest.mark.parametrize("damage", [emptied, flipped])
-@pytest.mark.parametrize("case", with_long(DAMAGED_NOTES, LONG_DAMAGED_NOTES))
+@pytest.mark.parametrize("damage", quick(1, [emptied, flipped]))
+@pytest.mark.parametrize("case", quick(1, DAMAGED_NOTES))
 def test_a_damaged_note_of_a_killed_run_is_made_again(
     case: DamagedNote,
     damage: Callable[[bytes], bytes],

@@ -79,9 +79,9 @@ GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 # more than rounding does.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
-# Each case has a model, options, and the setups (of PLACES) in which `make test` runs the case. Of
-# the remaining setups, every third has the marker `long`, and all others have the marker
-# `thorough`.
+# Each case has a model, options, and setups of PLACES. `make test` runs the case in the first of
+# these setups if QUICK contains the model. `make checks` runs the case in all of these setups, and
+# in every third of the remaining setups.
 CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", SEARCH, [TWO_STREAM]),
     ("GPT2", SEARCH, [STREAM]),
@@ -111,6 +111,7 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("Phi3", "", [SECOND]),
     ("OPT", "", [STREAM]),
 ]
+QUICK = ("Llama", "GPT2", "Mixtral", "Qwen3Moe", "Qwen2-bfloat16", "GptOss", "OPT")
 # In runs with these options, the model writes text. Writing needs a key-value cache, which the
 # second device does not support.
 OWN_TEXT = "calibration.dataset=self calibration.num_samples=40"
@@ -133,9 +134,11 @@ def goes(model: str, place: Place) -> bool:
 def rows() -> Iterator[Any]:
     """Yield all test cases, each of which consists of a model, options and a setup."""
     rare = cycle([LONG, THOROUGH, THOROUGH])
-    for model, choices, quick in CASES:
+    for model, choices, checked in CASES:
         for place in (place for place in PLACES if goes(model, place)):
-            marks = () if place in quick else next(rare)
+            marks: Any = next(rare) if place not in checked else LONG
+            if model in QUICK and place in checked[:1]:
+                marks = ()
             yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=marks)
         for place in GPUS if "bfloat16" not in model else ():
             yield pytest.param(

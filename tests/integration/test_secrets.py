@@ -146,6 +146,7 @@ def test_the_job_has_its_environment_and_nobody_else(
         assert stat.S_IMODE(mode) == 0o700
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["config", pytest.param("environment", marks=pytest.mark.long)])
 def test_a_server_that_is_away_is_named_without_the_password(
     quick_flap: Cli, base: list[str], tmp_path: Path, place: str
@@ -191,6 +192,7 @@ def test_hydras_own_messages_tell_no_secret(
         assert leaks(tmp_path, done) == []
 
 
+@pytest.mark.long
 def test_wandb_records_no_secret(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
     """W&B records the command line of the process. flap hides the secrets in the command line."""
     options = [

@@ -37,6 +37,7 @@ def report_of(cell: Path) -> dict[str, Any]:
     return json.loads((cell / "report.json").read_text())
 
 
+@pytest.mark.long
 def test_two_sweeps_calibrate_once_and_measure_the_dense_model_once(
     base: list[str], tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_the_card_is_of_the_run_that_wrote_the_weights(base: list[str], tmp_path
     assert assert_of_one_run(tmp_path / "ck") == 0.4  # the ratio of the run that began last
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("placement", ["device", pytest.param("stream", marks=pytest.mark.long)])
 def test_each_run_measures_its_own_weights(placement: str, base: list[str], tmp_path: Path) -> None:
     """A run measures its own pruned model, although another run uses the same checkpoint.dir."""

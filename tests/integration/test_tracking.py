@@ -78,6 +78,7 @@ def assert_study(noted: dict[str, Any]) -> None:
     assert len(rows[0]) == len(columns)
 
 
+@pytest.mark.long
 def test_a_job_is_a_run_whatever_failed(
     quick_flap: Cli, base: list[str], model_dir: Path, bad_model: Path, tmp_path: Path
 ) -> None:

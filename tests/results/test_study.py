@@ -24,6 +24,7 @@ from flap.runs.sweeps.callbacks import StudyCallback, write_open_study
 from flap.storage import write_status
 from flap.study import main
 from tests.helpers.forked import command_line
+from tests.helpers.marks import quick
 from tests.helpers.permissions import bound_by_permissions
 from tests.helpers.study_grid import (
     AVERAGE,
@@ -331,6 +332,7 @@ def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> N
     assert marks == {"IFV": ["best", "best", "near"], "WIFV": ["", "", "near"]}
 
 
+@pytest.mark.long
 def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report: Plain) -> None:
     def names(folder: Path) -> list[str]:
         return [plot.name for plot in draw(read_study(folder))]
@@ -498,7 +500,7 @@ def test_results_that_are_nested_too_deeply_leave_the_numbers_of_the_report(
     assert write_study(sweep).is_file()
 
 
-@pytest.mark.parametrize("name", ["config", "hydra", "overrides"])
+@pytest.mark.parametrize("name", quick(1, ["config", "hydra", "overrides"]))
 @pytest.mark.parametrize(
     "content",
     ["{torn: [", "7", "hydra:\n  overrides:", "hydra: 7", DEEP],

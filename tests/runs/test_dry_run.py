@@ -34,6 +34,7 @@ def dry(base: list[str], tmp_path: Path) -> Dry:
     return lambda *arguments: dry_run(composed(*base, *arguments))
 
 
+@pytest.mark.long
 def test_the_config_alone_is_enough(tmp_path: Path) -> None:
     config = LlamaConfig(num_hidden_layers=3, hidden_size=64, intermediate_size=128)
     config.save_pretrained(tmp_path / "model")

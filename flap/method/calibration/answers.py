@@ -171,9 +171,10 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
 
 
 def without_answers(windows: Windows) -> Windows:
-    """Return windows from which the size of a trimmed vocabulary is estimated in advance.
+    """Return windows that need no text of the model.
 
-    The estimate (`vocabulary=trim`) is made before the model has answered the prompts.
+    With `vocabulary=trim`, flap estimates from these windows how many tokens stay, before the model
+    has written its text.
 
     In place of the model's answers, prompts get the answers in their file, or empty answers if the
     file has none. The text `self`, which the model writes as a whole, is left out.

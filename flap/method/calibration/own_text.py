@@ -119,11 +119,11 @@ class Draft:
 
 
 def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict[str, Any]:
-    """Let the model write the text of a draft.
+    """Let the model write the text `self`.
 
     Each token is sampled from the distribution that the model predicts (temperature 1). Sequences
-    do not stop at EOS, because the model was trained on sequences of several documents. The result
-    can be stored as JSON, and `written_text` turns it into a text.
+    do not stop at EOS, because the model was trained on sequences of several documents. `draft`
+    collects the documents. `written_text` turns the result, which fits into JSON, into a text.
 
     work: the working directory, which stores batches. Batches of an interrupted run are used again.
 

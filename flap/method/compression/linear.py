@@ -214,8 +214,9 @@ def chains(removals: Sequence[Removal]) -> list[list[int]]:
 def order(chain: Sequence[Removal]) -> Tensor:
     """Return all input channels in the reverse of the order in which a chain removes them.
 
-    Channels that no removal of the chain removes are at the front. Channels that its first removal
-    removes are at the end.
+    In a chain, each removal also removes the channels of the removal before it (see `chains`). The
+    channels that stay after the last removal come first. The channels that the first removal
+    removes come last.
     """
     channels = sum(map(len, chain[0]))
     count_I = torch.zeros(channels, dtype=torch.int64, device=chain[0].kept_K.device)

@@ -87,7 +87,7 @@ class Metric(ABC):
         routed: `LayerStatistics.routed` if the units of the block are whole experts; otherwise
             empty.
         """
-        if not block.num_units:  # the layer has no such block, for example no MLP
+        if not block.num_units:  # for example, the layer has no MLP
             return [partial(torch.zeros, block.columns_UC.shape)]
         inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
         return [

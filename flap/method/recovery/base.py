@@ -1,8 +1,7 @@
 """The choices of the config group `recover`: which weights are trained, on what, and how long.
 
 Some windows of the training text are held out: the model is not trained on them. In an evaluation,
-the divergence of the trained model's predictions from the dense model's predictions is measured on
-the held-out windows.
+the divergence KL(dense ‖ trained) of the predictions is measured on the held-out windows.
 """
 
 import math

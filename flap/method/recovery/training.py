@@ -2,8 +2,8 @@
 
 An interrupted training resumes from the checkpoints that Trainer writes. The student is the
 compressed model, and the dense model is the model before compression. The student is not trained on
-the held-out windows. The held-out divergence is the divergence of the student's predictions from
-the dense model's predictions on the held-out windows.
+the held-out windows. The held-out divergence is the divergence KL(dense ‖ student) of the
+predictions on the held-out windows.
 
 Legend: N windows · T tokens in a window · P positions of all held-out windows.
 """

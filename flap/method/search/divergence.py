@@ -1,6 +1,6 @@
-"""Measure the divergence of pruned models' predictions from the dense model's predictions.
+"""Measure how much the predictions of pruned models differ from those of the dense model.
 
-The divergence is KL(dense ‖ pruned) of the distribution of the next token. With structure=search,
+The measure is the divergence KL(dense ‖ pruned) of the next token. With structure=search,
 units (heads, neurons or experts) are chosen so that this divergence stays low. A plan lists the
 units that stay in each layer. A stream contains the hidden states, at the input of one layer, of
 all windows on which plans are measured. Each layer turns its inputs in the stream into the inputs

@@ -37,8 +37,8 @@ class Search(Structure):
 
     Units are scored and trials are measured in the same pass over the layers. In a trial, one block
     loses its lowest-scored units, this loss is compensated, and all other blocks stay dense. Each
-    block has a trial for each share of units in `levels`. The divergence of the trial from the
-    dense model is measured on `tokens` calibration tokens (docs/method.md says which). If the
+    block has a trial for each share of units in `levels`. The divergence KL(dense ‖ trial) of
+    the predictions is measured on `tokens` calibration tokens (docs/method.md says which). If the
     calibration text is a mixture, the divergence is measured on each text of the mixture, and the
     largest value is used.
 

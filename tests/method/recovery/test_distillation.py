@@ -1,4 +1,4 @@
-"""Training lowers the divergence of a pruned model from its dense model.
+"""Training lowers the divergence KL(dense ‖ pruned) of the predictions.
 
 The trained model can be saved and reloaded.
 """
@@ -26,6 +26,7 @@ from flap.method.recovery.student import mean_divergence
 from flap.method.recovery.trainable import trainable
 from flap.models import Resident
 from tests.cases import random_model, tiny_model, tokens
+from tests.helpers.marks import quick
 from tests.helpers.pruned import logits, prune
 from tests.method.recovery.small import (
     FULL,
@@ -52,7 +53,7 @@ CASES = {
     "lora, bfloat16": (replace(LORA, gradient_checkpointing=True), "llama-mha", torch.bfloat16),
     "lora, float16": (LORA, "llama-gqa", torch.float16),
 }
-QUICK = ("full, biases", "lora, bfloat16")
+QUICK = ("full, biases",)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_embeddings_and_head_stay(
 
 
 @pytest.mark.parametrize("recovery", [SHORT, SHORT_LORA])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", quick(1, [torch.float32, torch.bfloat16]))
 def test_a_dense_model_that_shares_tensors_stays(
     recovery: Recovery, dtype: torch.dtype, tmp_path: Path
 ) -> None:
@@ -126,7 +127,7 @@ def test_a_dense_model_that_shares_tensors_stays(
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-@pytest.mark.parametrize("recovery", [SHORT, SHORT_LORA])
+@pytest.mark.parametrize("recovery", quick(1, [SHORT, SHORT_LORA]))
 def test_it_is_deterministic_and_leaves_random_states(recovery: Recovery, tmp_path: Path) -> None:
     teacher = dense()
     batch = windows(recovery)
@@ -176,7 +177,7 @@ def test_gradient_checkpointing_computes_layers_twice_and_trains_the_same(tmp_pa
     assert equal(state(plain), state(checkpointed))
 
 
-@pytest.mark.parametrize(("learning_rate", "better"), [(0.015, True), (1e-6, False)])
+@pytest.mark.parametrize(("learning_rate", "better"), quick(1, [(0.015, True), (1e-6, False)]))
 def test_what_rounding_takes_back_is_not_reported(
     learning_rate: float, better: bool, tmp_path: Path
 ) -> None:

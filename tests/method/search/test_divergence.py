@@ -1,4 +1,4 @@
-"""structure=search measures the KL divergence of the pruned model from the dense model.
+"""structure=search measures KL(dense ‖ pruned), the divergence of the predictions.
 
 A plan says which heads and neurons each layer keeps. The divergence of a plan does not depend on
 other plans that are measured in the same pass through the layers.
@@ -32,14 +32,14 @@ FITS: list[Compensation] = [BiasCompensation(), LinearCompensation()]
 
 
 def kl_divergence(p_V: Tensor, q_V: Tensor) -> Tensor:
-    """Return the KL divergence of q from p, two distributions over the last dimension."""
+    """Return KL(p ‖ q), where p and q are probabilities over the last dimension."""
     nats_V = p_V * (p_V / q_V).log()
     return nats_V.sum(-1)
 
 
 @torch.no_grad()
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows: Batch) -> float:
-    """Return the mean divergence of `pruned` from `dense` over every fourth prediction.
+    """Return the mean of KL(dense ‖ pruned) over every fourth prediction.
 
     If the mask leaves out some tokens, return the mean over all predictions of tokens that the mask
     contains.

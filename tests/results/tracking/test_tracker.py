@@ -20,6 +20,7 @@ from flap.results import Report
 from flap.results.tracking import JobInfo, NoTracking, Wandb, base, weights_and_biases
 from flap.results.tracking.base import kept_id, legal_id
 from flap.runtime.progress import progress
+from tests.helpers.marks import quick
 
 JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
 KEY = "k" * 40  # a fake API key, as long as a real key of W&B
@@ -225,7 +226,7 @@ def broken(*args: Any, **options: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken_part", ["import", "init", "log", "log_artifact", "finish", "summary"]
+    "broken_part", quick(2, ["init", "finish", "import", "log", "log_artifact", "summary"])
 )
 def test_whatever_fails_in_wandb_is_one_warning_and_nothing_else(
     broken_part: str,
