@@ -5,7 +5,6 @@ Legend: N windows · T tokens in each window · D hidden size · V vocabulary ·
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -39,10 +38,18 @@ class Perplexity(OnTexts):
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
         """Return a task that measures the perplexity and the bits per byte of a text's windows."""
-        measure = partial(
-            self._measure, text=text, seq_len=seq_len, windows=windows, bytes_N=bytes_N
-        )
-        return Task(f"{text}/perplexity@{seq_len}", measure, **about)
+        name = f"{text}/perplexity@{seq_len}"
+
+        def measure(model: PlacedModel) -> Measurement:
+            tokens_N = windows.mask_NT[:, 1:].sum(dim=1)
+            nats_N = window_losses(model, windows, self.batch_size) * tokens_N
+            losses_N = ratio_values(nats_N, tokens_N)
+            bits_N = ratio_values(nats_N / math.log(2), bytes_N)
+            mean_bits = bits_N.mean().item()
+            measured = _measured(name, perplexity(losses_N), linearised(losses_N))
+            return measured | _measured(f"{text}/bits_per_byte@{seq_len}", mean_bits, bits_N)
+
+        return Task(name, measure, **about)
 
     def needs_same_tokenizer(self, name: str) -> bool:
         """Return whether `name` names a perplexity.
@@ -50,17 +57,6 @@ class Perplexity(OnTexts):
         Perplexities of models with different tokenizers cannot be compared.
         """
         return "/perplexity@" in name
-
-    def _measure(
-        self, model: PlacedModel, text: str, seq_len: int, windows: Batch, bytes_N: Tensor
-    ) -> Measurement:
-        tokens_N = windows.mask_NT[:, 1:].sum(dim=1)
-        nats_N = window_losses(model, windows, self.batch_size) * tokens_N
-        losses_N = ratio_values(nats_N, tokens_N)
-        bits_N = ratio_values(nats_N / math.log(2), bytes_N)
-        name = f"{text}/perplexity@{seq_len}"
-        measured = _measured(name, perplexity(losses_N), linearised(losses_N))
-        return measured | _measured(f"{text}/bits_per_byte@{seq_len}", bits_N.mean().item(), bits_N)
 
 
 def _measured(name: str, number: float, values_N: Tensor) -> Measurement:

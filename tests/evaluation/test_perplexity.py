@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from transformers import PreTrainedTokenizerFast
 
 from flap.data import Batch
-from flap.evaluation import Divergence, Perplexity, perplexity
+from flap.evaluation import Divergence, Perplexity, Task, perplexity
 from flap.evaluation.perplexity import linearised, ratio_values, window_losses
 from flap.models import PlacedModel, Resident, predictions
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
@@ -204,8 +204,14 @@ class Windows(NamedTuple):
     bytes_N: Tensor
 
 
-def windows_of(arguments: dict[str, Any]) -> Windows:
-    return Windows(arguments["windows"], arguments["bytes_N"])
+class WindowsOnly(Perplexity):
+    """Creates tasks that return the windows of a text, instead of measuring a model."""
+
+    def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
+        def run() -> Any:
+            return Windows(windows, bytes_N)
+
+        return Task(f"{text}/{seq_len}", run, **about)
 
 
 @pytest.fixture
@@ -218,14 +224,14 @@ def tricky_file(tmp_path: Path) -> Path:
 def test_windows_of_another_tokenizer_hold_the_same_text(tricky_file: Path) -> None:
     old = smollm()
     new = gemma()
-    evaluator = Perplexity([str(tricky_file)], seq_len=16)
+    evaluator = WindowsOnly([str(tricky_file)], seq_len=16)
     [before] = evaluator.prepare(old, 128)
     [after] = evaluator.prepare_again(new, 128, old)
     assert before.name == after.name
     assert before.identity != after.identity
 
-    old_windows = windows_of(before.run.keywords)
-    new_windows = windows_of(after.run.keywords)
+    old_windows = before.run()
+    new_windows = after.run()
     assert len(old_windows.batch) == len(new_windows.batch)
     for n, old_ids in enumerate(old_windows.batch.tokens_NT.tolist()):
         tokens_T = new_windows.batch.tokens_NT[n]
@@ -235,11 +241,11 @@ def test_windows_of_another_tokenizer_hold_the_same_text(tricky_file: Path) -> N
 
 
 def test_windows_of_another_tokenizer_end_with_the_context(tricky_file: Path) -> None:
-    evaluator = Perplexity([str(tricky_file)], seq_len=16)
+    evaluator = WindowsOnly([str(tricky_file)], seq_len=16)
     [limited] = evaluator.prepare_again(gemma(), 16, smollm())
     [unlimited] = evaluator.prepare_again(gemma(), None, smollm())
-    short = windows_of(limited.run.keywords)
-    long = windows_of(unlimited.run.keywords)
+    short = limited.run()
+    long = unlimited.run()
     short_NT = short.batch.tokens_NT
     long_NT = long.batch.tokens_NT
     assert torch.equal(short_NT, long_NT[:, :16])
