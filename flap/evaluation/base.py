@@ -24,6 +24,7 @@ Documents = dict[str, list[float]]
 Better = Literal["lower", "higher"]
 # appended to the field `origin` of a task whose prompts the tokenizer's chat template formats
 TEMPLATED = "; through the chat template"
+TEMPLATES = ("auto", "true", "false")  # the values of the option `chat_template`
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class DocumentFiles:
         error: the exception that lm-eval raised. If the exception is about a missing column, the
             returned text names this column.
         """
-        name = [*self.rows, "lm-eval"][len(self.rows) - 1]
+        name = next(reversed(self.rows), "lm-eval")
         missing = re.fullmatch(r"'(\w+)'(?: is undefined)?", str(error))
         if missing and isinstance(error, KeyError | jinja2.UndefinedError):
             return self._without_column(name, missing[1])

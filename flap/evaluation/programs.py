@@ -16,22 +16,21 @@ from transformers import PreTrainedTokenizerBase
 from flap.config import require, require_counts
 from flap.data import Prompt
 from flap.data.dialogue import Answers, question, text_ids
-from flap.data.overlap import Document, letters_and_digits
+from flap.data.overlap import Document, document_of, letters_and_digits
 from flap.data.token_text import continuation
-from flap.evaluation.base import TEMPLATED, Evaluator, Leaving, Measurement, Task
+from flap.evaluation.base import TEMPLATED, TEMPLATES, Evaluator, Leaving, Measurement, Task
 from flap.evaluation.errors import averaged
 from flap.evaluation.problems import HUMANEVAL, MBPP, AnyProblem, read_problems
 from flap.evaluation.run_program import run_program
-from flap.evaluation.task_documents import SHARE_WRITTEN, of_prompt
+from flap.evaluation.task_documents import SHARE_WRITTEN
 from flap.method.calibration.sampling import BATCH, continued
 from flap.models import PlacedModel
 from flap.runtime.agenda import Workload
-from flap.runtime.progress import showing
+from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, Notes, WorkFolder, digest, results_of_steps
 
 log = logging.getLogger(__name__)
 
-TEMPLATES = ("auto", "true", "false")
 # A program that the model writes as plain text ends where one of these strings begins. A program in
 # a Markdown code block ends at the end of the block.
 ENDS = {
@@ -172,8 +171,8 @@ class Programs(Evaluator):
         """Return how the task leaves out problems that the run has calibrated or trained on."""
 
         def documents() -> list[Document]:
-            turns = [{"role": "user", "content": problem.text} for problem in problems]
-            return [of_prompt(Prompt((turn,), None)) for turn in turns]
+            texts = [problem.text for problem in problems]
+            return [document_of(text, text.splitlines(), letters_and_digits) for text in texts]
 
         def without(numbers: frozenset[int]) -> Task:
             remaining = [problem for n, problem in enumerate(problems) if n not in numbers]
@@ -204,10 +203,8 @@ class Programs(Evaluator):
 
         solved = results_of_steps(Notes(BATCH, work), solve, lambda number: len(batches) - number)
         verdicts: list[str] = []
-        with showing(name, len(batches)) as reach:
-            for done, result in enumerate(solved, start=1):
-                verdicts += result["verdicts"]
-                reach(done)
+        for _, result in zip(progress(batches, name), solved, strict=True):
+            verdicts += result["verdicts"]
 
         counts = Counter(verdicts)
         if counts["timed out"]:

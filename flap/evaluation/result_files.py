@@ -86,8 +86,8 @@ class Results:
         plain = {}
         documents = {}
         for name, one in entries.items():
-            plain[name] = asdict(one.value) | {"key": one.key, "about": one.about}
-            plain[name]["label"] = one.label.to_dict()
+            described = {"key": one.key, "about": one.about, "label": one.label.to_dict()}
+            plain[name] = asdict(one.value) | described
             documents[name] = plain[name].pop("documents")
         # Write the values on documents before the entries. If the process is killed between these
         # two writes, values without an entry do no harm, but the task of an entry without values

@@ -71,7 +71,7 @@ def workload_of(task: LoadedTask, limit: int | None, num_fewshot: int | None) ->
     """
     read = 0.0
     written = 0.0
-    for subtask in task.loaded["tasks"].values():
+    for subtask in task.subtasks.values():
         documents = subtask.eval_docs
         count = min(limit or len(documents), len(documents))
         sample = [documents[n] for n in range(0, count, math.ceil(count / SAMPLE))]

@@ -17,7 +17,7 @@ from flap.data import Prompt
 from flap.data.dialogue import question
 from flap.data.named_prompts import PASSAGES_OF
 from flap.data.overlap import letters_and_digits
-from flap.evaluation.base import TEMPLATED, Evaluator, Leaving, Measurement, Task
+from flap.evaluation.base import TEMPLATED, TEMPLATES, Evaluator, Leaving, Measurement, Task
 from flap.evaluation.few_shot import check_shots
 from flap.evaluation.task_documents import documents_of, without_documents, workload_of
 from flap.evaluation.task_index import expand
@@ -96,16 +96,12 @@ class ZeroShot(Evaluator):
     chat_template: str = "auto"
 
     def __post_init__(self) -> None:
-        templates = ("auto", "true", "false")
+        known_choice = self.chat_template.lower() in TEMPLATES
         for name, valid, allowed in (
             ("tasks", bool(self.tasks), "a list of lm-eval tasks, groups or tags, as [piqa]"),
             ("source", is_source(self.source), SOURCE),
             ("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
-            (
-                "chat_template",
-                self.chat_template.lower() in templates,
-                f"one of {', '.join(templates)}",
-            ),
+            ("chat_template", known_choice, f"one of {', '.join(TEMPLATES)}"),
         ):
             require(valid, f"{self.section}.{name}", getattr(self, name), allowed)
         require_counts(self, self.section, limit=1, num_fewshot=0, batch_size=1)

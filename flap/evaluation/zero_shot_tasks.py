@@ -79,13 +79,16 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
     Raises:
         ValueError: the source has no documents for a task.
     """
-    if source not in SOURCES:
-        files = DocumentFiles(source)
-        tasks = []
-        for name in names:
-            tasks.append(_of_file(name) if is_prompt_file(name) else _from_files(name, files))
-        return tasks
-    tasks = [_load(name, source) for name in names]
+    files = None if source in SOURCES else DocumentFiles(source)
+    tasks = []
+    for name in names:
+        if is_prompt_file(name):
+            tasks.append(_of_file(name))
+        elif files is None:
+            tasks.append(_load(name, source))
+        else:
+            tasks.append(_from_files(name, files))
+
     fallbacks = [task.name for task in tasks if task.origin.startswith("packaged")]
     if source == "auto" and fallbacks:
         log.warning(
@@ -96,8 +99,6 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
 
 
 def _load(name: str, source: str) -> LoadedTask:
-    if is_prompt_file(name):
-        return _of_file(name)
     if source == "packaged":
         return packaged(name)
     try:
