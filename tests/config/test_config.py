@@ -18,6 +18,7 @@ from flap.method.compression import BiasCompensation, NoCompensation
 from flap.method.importance import WIFV, Magnitude, Metric, Taylor, Wanda
 from flap.runs.choices import choose
 from tests.cases import EXPERT_METRICS
+from tests.helpers.marks import quick
 from tests.helpers.runs import composed
 
 CONF = Path(config_dir())
@@ -27,7 +28,9 @@ EXPERIMENTS = [path for path in OPTIONS if path.parent.name == "experiment"]
 ADDED = [*EXPERIMENTS, Path("debug/smoke.yaml")]
 
 
-@pytest.mark.parametrize("option", [path for path in OPTIONS if path not in ADDED], ids=str)
+@pytest.mark.parametrize(
+    "option", quick(25, [path for path in OPTIONS if path not in ADDED]), ids=str
+)
 def test_every_option_composes_and_is_built(option: Path) -> None:
     group = option.parent.name
     name = option.stem

@@ -16,6 +16,7 @@ from flap.pipeline import run
 from flap.results import markdown
 from flap.runs.preparation import prepare
 from flap.runs.texts import domain_of_task
+from tests.helpers.marks import quick
 from tests.helpers.runs import composed, tiny
 
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog"]
@@ -90,7 +91,9 @@ def test_it_is_pruned_on_answers_alone(base: list[str], tmp_path: Path) -> None:
     assert report.evaluation["pruned"]
 
 
-@pytest.mark.parametrize(("choice", "writer"), [("full", "both"), ("reconstruct", "pruned")])
+@pytest.mark.parametrize(
+    ("choice", "writer"), quick(1, [("full", "both"), ("reconstruct", "pruned")])
+)
 def test_it_is_trained_on_its_own_text(
     choice: str, writer: str, base: list[str], prompts: Path, tmp_path: Path
 ) -> None:

@@ -178,6 +178,7 @@ def test_a_run_on_other_inputs_is_not_done(
     assert "(model)" in quick_flap(*arguments).stderr
 
 
+@pytest.mark.long
 def test_done_means_that_the_checkpoint_is_there_and_its_own(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:

@@ -117,11 +117,7 @@ def in_order(steps: list[str]) -> list[str]:
     ("placement", "killed_at", "number"),
     [
         # This run is killed while the search measures plans that prune a single layer.
-        (
-            "device",
-            "score 2",
-            5,
-        ),
+        pytest.param("device", "score 2", 5, marks=pytest.mark.long),
         pytest.param("stream", "score 2", 5, marks=pytest.mark.long),
         # This run is killed while it compresses the layers. The resumed run reads the scores and
         # the measurements of the search from the disk.

@@ -104,6 +104,7 @@ def test_a_whole_sweep_tells_no_password(
     assert b64decode(header.removeprefix("Basic ")).decode() == f"me:{password}"
 
 
+@pytest.mark.long
 def test_the_page_shows_the_command_without_them(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from flap.config import config_dir
 from flap.pipeline import run
+from tests.helpers.marks import quick
 from tests.helpers.runs import composed
 
 WARNING = "this is a smoke run (debug): its numbers mean nothing"
@@ -28,7 +29,14 @@ def test_every_key_is_one_that_a_choice_has(group: str, key: str) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [["method=flap_plus", "calibration=boolq-passages"], ["recover=full"], ["recover=reconstruct"]],
+    quick(
+        1,
+        [
+            ["method=flap_plus", "calibration=boolq-passages"],
+            ["recover=full"],
+            ["recover=reconstruct"],
+        ],
+    ),
 )
 def test_all_stages_run_on_two_windows(options: list[str], base: list[str], tmp_path: Path) -> None:
     evaluators = "eval=[perplexity,efficiency]"

@@ -17,6 +17,7 @@ from flap.pipeline import run
 from flap.results import Report
 from flap.results.report_tables import tables
 from tests.cases import random_model, tiny_model
+from tests.helpers.marks import quick
 from tests.helpers.runs import composed, tiny
 from tests.models.families.test_other_names import TestFalcon as Falcon
 
@@ -97,7 +98,7 @@ def test_weights_and_the_caches_of_several_sequences_are_within_the_memory(
 
 
 @pytest.mark.parametrize("experts", ["true", "false"])
-@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("architecture", quick(1, ["mixtral", "qwen3_moe"]))
 def test_active_parameters(
     architecture: str, experts: str, tokenizer, text_file: Path, tmp_path: Path
 ) -> None:

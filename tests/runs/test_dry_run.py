@@ -21,6 +21,7 @@ from flap.runs.layer_speed import LayerSpeed, layer_speed
 from flap.runs.pruning_work import PLAIN, PruningWork
 from flap.runs.time_needed import time_needed
 from flap.runtime.agenda import about
+from tests.helpers.marks import quick
 from tests.helpers.runs import composed
 
 Dry = Callable[..., DryRun]
@@ -90,7 +91,7 @@ PASSES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "passes"), PASSES)
+@pytest.mark.parametrize(("arguments", "passes"), quick(4, PASSES))
 def test_parameters_and_passes_are_true(
     arguments: tuple[str, ...], passes: int, dry: Dry, base: list[str], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from flap.checkpoint.export.gguf.export import export_gguf
 from flap.method.allocation import ALAM, ULUM
 from tests.helpers.gguf_cases import LINEAR, LLAMA3, TOKENS, YARN, Exported, checkpoint
 from tests.helpers.llama_cpp import llama_cpp
+from tests.helpers.marks import quick
 from tests.helpers.tokenizers import KINDS, SPACES, TRICKY
 
 UNIFORM = {"structure": ULUM()}
@@ -50,7 +51,8 @@ def assert_computes_the_same(exported: Exported, arch: str, tolerance: float = 1
 
 @pytest.mark.parametrize("uniform", [False, True], ids=["by-layer", "uniform"])
 @pytest.mark.parametrize(
-    "name", ["llama-mha", "llama-gqa", "llama-gqa-biases", "mistral-gqa", "qwen2-gqa-tied"]
+    "name",
+    quick(2, ["llama-gqa-biases", "qwen2-gqa-tied", "llama-mha", "llama-gqa", "mistral-gqa"]),
 )
 def test_same_logits(
     name: str, uniform: bool, words: PreTrainedTokenizerFast, tmp_path: Path

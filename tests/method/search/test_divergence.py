@@ -22,6 +22,7 @@ from flap.method.search.divergence import EVERY, dense_plan, kl
 from flap.models import Resident, adapt
 from tests.cases import ARCHITECTURES, collect, tiny_model, tokens
 from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
+from tests.helpers.marks import quick
 from tests.helpers.placed import placed_at
 from tests.helpers.plans import divergences, with_layer
 
@@ -92,7 +93,7 @@ def calibration_of(model: PreTrainedModel, statistics: list[LayerStatistics]) ->
 
 
 @pytest.mark.parametrize("compensation", COMPENSATIONS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", quick(3, ARCHITECTURES))
 def test_it_is_the_divergence_of_the_whole_model(architecture: str, compensation: str) -> None:
     model, statistics = calibrated(architecture)
     fit = COMPENSATIONS[compensation]

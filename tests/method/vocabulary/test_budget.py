@@ -13,6 +13,7 @@ from flap.models import CheckpointSource
 from flap.pipeline import run
 from flap.results import Report
 from flap.runs.dry_run import dry_run
+from tests.helpers.marks import quick
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB
 
@@ -62,7 +63,7 @@ def run_with(arguments: list[str], folder: Path, caplog: pytest.LogCaptureFixtur
     return report
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", quick(2, TARGETS))
 def test_units_are_removed_only_for_what_is_too_large_after_trimming(
     target: str,
     arguments: Arguments,
