@@ -183,12 +183,9 @@ class DryRun:
 
     def _running(self) -> float:
         """Return the bytes of the activations while one layer runs on one batch."""
-        blocks = chain(*map(self.adapter.blocks, range(len(self.adapter.layers))))
-        width = max(block_sizes(block)[0] * block.num_chosen for block in blocks)
+        width = max(map(self._width, range(len(self.adapter.layers))))
         copied = HIDDEN_COPIES * self._hidden_size + WIDE_COPIES * width
-        calibration = self.choices.calibration
-        tokens = min(self.tokens, calibration.batch_size * calibration.seq_len)
-        return tokens * self.source.dtype.itemsize * copied
+        return self._batch_tokens * self.source.dtype.itemsize * copied
 
     def _gradients(self) -> float:
         """Return the bytes that a backward pass takes in addition to the weights.
@@ -201,19 +198,26 @@ class DryRun:
         values = 0
         largest = 0
         for i, layer in enumerate(self.adapter.layers):
-            width = max(
-                block_sizes(block)[0] * block.num_chosen for block in self.adapter.blocks(i)
-            )
-            values += KEPT_HIDDEN * self._hidden_size + KEPT_WIDE * width
+            values += KEPT_HIDDEN * self._hidden_size + KEPT_WIDE * self._width(i)
             largest = max(largest, *(one.numel() for one in layer.parameters()))
-        calibration = self.choices.calibration
-        tokens = min(self.tokens, calibration.batch_size * calibration.seq_len)
+        tokens = self._batch_tokens
         logits = min(LOGITS_BYTES, 4 * tokens * self.adapter.vocab_size)
         return tokens * itemsize * values + (itemsize + 8) * largest + LOGITS_COPIES * logits
 
     @property
     def _hidden_size(self) -> int:
         return block_sizes(self.adapter.attention(0))[1]
+
+    def _width(self, layer: int) -> int:
+        """Return the larger number of inputs per token of a layer's two output projections."""
+        blocks = self.adapter.blocks(layer)
+        return max(block_sizes(block)[0] * block.num_chosen for block in blocks)
+
+    @property
+    def _batch_tokens(self) -> int:
+        """The number of calibration tokens in a batch."""
+        calibration = self.choices.calibration
+        return min(self.tokens, calibration.batch_size * calibration.seq_len)
 
     def check(self, left: int = 0) -> None:
         """Refuse the run if the free memory or disk space is clearly too small.

@@ -171,8 +171,7 @@ def _check_room(run: Run) -> None:
     # the working directory, which still has files if an earlier start of the run was interrupted
     left = working_folder(run.cache.root, keys.workspace(run))
     adapter = adapt(source.skeleton(), run.choices.experts)
-    processes = max(1, len(run.processes))
-    estimate = DryRun(run.choices, source, adapter, budget, run.cache, processes)
+    estimate = DryRun(run.choices, source, adapter, budget, run.cache, ranks.size())
     estimate.check(bytes_below(left))
     if not run.config.checkpoint.save:
         return
