@@ -16,7 +16,15 @@ import torch
 from flap.config import FlapConfig, gigabytes, one_line
 from flap.data import HELD_OUT
 from flap.method.allocation import Budget
-from flap.models import ModelAdapter, ModelSource, adapt, count_parameters, find_model
+from flap.models import (
+    Block,
+    ModelAdapter,
+    ModelSource,
+    Pair,
+    adapt,
+    count_parameters,
+    find_model,
+)
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
 from flap.models.predictions import LOGITS_BYTES
@@ -120,7 +128,7 @@ class DryRun:
             itemsize * sum(one.numel() for one in layer.parameters())
             for layer in self.adapter.layers
         ]
-        statistics = max(map(self._statistics, range(len(layers))))
+        statistics = max(map(self._statistics, self.adapter.pairs()))
         work = statistics
         if self.choices.search is not None:
             work += max(layers)
@@ -148,7 +156,7 @@ class DryRun:
             host += device if streams else device + pruned
         return Needs(weights, states, statistics, device, host, disk, mapped)
 
-    def _statistics(self, layer: int) -> float:
+    def _statistics(self, blocks: Pair[Block]) -> float:
         """Return the bytes of a layer's statistics, and of the matrices for computing with them.
 
         If a choice needs covariances, the statistics of a block (attention or MLP) are two
@@ -157,7 +165,7 @@ class DryRun:
         """
         sets = 0.0
         factors = []
-        for block in self.adapter.blocks(layer):
+        for block in blocks:
             channels, outputs, experts = block_sizes(block)
             if self.choices.need_covariance:
                 sets += experts * 4 * channels**2
@@ -183,7 +191,7 @@ class DryRun:
 
     def _running(self) -> float:
         """Return the bytes of the activations while one layer runs on one batch."""
-        width = max(map(self._width, range(len(self.adapter.layers))))
+        width = max(map(_width, self.adapter.pairs()))
         copied = HIDDEN_COPIES * self._hidden_size + WIDE_COPIES * width
         return self._batch_tokens * self.source.dtype.itemsize * copied
 
@@ -198,7 +206,7 @@ class DryRun:
         values = 0
         largest = 0
         for i, layer in enumerate(self.adapter.layers):
-            values += KEPT_HIDDEN * self._hidden_size + KEPT_WIDE * self._width(i)
+            values += KEPT_HIDDEN * self._hidden_size + KEPT_WIDE * _width(self.adapter.blocks(i))
             largest = max(largest, *(one.numel() for one in layer.parameters()))
         tokens = self._batch_tokens
         logits = min(LOGITS_BYTES, 4 * tokens * self.adapter.vocab_size)
@@ -207,11 +215,6 @@ class DryRun:
     @property
     def _hidden_size(self) -> int:
         return block_sizes(self.adapter.attention(0))[1]
-
-    def _width(self, layer: int) -> int:
-        """Return the larger number of inputs per token of a layer's two output projections."""
-        blocks = self.adapter.blocks(layer)
-        return max(block_sizes(block)[0] * block.num_chosen for block in blocks)
 
     @property
     def _batch_tokens(self) -> int:
@@ -317,6 +320,11 @@ def dry_run(config: FlapConfig) -> DryRun:
         texts = read_texts(choices, source)
     budget, trimming = budget_after_trimming(choices, source, adapter, texts)
     return DryRun(choices, source, adapter, budget, cache, trimming=trimming)
+
+
+def _width(blocks: Pair[Block]) -> int:
+    """Return the larger number of inputs per token of a layer's two output projections."""
+    return max(block_sizes(block)[0] * block.num_chosen for block in blocks)
 
 
 def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
