@@ -21,6 +21,7 @@ from flap.runs import keys
 from flap.runs.choices import Choices, choose
 from flap.runs.dry_run import DryRun
 from flap.runs.kept_inputs import check_inputs_stay
+from flap.runs.pruned import plan_of_earlier_start
 from flap.runs.run import Run
 from flap.runs.texts import documents_read, read_texts, without_effect
 from flap.runs.trimming import budget_after_trimming
@@ -154,15 +155,17 @@ def may_replace_checkpoint(run: Run) -> bool:
     return label_of(run.target).get("key") == run.key
 
 
-def check_room_to_make(run: Run) -> None:
+def check_room(run: Run) -> None:
     """Check that memory and disk space are sufficient for making the pruned model.
 
-    If the run saves a checkpoint, also check that the checkpoint can be written.
+    If the run saves a checkpoint, also check that the checkpoint can be written. Nothing is checked
+    if an earlier start of this run has already made the pruned model.
 
     Raises:
         ValueError: memory or disk space is too small, or the checkpoint cannot be written.
     """
-    ranks.agreed(partial(_check_room, run))
+    if plan_of_earlier_start(run) is None:
+        ranks.agreed(partial(_check_room, run))
 
 
 def _check_room(run: Run) -> None:
