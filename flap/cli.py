@@ -110,9 +110,9 @@ def _attempt(config: DictConfig) -> Outcome:
                 return Outcome()
             # imported here because these modules import torch and transformers, which takes
             # seconds; --help and the refusal of invalid values should not wait for this
-            from flap.pipeline import execute
+            from flap.pipeline import check_room, execute
             from flap.results.objective import objective_of
-            from flap.runs.preparation import check_room, prepare
+            from flap.runs.preparation import prepare
 
             run = owner.at_home(prepare(typed(config), run_dir, overrides=owner.overrides))
             check_room(run)

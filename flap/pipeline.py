@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from flap.config import FlapConfig
+from flap.method.allocation import PruningPlan
 from flap.models import ModelSource, PlacedModel, count_parameters
 from flap.results import Report
 from flap.runs import keys, stages
@@ -19,8 +20,8 @@ from flap.runs.measuring import (
     measure_pruned,
 )
 from flap.runs.opened import Opened
-from flap.runs.preparation import check_room, may_replace_checkpoint, prepare
-from flap.runs.pruned import Pruned, plan_of_earlier_start, pruned_files
+from flap.runs.preparation import check_room_to_make, may_replace_checkpoint, prepare
+from flap.runs.pruned import Pruned, pruned_files
 from flap.runs.reporting import add_sizes, begin_report, report_of, write_files, write_text_files
 from flap.runs.run import Run
 from flap.runs.stages import (
@@ -35,6 +36,7 @@ from flap.runs.stages import (
 )
 from flap.runs.trimming import trim, trimmed_run
 from flap.runtime.peak_memory import peak_memory, reset_peak_memory
+from flap.runtime.ranks import on_first
 
 
 def run(
@@ -61,6 +63,19 @@ def run(
     prepared = prepare(config, run_dir, source, overrides)
     check_room(prepared)
     return execute(prepared)
+
+
+def check_room(run: Run) -> None:
+    """Check that there is enough memory and disk space to make the pruned model.
+
+    A run that was interrupted can be started again. Nothing is checked if an earlier start of this
+    run has already made the pruned model.
+
+    Raises:
+        ValueError: memory or disk space is too small.
+    """
+    if plan_of_earlier_start(run) is None:
+        check_room_to_make(run)
 
 
 def execute(run: Run) -> Report:
@@ -122,7 +137,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
 
     passes = model.passes
     run, report.own_text = stages.write_own_texts(run, model)
-    report.sources = run.sources
+    report.sources |= run.sources
     report.warnings = run.warnings
     tokens: list[str] = []
     if run.choices.vocabulary is not None:
@@ -150,6 +165,15 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     write_text_files(run)
     report.peak_memory_bytes = peak_memory()
     return Pruned(plan, report, tokens, model, run)
+
+
+def plan_of_earlier_start(run: Run) -> PruningPlan | None:
+    """Return the plan of the pruned model; None if no earlier start of the run has made it."""
+    for store in pruned_files(run):
+        found = on_first(partial(store.find, {"run": run.key}))
+        if found is not None:
+            return found.value.plan
+    return None
 
 
 def _open_pruned(

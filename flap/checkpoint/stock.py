@@ -144,7 +144,7 @@ def takes_output_biases(adapter: ModelAdapter) -> bool:
             values[name] = True
 
     biased = adapt(_on_meta(adapter.model, _stock_config(adapter, values)))
-    blocks = chain.from_iterable(biased.pairs())
+    blocks = chain.from_iterable(biased.blocks(i) for i in range(len(biased.layers)))
     return all(block.output.bias is not None for block in blocks)
 
 

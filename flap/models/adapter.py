@@ -6,7 +6,7 @@ unit as a whole.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -272,10 +272,6 @@ class ModelAdapter:
     def blocks(self, layer: int) -> Pair[Block]:
         return Pair(self.attention(layer), self.mlp(layer))
 
-    def pairs(self) -> Iterator[Pair[Block]]:
-        """Yield the blocks of each layer."""
-        return map(self.blocks, range(len(self.layers)))
-
     @property
     def idle_parameters(self) -> int:
         """The number of parameters in experts that a token is not routed to, summed over layers."""
@@ -286,7 +282,8 @@ class ModelAdapter:
 
         The pruning ratio is relative to this number.
         """
-        return sum(pair.attention.num_parameters + pair.mlp.num_parameters for pair in self.pairs())
+        pairs = map(self.blocks, range(len(self.layers)))
+        return sum(pair.attention.num_parameters + pair.mlp.num_parameters for pair in pairs)
 
 
 def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any, list[Any]]:

@@ -285,14 +285,16 @@ def check_budget(adapter: ModelAdapter, choices: Choices, model: ModelSource) ->
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model.
     """
-    if adapter.reads_tokens:
-        why = (
-            "for this model, whose layers read the tokens' own embeddings and keys of earlier "
-            "layers"
-        )
-        require(choices.search is None, "structure", "search", f"another structure {why}")
-        allowed = f"device or auto {why}"
-        require(not model.placed.streams, "model.placement", model.placement, allowed)
+    why = "for this model, whose layers read the tokens' own embeddings and keys of earlier layers"
+    can_search = choices.search is None or not adapter.reads_tokens
+    require(can_search, "structure", "search", f"another structure {why}")
+    allowed = f"device or auto {why}"
+    require(
+        not (model.placed.streams and adapter.reads_tokens),
+        "model.placement",
+        model.placement,
+        allowed,
+    )
     if choices.selection is not None:
         name = type(choices.selection.metric).__name__
         allowed = f"device with the metric {name}, which needs gradients of the whole model there"

@@ -16,15 +16,7 @@ import torch
 from flap.config import FlapConfig, gigabytes, one_line
 from flap.data import HELD_OUT
 from flap.method.allocation import Budget
-from flap.models import (
-    Block,
-    ModelAdapter,
-    ModelSource,
-    Pair,
-    adapt,
-    count_parameters,
-    find_model,
-)
+from flap.models import ModelAdapter, ModelSource, adapt, count_parameters, find_model
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
 from flap.models.predictions import LOGITS_BYTES
@@ -128,7 +120,7 @@ class DryRun:
             itemsize * sum(one.numel() for one in layer.parameters())
             for layer in self.adapter.layers
         ]
-        statistics = max(map(self._statistics, self.adapter.pairs()))
+        statistics = max(map(self._statistics, range(len(layers))))
         work = statistics
         if self.choices.search is not None:
             work += max(layers)
@@ -156,7 +148,7 @@ class DryRun:
             host += device if streams else device + pruned
         return Needs(weights, states, statistics, device, host, disk, mapped)
 
-    def _statistics(self, blocks: Pair[Block]) -> float:
+    def _statistics(self, layer: int) -> float:
         """Return the bytes of a layer's statistics, and of the matrices for computing with them.
 
         If a choice needs covariances, the statistics of a block (attention or MLP) are two
@@ -165,7 +157,7 @@ class DryRun:
         """
         sets = 0.0
         factors = []
-        for block in blocks:
+        for block in self.adapter.blocks(layer):
             channels, outputs, experts = block_sizes(block)
             if self.choices.need_covariance:
                 sets += experts * 4 * channels**2
@@ -191,9 +183,12 @@ class DryRun:
 
     def _running(self) -> float:
         """Return the bytes of the activations while one layer runs on one batch."""
-        width = max(map(_width, self.adapter.pairs()))
+        blocks = chain(*map(self.adapter.blocks, range(len(self.adapter.layers))))
+        width = max(block_sizes(block)[0] * block.num_chosen for block in blocks)
         copied = HIDDEN_COPIES * self._hidden_size + WIDE_COPIES * width
-        return self._batch_tokens * self.source.dtype.itemsize * copied
+        calibration = self.choices.calibration
+        tokens = min(self.tokens, calibration.batch_size * calibration.seq_len)
+        return tokens * self.source.dtype.itemsize * copied
 
     def _gradients(self) -> float:
         """Return the bytes that a backward pass takes in addition to the weights.
@@ -206,21 +201,19 @@ class DryRun:
         values = 0
         largest = 0
         for i, layer in enumerate(self.adapter.layers):
-            values += KEPT_HIDDEN * self._hidden_size + KEPT_WIDE * _width(self.adapter.blocks(i))
+            width = max(
+                block_sizes(block)[0] * block.num_chosen for block in self.adapter.blocks(i)
+            )
+            values += KEPT_HIDDEN * self._hidden_size + KEPT_WIDE * width
             largest = max(largest, *(one.numel() for one in layer.parameters()))
-        tokens = self._batch_tokens
+        calibration = self.choices.calibration
+        tokens = min(self.tokens, calibration.batch_size * calibration.seq_len)
         logits = min(LOGITS_BYTES, 4 * tokens * self.adapter.vocab_size)
         return tokens * itemsize * values + (itemsize + 8) * largest + LOGITS_COPIES * logits
 
     @property
     def _hidden_size(self) -> int:
         return block_sizes(self.adapter.attention(0))[1]
-
-    @property
-    def _batch_tokens(self) -> int:
-        """The number of calibration tokens in a batch."""
-        calibration = self.choices.calibration
-        return min(self.tokens, calibration.batch_size * calibration.seq_len)
 
     def check(self, left: int = 0) -> None:
         """Refuse the run if the free memory or disk space is clearly too small.
@@ -320,11 +313,6 @@ def dry_run(config: FlapConfig) -> DryRun:
         texts = read_texts(choices, source)
     budget, trimming = budget_after_trimming(choices, source, adapter, texts)
     return DryRun(choices, source, adapter, budget, cache, trimming=trimming)
-
-
-def _width(blocks: Pair[Block]) -> int:
-    """Return the larger number of inputs per token of a layer's two output projections."""
-    return max(block_sizes(block)[0] * block.num_chosen for block in blocks)
 
 
 def free(device: torch.device, cache: Path) -> tuple[int, int, int]:

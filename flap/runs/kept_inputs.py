@@ -54,5 +54,7 @@ def _places(path: Path) -> Iterator[Path]:
     """Yield the absolute path, and if the path is a link, each path to which the link leads."""
     place = path.parent.resolve() / path.name
     yield place
-    if place.is_symlink():
-        yield from _places(place.parent / place.readlink())
+    while place.is_symlink():
+        place = place.parent / place.readlink()
+        place = place.parent.resolve() / place.name
+        yield place

@@ -10,7 +10,6 @@ D hidden size · I input channels of the output projection of an MLP · U units 
 import time
 from collections.abc import Callable
 from functools import partial
-from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -130,7 +129,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     times: list[float] = []
     while sum(times) < ENOUGH:
         times.append(_timed(work, device))
-    return fmean(times)
+    return sum(times) / len(times)
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

@@ -110,9 +110,9 @@ class Owner:
         if state != "finished":
             check_path("hydra.run.dir", str(self.run_dir))
             _check_writable(self.run_dir)
-            of_another_program = state is None and (self.run_dir / SETTINGS).exists()
-            if not of_another_program:
-                self._record()
+        of_another_program = state is None and (self.run_dir / SETTINGS).exists()
+        if state != "finished" and not of_another_program:
+            self._record()
         check_measurements(self.config.get("eval"), self.overrides)
         config = typed(self.config)
         refuse(self.overrides, settled_by(config.plan))
@@ -167,10 +167,9 @@ class Owner:
     def _find_home(self, run: "Run") -> Path:
         from flap.runs.home import check_home, earlier_start
 
-        if not run.config.resume:
-            return self.run_dir
-        check_home(run)
-        if not self.in_sweep:
+        if run.config.resume:
+            check_home(run)
+        if not (run.config.resume and self.in_sweep):
             return self.run_dir
         folder = earlier_start(run) or self.run_dir
         if folder != self.run_dir:

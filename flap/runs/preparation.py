@@ -21,7 +21,6 @@ from flap.runs import keys
 from flap.runs.choices import Choices, choose
 from flap.runs.dry_run import DryRun
 from flap.runs.kept_inputs import check_inputs_stay
-from flap.runs.pruned import plan_of_earlier_start
 from flap.runs.run import Run
 from flap.runs.texts import documents_read, read_texts, without_effect
 from flap.runs.trimming import budget_after_trimming
@@ -155,17 +154,15 @@ def may_replace_checkpoint(run: Run) -> bool:
     return label_of(run.target).get("key") == run.key
 
 
-def check_room(run: Run) -> None:
+def check_room_to_make(run: Run) -> None:
     """Check that memory and disk space are sufficient for making the pruned model.
 
-    If the run saves a checkpoint, also check that the checkpoint can be written. Nothing is checked
-    if an earlier start of this run has already made the pruned model.
+    If the run saves a checkpoint, also check that the checkpoint can be written.
 
     Raises:
         ValueError: memory or disk space is too small, or the checkpoint cannot be written.
     """
-    if plan_of_earlier_start(run) is None:
-        ranks.agreed(partial(_check_room, run))
+    ranks.agreed(partial(_check_room, run))
 
 
 def _check_room(run: Run) -> None:
@@ -174,7 +171,8 @@ def _check_room(run: Run) -> None:
     # the working directory, which still has files if an earlier start of the run was interrupted
     left = working_folder(run.cache.root, keys.workspace(run))
     adapter = adapt(source.skeleton(), run.choices.experts)
-    estimate = DryRun(run.choices, source, adapter, budget, run.cache, ranks.size())
+    processes = max(1, len(run.processes))
+    estimate = DryRun(run.choices, source, adapter, budget, run.cache, processes)
     estimate.check(bytes_below(left))
     if not run.config.checkpoint.save:
         return

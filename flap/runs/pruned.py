@@ -6,7 +6,6 @@ again, for example after an interruption, uses results of its earlier start.
 
 import logging
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from flap.checkpoint.save import label_of
@@ -14,7 +13,6 @@ from flap.method.allocation import PruningPlan
 from flap.models import PlacedModel
 from flap.results import Report
 from flap.runs.run import Run
-from flap.runtime.ranks import on_first
 from flap.storage import Artefact, Key, Label, Store, read_json, to_json, write_text
 from flap.storage.artefacts import file_sha256
 from flap.storage.atomic_files import remove_leftovers
@@ -98,12 +96,3 @@ def pruned_files(run: Run) -> list[PrunedFiles]:
     if run.run_dir is None:
         return []
     return [PrunedFiles(run.run_dir, run.target if run.config.checkpoint.save else None)]
-
-
-def plan_of_earlier_start(run: Run) -> PruningPlan | None:
-    """Return the plan of the pruned model; None if no earlier start of the run has made it."""
-    for store in pruned_files(run):
-        found = on_first(partial(store.find, {"run": run.key}))
-        if found is not None:
-            return found.value.plan
-    return None

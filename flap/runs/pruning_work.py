@@ -67,33 +67,33 @@ def pruning_work(
 
     # 2. covariances and their factorisations
     products = 0.0
-    for pair in adapter.pairs():
-        for block in pair:
+    for i in range(len(adapter.layers)):
+        for block in adapter.blocks(i):
             channels, _, experts = block_sizes(block)
             products += walks * tokens * block.num_chosen * channels**2 / 2
             factors = (scored + fitted) * FACTORISATION + tried * TRIAL
             products += factors * experts * channels**3
 
     # 3. the trials of a search
-    trials = _trials(choices, adapter, budget, tokens)
-    passes += trials.passes * trials.tokens / tokens
-    return PruningWork(tokens, passes, trials.streams * trials.tokens / EVERY, products)
+    measured, trials = _trials(choices, adapter, budget, tokens)
+    passes += trials.passes * measured / tokens
+    return PruningWork(tokens, passes, trials.streams * measured / EVERY, products)
 
 
 class _Trials(NamedTuple):
-    """The cost of a search's trials; nothing without a search."""
-
-    tokens: int = 0  # number of tokens on which each trial is measured
-    streams: int = 0  # the number of trials plus one for the dense model
+    streams: int  # the number of trials plus one for the dense model; 0 without a search
     # number of forward passes of the dense model and of all trials; the pass of a trial counts at
     # most 1, because it begins at the layer that the trial prunes
-    passes: float = 0.0
+    passes: float
 
 
-def _trials(choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int) -> _Trials:
+def _trials(
+    choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int
+) -> tuple[int, _Trials]:
+    """Return the number of tokens on which a search measures each trial, and the trials' cost."""
     search = choices.search
     if search is None:
-        return _Trials()
+        return 0, _Trials(0, 0.0)
     macs = _layer_macs(adapter)
     from_layer = list(accumulate(reversed(macs)))[::-1]
     streams = 1
@@ -102,7 +102,7 @@ def _trials(choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int
         trials = sum(map(len, search.removals(units)))
         streams += trials
         passes += trials * behind / from_layer[0]
-    return _Trials(min(search.tokens, tokens // HELD_OUT), streams, passes)
+    return min(search.tokens, tokens // HELD_OUT), _Trials(streams, passes)
 
 
 def _layer_macs(adapter: ModelAdapter) -> list[int]:

@@ -40,7 +40,9 @@ def begin_report(run: Run, model: PlacedModel) -> Report:
         dtype=str(run.source.dtype),
         device_map=model.device_map,
         processes=list(run.processes),
+        sources=run.sources,
         inputs=keys.inputs(run),
+        warnings=run.warnings,
         parameters={"total_before": count_parameters(model.model)},
         bos=bos,
         versions=versions(),
@@ -68,8 +70,12 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
         "decoder_after": kept,
     }
     report.ratio = _ratios(run, kept, 1 - after / before)
+    report.target = _targets(run, plan, after, adapter.idle_parameters)
     removed_rows = before - report.parameters.get("total_trimmed", before)
-    report.target = _targets(run, plan, after, adapter.idle_parameters, removed_rows)
+    # the bounds were computed for the trimmed vocabulary, so add the removed embedding rows to the
+    # value of the dense model
+    for bound in budget.bounds:
+        report.target[bound.target]["dense"] += bound.size * removed_rows
     for units, layer in zip(budget.layers, plan.layers, strict=True):
         mlp_units = len(layer.mlp) // units.mlp.members
         report.layers.append(_widths(units, len(layer.attention), mlp_units))
@@ -97,26 +103,21 @@ def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
 
 
 def _targets(
-    run: Run, plan: PruningPlan, parameters: int, idle: int, removed_rows: int
+    run: Run, plan: PruningPlan, parameters: int, idle: int
 ) -> dict[str, dict[str, float]]:
     """Return the requested, dense and realised value of each target.
 
     parameters, idle: the number of parameters of the pruned model, and how many of them belong to
         experts that a token does not use.
-    removed_rows: the number of parameters that trimming the vocabulary has removed.
     """
     widths = run.budget.widths(plan)
-    reached = {}
+    reached = {bound.target: bound.values(widths) for bound in run.budget.bounds}
     for bound in run.budget.bounds:
-        values = bound.values(widths)
-        # the bound was computed for the trimmed vocabulary
-        values["dense"] += bound.size * removed_rows
         if bound.size and not run.choices.mask_only:
             counted = parameters
             if bound.target == "active_parameters":
                 counted -= idle
-            values["realised"] = bound.cost_of(counted, widths)
-        reached[bound.target] = values
+            reached[bound.target]["realised"] = bound.cost_of(counted, widths)
     return reached
 
 
@@ -336,7 +337,8 @@ def write_files(run: Run, report: Report) -> None:
 
 def is_written(run_dir: Path, report: Report) -> bool:
     """Return whether the folder of a run holds this report already."""
-    return plain(read_json(run_dir / "report.json")) == plain(report.to_dict())
+    stored = read_json(run_dir / "report.json")
+    return bool(stored) and plain(stored) == plain(report.to_dict())
 
 
 def _draw(report: Report, picture: Path) -> None:

@@ -247,8 +247,8 @@ def keep_all(budget: Budget) -> Compressed:
     """Return the result of a compression that keeps all units and does not change the model."""
     layers = []
     for attention, mlp in budget.layers:
-        heads = tuple(range(attention.of_all_members))
-        layers.append(Pair(heads, tuple(range(mlp.of_all_members))))
+        heads = tuple(range(attention.count * attention.members))
+        layers.append(Pair(heads, tuple(range(mlp.count * mlp.members))))
     plan = budget.named(PruningPlan(tuple(layers)))
     return Compressed(plan, fits={}, loads_with="")
 
@@ -291,7 +291,9 @@ def _compressed(
 
     adapter = model.adapter
     planned = [tuple(map(len, layer)) for layer in plan.layers]
-    actual = [tuple(block.num_units for block in pair) for pair in adapter.pairs()]
+    actual = [
+        tuple(block.num_units for block in adapter.blocks(i)) for i in range(len(adapter.layers))
+    ]
     if actual != planned and not run.choices.mask_only:
         raise RuntimeError(
             f"the plan keeps {planned} KV heads and neurons, the layers have {actual}"

@@ -7,7 +7,6 @@ for example, "zero_shot: boolq, dense model".
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from statistics import fmean
 from typing import NamedTuple
 
 HOUR = 3600.0  # seconds
@@ -72,8 +71,9 @@ class Agenda:
         known = [one for one in tasks.values() if one.tokens]
         average = Workload()
         if known:
-            read = fmean(one.read for one in known)
-            average = Workload(read, fmean(one.written for one in known))
+            read = sum(one.read for one in known)
+            written = sum(one.written for one in known)
+            average = Workload(read / len(known), written / len(known))
         self._left = {name: one if one.tokens else average for name, one in tasks.items()}
 
     @contextmanager

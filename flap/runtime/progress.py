@@ -97,7 +97,7 @@ def shared_out(
     items: Sequence[T],
     stage: str,
     work: Callable[[T], R],
-    count_tokens: Callable[[T], int],
+    count_tokens: Callable[[T], int] = lambda item: 0,
 ) -> list[R]:
     """Call `work` for each item, and return the results in the order of the items.
 

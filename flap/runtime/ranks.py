@@ -17,8 +17,6 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from flap.config.messages import one_line
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -68,9 +66,9 @@ def join(timeout: timedelta) -> None:
     try:
         distributed.init_process_group(backend, timeout=timeout)
     except (RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"the {os.environ['WORLD_SIZE']} processes of this run cannot be connected "
-            f"({one_line(error, 200)})"
+            f"the {os.environ['WORLD_SIZE']} processes of this run cannot be connected ({why})"
         ) from error
 
     _rank = distributed.get_rank()
@@ -301,5 +299,5 @@ def _call(operation: str, *given: Any) -> None:
     try:
         getattr(distributed, operation)(*given)
     except RuntimeError as error:
-        why = one_line(error, 200)
+        why = " ".join(str(error).split())[:200]
         raise LostError(f"another process has ended, or does not answer ({why})") from error

@@ -8,7 +8,7 @@ label and the SHA-256 of `data`.
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -92,14 +92,17 @@ class Entries(Store[T]):
             return False
         return True
 
-    def held(self, key: Key) -> AbstractContextManager[None]:
+    @contextmanager
+    def held(self, key: Key) -> Iterator[None]:
         """Let one run compute an artefact while other runs wait for it.
 
         Each of these other runs waits at most `Cache.wait_seconds`.
         """
         if not self.cache.enabled:
-            return nullcontext()
-        return exclusive(self._entry(key), self.cache.wait_seconds)
+            yield
+            return
+        with exclusive(self._entry(key), self.cache.wait_seconds):
+            yield
 
     def _entry(self, key: Key) -> Path:
         return self.cache.root / self.kind.name / digest(key)

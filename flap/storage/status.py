@@ -43,6 +43,7 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
     Raises:
         ValueError: another run is working in the folder.
     """
+    new = created is not None and read_state(folder) is None
     with file_lock(folder / LOCK, "hydra.run.dir") as lock:
         if lock == "busy":
             raise ValueError(
@@ -58,8 +59,8 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
             raise  # the process that failed first has already written the status
         except Exception as error:
             refused = isinstance(error, ValueError) and read_state(folder) is None
-            if refused and created is not None:
-                remove_paths(created, whole=folder / SETTINGS)
+            if new and refused:
+                remove_paths(created or (), whole=folder / SETTINGS)
             else:
                 note_failure(folder, reason(error))
             raise

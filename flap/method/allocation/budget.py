@@ -42,11 +42,6 @@ class Units:
     channels: int = 1  # number of channels (inputs of an output projection) of a unit
 
     @property
-    def of_all_members(self) -> int:
-        """The number of units of all members of the block together."""
-        return self.count * self.members
-
-    @property
     def total(self) -> int:
         """The number of prunable parameters of the block."""
         return self.count * self.price
@@ -201,7 +196,7 @@ class Budget:
         dense = []
         for attention, mlp in self.layers:
             names.append(mlp.unit)
-            dense.append(Pair(attention.of_all_members, mlp.of_all_members))
+            dense.append(Pair(attention.count * attention.members, mlp.count * mlp.members))
         return replace(plan, mlp_units=tuple(names), dense=tuple(dense))
 
     def kept(self, plan: PruningPlan) -> int:

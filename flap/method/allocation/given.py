@@ -92,7 +92,7 @@ class GivenPlan:
         counts = self.plan.dense[i] if self.plan.dense else Pair(None, None)
         blocks = zip(layer, self.plan.layers[i], counts, ("KV head", noun), strict=True)
         for units, kept, count, name in blocks:
-            total = units.of_all_members
+            total = units.count * units.members
             if count not in (None, total):
                 yield f"layer {i} has {count} {name}s there and {total} here"
             if not _fit(kept, units):
@@ -109,7 +109,7 @@ def _fit(kept: tuple[int, ...], units: Units) -> bool:
     number of units: at least `Units.fewest`, and at least one. If `Units.fixed` is true, the block
     must keep all units.
     """
-    inside = all(0 <= unit < units.of_all_members for unit in kept)
+    inside = all(0 <= unit < units.count * units.members for unit in kept)
     ascending = list(kept) == sorted(set(kept))
     by_member = Counter(unit // max(units.count, 1) for unit in kept)
     equal = len({by_member[member] for member in range(units.members)}) == 1
