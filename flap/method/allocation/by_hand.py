@@ -49,7 +49,7 @@ class ManualHeads(Structure):
         if self.remove_heads not in feasible:
             fewest = feasible[0]
             most = feasible[-1]
-            groups = sorted({units.queries for units in _divided(budget)})
+            groups = sorted({units.queries for units in _prunable_heads(budget)})
             steps = " or ".join(str(group * self.multiple_of_heads) for group in groups)
             sharing = " or ".join(map(str, groups))
             raise ValueError(
@@ -66,7 +66,7 @@ class ManualHeads(Structure):
         """
         if self.remove_heads is not None:
             return self.remove_heads
-        divided = _divided(budget)
+        divided = _prunable_heads(budget)
         group = math.gcd(*(units.queries for units in divided)) or 1
         heads = sum(units.queries * units.count for units in divided)
         proportional = group * round(budget.ratio * (heads // group))
@@ -128,7 +128,7 @@ class ManualHeads(Structure):
             price = layer.mlp.price
             most += limit.mlp.counts[-1] * price
             least += limit.mlp.counts[0] * price
-        prices = [units.price / units.queries for units in _divided(budget)] or [math.inf]
+        prices = [units.price / units.queries for units in _prunable_heads(budget)] or [math.inf]
         fewest = (budget.to_remove - most) / min(prices)
         largest = (budget.to_remove - least) / max(prices)
 
@@ -138,8 +138,7 @@ class ManualHeads(Structure):
         return [min(counts, key=lambda count: max(fewest - count, count - largest))]
 
 
-def _divided(budget: Budget) -> list[Units]:
-    """Return the units of all attentions that can be divided into heads."""
+def _prunable_heads(budget: Budget) -> list[Units]:
     return [layer.attention for layer in budget.layers if not layer.attention.fixed]
 
 

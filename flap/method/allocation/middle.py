@@ -76,5 +76,4 @@ class Middle(ULUM):
         return quotas
 
     def _is_middle(self, index: int, budget: Budget) -> bool:
-        """Return whether a layer is a middle layer, which may lose units."""
         return self.keep_first <= index < len(budget.layers) - self.keep_last

@@ -112,7 +112,7 @@ def within(
     # 1. rank the units of all layers; the units that always stay come first
     always_U = best_of_each(scores, fewest)
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
-    layer_U = _layers_of(scores)[order_U]
+    layer_U = _layer_of_each_unit(scores)[order_U]
 
     # 2. for each bound, compute the cost that each unit adds, and the highest allowed sum of these
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
@@ -135,8 +135,7 @@ def within(
         kept_U[unit:] &= in_other_layers_U[unit:]
 
 
-def _layers_of(scores: Sequence[Tensor]) -> Tensor:
-    """Return, for each unit of all layers, the index of its layer."""
+def _layer_of_each_unit(scores: Sequence[Tensor]) -> Tensor:
     units = torch.tensor([len(score_U) for score_U in scores])
     return torch.arange(len(scores)).repeat_interleave(units)
 

@@ -211,7 +211,7 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
     """
     attentions = [recorder.blocks.attention for recorder in recorders]
     mlps = [recorder.blocks.mlp for recorder in recorders]
-    blocks = Pair(_members(attentions), _members(mlps))
+    blocks = Pair(_member_statistics(attentions), _member_statistics(mlps))
     power = inverse_power([recorder.residual for recorder in recorders])
     routed = [merged_over_ranks(mlp.routed, mlp.block.output.weight.device) for mlp in mlps]
     # a recorder has no statistics of routed tokens, unless the units of the MLP are whole experts
@@ -220,8 +220,7 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
     return LayerStatistics(blocks, power, routed_power(mlps), merged)
 
 
-def _members(recorders: Sequence[BlockRecorder]) -> tuple[Statistics, ...]:
-    """Return the statistics of each member of a block from the block's one or two recorders."""
+def _member_statistics(recorders: Sequence[BlockRecorder]) -> tuple[Statistics, ...]:
     finished = [recorder.finish() for recorder in recorders]
     if len(finished) == 1:
         return finished[0]

@@ -147,14 +147,11 @@ def continued(
             generation_config=options,
             tokenizer=tokenizer,  # transformers needs the tokenizer to find the stop texts
         )
-    return [_until(ends, row) for row in written_NT[:, tokens_NT.shape[1] :].tolist()]
+    return [_before_end(ends, row) for row in written_NT[:, tokens_NT.shape[1] :].tolist()]
 
 
 def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Return the padded prompts, tokens_NT, and their attention mask, mask_NT.
-
-    Prompts are padded on the left, so that all answers begin at the same position.
-    """
+    """Pad on the left, so that all answers begin at the same position."""
     longest = max(map(len, prompts))
     tokens_NT = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask_NT = torch.zeros_like(tokens_NT)
@@ -165,8 +162,7 @@ def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return tokens_NT, mask_NT
 
 
-def _until(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
-    """Return the tokens before the first end-of-sequence token, or if there is none, all tokens."""
+def _before_end(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
     for position, token in enumerate(tokens):
         if token in ends:
             return list(tokens[:position])

@@ -43,7 +43,7 @@ class Symmetric:
 
     def add_products(self, matrix_TI: Tensor) -> None:
         """Add XᵀX, where X is `matrix_TI`."""
-        for rows, strip_SJ in self._by_rows():
+        for rows, strip_SJ in self._strips_with_rows():
             strip_SJ.addmm_(matrix_TI[:, rows].T, matrix_TI[:, rows.start :])
 
     def add_outer(self, left_I: Tensor, right_I: Tensor, alpha: float) -> None:
@@ -51,13 +51,13 @@ class Symmetric:
 
         One vector must be a multiple of the other vector, so that the matrix stays symmetric.
         """
-        for rows, strip_SJ in self._by_rows():
+        for rows, strip_SJ in self._strips_with_rows():
             strip_SJ.addr_(left_I[rows], right_I[rows.start :], alpha=alpha)
 
     def rows(self, rows_R: Tensor) -> Tensor:
         """Return the selected rows in full, as matrix_RI."""
         matrix_RI = self.strips[0].new_empty(len(rows_R), self.size)
-        for rows, strip_SJ in self._by_rows():
+        for rows, strip_SJ in self._strips_with_rows():
             is_behind_R = rows_R >= rows.stop
             is_within_R = (rows_R >= rows.start) & ~is_behind_R
             within = is_within_R.nonzero().flatten()
@@ -76,7 +76,7 @@ class Symmetric:
     def form(self, map_OI: Tensor) -> Tensor:
         """Return the trace of M · A · Mᵀ, where A is this matrix and M is `map_OI`."""
         total = map_OI.new_zeros(())
-        for rows, strip_SJ in self._by_rows():
+        for rows, strip_SJ in self._strips_with_rows():
             product_OJ = map_OI[:, rows] @ strip_SJ
             product_OJ *= map_OI[:, rows.start :]
             # An element to the right of the strip's square block on the diagonal counts twice,
@@ -93,8 +93,7 @@ class Symmetric:
         """Return the matrix on another device."""
         return Symmetric(tuple(strip_SJ.to(device) for strip_SJ in self.strips))
 
-    def _by_rows(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the row indices of each strip as a slice, and the strip."""
+    def _strips_with_rows(self) -> Iterator[tuple[slice, Tensor]]:
         start = 0
         for strip_SJ in self.strips:
             stop = start + len(strip_SJ)

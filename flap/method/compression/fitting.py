@@ -88,7 +88,7 @@ def _member_fitters(
     """
     if not kept_sets or block.whole:
         return []
-    by_set = [_removals(block, kept) for kept in kept_sets]
+    by_set = [_member_removals(block, kept) for kept in kept_sets]
     inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
     return [
         partial(_fit_member, compensation, member, observed, removals, trial)
@@ -111,8 +111,7 @@ def _fit_member(
     return compensation.fits(weight_OI, statistics, removals, trial)
 
 
-def _removals(block: Block, kept: Kept) -> list[Removal]:
-    """Return the kept and the removed input channels of each member's output projection."""
+def _member_removals(block: Block, kept: Kept) -> list[Removal]:
     stays_I = torch.zeros(block.columns_UC.numel(), dtype=torch.bool)
     stays_I[block.columns_UC[torch.tensor(kept, dtype=torch.int64)].flatten()] = True
     device = block.members[0].output.weight.device
@@ -140,12 +139,11 @@ def _block_fits(
         else:
             members = list(block.members)
             member_fits = [of_sets[k] for of_sets in fits]
-        block_fits[kept] = _joined(members, member_fits)
+        block_fits[kept] = _join_member_fits(members, member_fits)
     return block_fits
 
 
-def _joined(members: Sequence[Block], fits: Sequence[Fit]) -> BlockFit:
-    """Join the fits of the members of a block into one weight and one bias."""
+def _join_member_fits(members: Sequence[Block], fits: Sequence[Fit]) -> BlockFit:
     weights = []
     biases = []
     reports = {}

@@ -85,7 +85,7 @@ class LinearCompensation(Compensation):
         fitting, held_out = map(Covariance.of, statistics.parts)
         all_tokens = fitting if trial else Covariance.of(*statistics.parts)
         few_tokens = fitting.num_tokens < ENOUGH_TOKENS * weight_OI.shape[1]
-        ridges = self._ridges(trial)
+        ridges = self._candidate_ridges(trial)
 
         fits: dict[int, Fit] = {}
         for chain in chains(removals):
@@ -97,8 +97,7 @@ class LinearCompensation(Compensation):
             fits.update(zip(chain, nested.fits(reports, all_tokens, quick=trial), strict=True))
         return [fits[k] for k in range(len(removals))]
 
-    def _ridges(self, trial: bool) -> tuple[float, ...]:
-        """Return the ridges to choose from: only one in a trial, or if a ridge is given."""
+    def _candidate_ridges(self, trial: bool) -> tuple[float, ...]:
         if self.ridge is not None:
             return (self.ridge,)
         return (TRIAL_RIDGE,) if trial else RIDGES

@@ -36,7 +36,6 @@ class Targets:
     token_P: Tensor
 
     def __getitem__(self, index: Any) -> "Targets":
-        """Return the targets at these positions."""
         return Targets(self.hidden_PD[index], self.token_P[index])
 
 

@@ -38,7 +38,7 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
     decoder = adapt(model).decoder
     adapted = None
     if recovery.rank is None:
-        trained = _all_but_ends(decoder)
+        trained = _all_but_embeddings(decoder)
     else:
         adapted = _with_adapters(decoder, recovery.rank)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -93,8 +93,7 @@ def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
         return get_peft_model(decoder, options)
 
 
-def _all_but_ends(decoder: PreTrainedModel) -> list[nn.Parameter]:
-    """Return all parameters of the decoder except embeddings."""
+def _all_but_embeddings(decoder: PreTrainedModel) -> list[nn.Parameter]:
     frozen = set()
     for module in decoder.modules():
         if isinstance(module, nn.Embedding):

@@ -74,10 +74,7 @@ def train(
 def _trainer(
     student: Student, recovery: Recovery, windows: Batch, arguments: TrainingArguments
 ) -> Trainer:
-    """Return a Trainer with the data, the optimiser and the callbacks of a training.
-
-    windows: the training windows; the held-out windows come first.
-    """
+    """Build the Trainer. The first windows are the held-out windows."""
     held_out = windows[: recovery.held_out]
     fitting = windows[recovery.held_out :]
     judged_P = held_out.predicted_P
@@ -91,8 +88,8 @@ def _trainer(
         arguments,
         # leave out the last windows if they do not fill a step, because Trainer would make a
         # smaller step of them
-        train_dataset=_dataset(fitting[: recovery.windows]),
-        eval_dataset=_dataset(held_out),
+        train_dataset=_student_inputs(fitting[: recovery.windows]),
+        eval_dataset=_student_inputs(held_out),
         callbacks=[
             KeepBest(student, recovery.patience, best),
             TrainingProgress(recovery.tokens_a_step),
@@ -103,8 +100,7 @@ def _trainer(
     return trainer
 
 
-def _dataset(windows: Batch) -> list[dict[str, Tensor]]:
-    """Return, for each window, the arguments of `Student.forward`."""
+def _student_inputs(windows: Batch) -> list[dict[str, Tensor]]:
     pairs = zip(windows.tokens_NT, windows.mask_NT, strict=True)
     return [{"input_ids": tokens_T, "token_mask": mask_T} for tokens_T, mask_T in pairs]
 

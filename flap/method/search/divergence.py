@@ -86,15 +86,14 @@ class PlanDivergence:
             ValueError: predictions of a pruned model are not finite.
         """
         walk = Walk(self.calibration.model, "score, layer by layer", work)
-        nats = self._walked(walk, plans, num_tokens, covariance)
+        nats = self._divergences(walk, plans, num_tokens, covariance)
         # the directory is not deleted earlier, because until here its files are mapped into memory
         work.clear()
         return nats
 
-    def _walked(
+    def _divergences(
         self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool
     ) -> list[float]:
-        """Run all layers on the streams, and return the divergence of each plan."""
         windows, text_N = self._windows(num_tokens)
         dense = dense_plan(self.calibration.model)
 

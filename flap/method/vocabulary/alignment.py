@@ -89,11 +89,11 @@ class Alignment:
 
         # 2. find pairs of an old and a new token that end at the same place, which means that the
         # same number of bytes follows both
-        left_S = _left(self.length_V[old_S])
+        left_S = _bytes_after_each_token(self.length_V[old_S])
         position_of = {left: s for s, left in enumerate(left_S.tolist()[:-1])}
         next_S = self.first_V[old_S[1:]].tolist()
         position_T = torch.full_like(tokens_T, NOWHERE)
-        left_T = _left(self.length_K[torch.tensor(new).long()])
+        left_T = _bytes_after_each_token(self.length_K[torch.tensor(new).long()])
         for t, left in enumerate(left_T.tolist()[:-1]):
             s = position_of.get(left)
             if s is not None and next_S[s] == new[t + 1]:
@@ -118,6 +118,5 @@ class Alignment:
         return text
 
 
-def _left(length_B: Tensor) -> Tensor:
-    """Return, for each token of a text, the number of bytes after it."""
+def _bytes_after_each_token(length_B: Tensor) -> Tensor:
     return length_B.sum() - length_B.cumsum(0)
