@@ -35,7 +35,6 @@ class Batch:
         return len(self.tokens_NT)
 
     def __getitem__(self, index: Any) -> "Batch":
-        """Apply the same tensor index to the tokens and to the mask."""
         return Batch(self.tokens_NT[index], self.mask_NT[index])
 
     def split(self, size: int) -> list["Batch"]:

@@ -116,14 +116,14 @@ def answered(
     # is what the template prints before an answer, and the end that they share is what it prints
     # after an answer.
     other, another = (rendered(prompt, text, tokenizer, chat) for text in PLACEHOLDERS)
-    before = _common_start(other, another)
-    after = _common_start(other[::-1], another[::-1])[::-1]
+    before = _common_prefix(other, another)
+    after = _common_prefix(other[::-1], another[::-1])[::-1]
     if document == before + after:
         return document, (len(document), len(document))
 
     # The template may print thoughts in front of the answer. The span then begins with the
     # thoughts, which is where the document first differs from `before`.
-    start = len(_common_start(document, before))
+    start = len(_common_prefix(document, before))
     # If the prompt that the model reads (`given`) does not end with a space, but the document has a
     # space before the answer, this space belongs to the answer.
     given = question(prompt, tokenizer, chat)
@@ -132,8 +132,7 @@ def answered(
     return document, (start, len(document))
 
 
-def _common_start(first: str, second: str) -> str:
-    """Return the longest beginning that two texts have in common."""
+def _common_prefix(first: str, second: str) -> str:
     for position, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return first[:position]

@@ -47,8 +47,7 @@ def _repeat(row: dict[str, Any]) -> tuple[str, str]:
     return f"Repeat this text word by word:\n\n{text}", text
 
 
-def _ask_about(row: dict[str, Any]) -> tuple[str, None]:
-    """Return a prompt, which is a passage followed by "Question:", and None as its answer."""
+def _prompt_without_answer(row: dict[str, Any]) -> tuple[str, None]:
     return f"{' '.join(row['passage'].split())}\nQuestion:", None
 
 
@@ -83,7 +82,7 @@ PROMPTS = {
     "siqa-questions": Questions("social_i_qa", "lighteval/siqa", SITUATION, _about_situation),
     "repeat-passages": Questions("boolq", "google/boolq", ["passage"], _repeat, shots=0),
     "asked-passages": Questions(
-        "boolq", "google/boolq", ["passage"], _ask_about, shots=0, examples=ASKED
+        "boolq", "google/boolq", ["passage"], _prompt_without_answer, shots=0, examples=ASKED
     ),
 }
 # A dict from names of prompts to the name of the text that contains the passages in these prompts.

@@ -149,7 +149,7 @@ def named_text(dataset: str, split: Split) -> Text:
         part_of_passage.append(passage)
     if split == "calibration":
         return Text.joined(dataset, others, origin)
-    return Text.joined(dataset, _apart(tuple(held_out), tuple(others)), origin)
+    return Text.joined(dataset, _without_overlap(tuple(held_out), tuple(others)), origin)
 
 
 def for_evaluation(passage: str) -> bool:
@@ -214,14 +214,8 @@ def _modules() -> tuple[Iterable[str], str]:
 
 
 @lru_cache(maxsize=4)  # cached, because runs of a sweep in one process may use the same passages
-def _apart(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
-    """Return the evaluation passages that do not overlap with a calibration passage.
-
-    Two passages overlap if they have a run of words in common (flap/data/overlap.py).
-
-    held_out: the evaluation passages.
-    others: the calibration passages.
-    """
+def _without_overlap(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
+    """Return the passages of `held_out` that have no run of words in common with `others`."""
     shared = {run for passage in held_out for run in word_runs(passage)}
     shared.intersection_update(run for passage in others for run in word_runs(passage))
     return [passage for passage in held_out if shared.isdisjoint(word_runs(passage))]

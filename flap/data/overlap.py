@@ -153,11 +153,11 @@ def overlaps(
     for documents in telling:
         for document in documents:
             wanted |= document.runs | document.parts
-    found = [_runs_of(text, wanted, words) for text in read]
+    found = [_wanted_runs_in(text, wanted, words) for text in read]
 
     of_tasks = []
     for documents in telling:
-        numbers = [_containing(documents, runs) for runs in found]
+        numbers = [_indices_containing(documents, runs) for runs in found]
         sources = [text for text, some in zip(read, numbers, strict=True) if some]
         of_tasks.append(Overlap(frozenset[int]().union(*numbers), len(documents), tuple(sources)))
     return of_tasks
@@ -177,16 +177,14 @@ def _telling(documents: Sequence[Document]) -> list[Document]:
     return [Document(document.runs & runs, document.parts & parts) for document in documents]
 
 
-def _runs_of(text: ReadText, wanted: Runs, words: Words) -> Runs:
-    """Return the runs of words in `wanted` that a text contains."""
+def _wanted_runs_in(text: ReadText, wanted: Runs, words: Words) -> Runs:
     runs = Runs()
     for part in text.texts:
         runs |= (word_runs(part, words) | line_runs(part, words)) & wanted
     return runs
 
 
-def _containing(documents: Sequence[Document], runs: Runs) -> frozenset[int]:
-    """Return the indices of the documents that have at least one of the given runs of words."""
+def _indices_containing(documents: Sequence[Document], runs: Runs) -> frozenset[int]:
     return frozenset(
         n
         for n, document in enumerate(documents)

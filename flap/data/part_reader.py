@@ -90,7 +90,6 @@ class PartReader:
                 ) from error
 
     def _with_given_answers(self, asked: Asked, where: str) -> Text:
-        """Return one text, which consists of all prompts with the answers that came with them."""
         missing = sum(prompt.answer is None for prompt in asked.prompts)
         if missing:
             raise ValueError(

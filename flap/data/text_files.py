@@ -181,10 +181,7 @@ def _of_table(
 
 
 def _without_nulls(value: Any) -> Any:
-    """Remove dict keys with the value null, which Parquet stores for keys that a row lacks.
-
-    Keys are also removed from dicts inside other dicts and lists.
-    """
+    """Remove null values from dicts at every level, because Parquet adds them for missing keys."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
