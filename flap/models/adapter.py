@@ -101,7 +101,7 @@ class ModelAdapter:
         """
         name = f"layer {layer} attention"
         family = self.family
-        if not self._has_heads(layer):
+        if not self._has_prunable_heads(layer):
             whole = family.whole_attention or family.attention
             if not self._has(layer, whole):
                 return NoBlock.of(name, self.layers[layer])
@@ -145,14 +145,12 @@ class ModelAdapter:
         keys = ("hidden_size_per_layer_input", "num_kv_shared_layers")
         return any(getattr(self.config, key, 0) for key in keys)
 
-    def _shares_keys(self, layer: int) -> bool:
-        """Return whether a layer shares keys and values with another layer, as in Gemma 4."""
+    def _shares_kv(self, layer: int) -> bool:
         shared = getattr(self.config, "num_kv_shared_layers", 0)
         return bool(shared) and self.config.kv_sharing_modes[layer] is not None
 
-    def _has_heads(self, layer: int) -> bool:
-        """Return whether a layer has an attention that can be divided into heads."""
-        if self._shares_keys(layer):
+    def _has_prunable_heads(self, layer: int) -> bool:
+        if self._shares_kv(layer):
             return False
         whole = self.family.whole_attention
         if not whole:
@@ -197,7 +195,7 @@ class ModelAdapter:
 
         Return 1 for multi-head attention, and for an attention that cannot be divided into heads.
         """
-        if not self._has_heads(layer):
+        if not self._has_prunable_heads(layer):
             return 1
         return int(self.attention(layer).columns_UC.shape[1] // self._head_dim(layer))
 
@@ -209,7 +207,9 @@ class ModelAdapter:
     def head_dim(self) -> int | None:
         """The number of channels of a head; None if it differs by layer or no layer has heads."""
         layers = range(len(self.layers))
-        dims = {self._head_dim(i) for i in layers if self._has_heads(i) or self._shares_keys(i)}
+        dims = {
+            self._head_dim(i) for i in layers if self._has_prunable_heads(i) or self._shares_kv(i)
+        }
         return dims.pop() if len(dims) == 1 else None
 
     def widths(self, layer: int) -> dict[str, int]:
@@ -221,13 +221,13 @@ class ModelAdapter:
         widths: dict[str, int] = {}
         if self._has(layer, self.family.mlp):
             widths[self.family.neurons] = mlp.num_units
-        if self._has_heads(layer):
+        if self._has_prunable_heads(layer):
             if self.head_dim is None:
                 widths["head_dim"] = self._head_dim(layer)
             widths["num_attention_heads"] = attention.num_units * self.queries_per_group(layer)
             if hasattr(self.config.per_layer_config[layer], self.family.kv_heads):
                 widths[self.family.kv_heads] = attention.num_units
-        elif self._shares_keys(layer):
+        elif self._shares_kv(layer):
             module = self.parent(layer, self.family.attention)
             heads = int(self.config.num_attention_heads)
             widths["num_attention_heads"] = heads
@@ -240,16 +240,16 @@ class ModelAdapter:
         """Update widths in the attributes of a layer's modules after the tensors have changed."""
         refresh_conv1d(self.layers[layer])
         self.refresh_mlp(layer)
-        if self._has_heads(layer):
+        if self._has_prunable_heads(layer):
             self._refresh_attention(layer)
 
     def _refresh_attention(self, layer: int) -> None:
         module = self.parent(layer, self.family.attention)
         block = self.attention(layer)
         heads = block.num_units * self.queries_per_group(layer)
-        _update(module, dict.fromkeys(QUERY_HEADS, heads))
-        _update(module, dict.fromkeys(KV_HEADS, block.num_units))
-        _update(module, {"split_size": block.output.in_features})
+        _set_existing(module, dict.fromkeys(QUERY_HEADS, heads))
+        _set_existing(module, dict.fromkeys(KV_HEADS, block.num_units))
+        _set_existing(module, {"split_size": block.output.in_features})
         if self.family.stacked:
             # The forward pass of Phi-3 computes the number of query rows from the config.
             module.config = copy.copy(module.config)
@@ -258,7 +258,7 @@ class ModelAdapter:
     def refresh_mlp(self, layer: int) -> None:
         if self._has(layer, self.family.mlp):
             module = self.parent(layer, self.family.mlp)
-            _update(module, {"intermediate_size": self.mlp(layer).num_units})
+            _set_existing(module, {"intermediate_size": self.mlp(layer).num_units})
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
         """Return the values of a layer for `per_layer_config` (`modeling_flap.py`)."""
@@ -314,8 +314,7 @@ def _rows(sizes: Sequence[int], units: int) -> Tensor:
     return torch.cat(rows, dim=1)
 
 
-def _update(module: nn.Module, values: dict[str, int]) -> None:
-    """Set attributes of a module, but only those that it already has."""
+def _set_existing(module: nn.Module, values: dict[str, int]) -> None:
     for name, value in values.items():
         if hasattr(module, name):
             setattr(module, name, value)

@@ -51,7 +51,6 @@ def find_family(config: PreTrainedConfig) -> Family:
 
 
 def _check_supported(config: PreTrainedConfig, family: Family) -> None:
-    """Check that a config turns on none of the options in `family.without`."""
     for key in family.without:
         value = getattr(config, key)
         if value:

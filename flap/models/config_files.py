@@ -107,7 +107,7 @@ def check_config(directory: Path) -> None:
                 "sdpa or eager; kernels from the hub are not run"
             )
     if str(config.get("model_type")).startswith("flap_"):
-        _check_widths(config)
+        _check_has_widths(config)
 
 
 def _values(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -130,8 +130,7 @@ def _check_layers(name: str, layers: int, directory: Path) -> None:
         )
 
 
-def _check_widths(config: dict[str, Any]) -> None:
-    """Check that the config of a pruned model has a `per_layer_config` with widths."""
+def _check_has_widths(config: dict[str, Any]) -> None:
     language_model = config.get("text_config", config)
     widths = language_model.get("per_layer_config") if isinstance(language_model, dict) else None
     is_table = isinstance(widths, dict) and all(isinstance(one, dict) for one in widths.values())

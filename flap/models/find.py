@@ -97,10 +97,7 @@ def _read(
 
 
 def _config(path: str, trust_remote_code: bool, local_first: bool) -> PreTrainedConfig:
-    """Read the config of a model.
-
-    local_first: whether to try the local hub cache first, which needs no network.
-    """
+    """Read the config. With `local_first`, try the local hub cache first, without the network."""
     with suppress(OSError, ValueError):
         if local_first:
             return read_config(path, trust_remote_code=trust_remote_code, local_files_only=True)

@@ -156,7 +156,9 @@ def _dequantise(path: str, gguf: Path, target: Path, tie: bool) -> None:
         with atomic_directory(target, "cache_dir") as directory:
             model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
-            (directory / "README.md").write_text(f"---\n{json.dumps(_card(header))}\n---\n")
+            (directory / "README.md").write_text(
+                f"---\n{json.dumps(_values_for_card(header))}\n---\n"
+            )
             (directory / FACTS).write_text(json.dumps(facts))
     except OSError as error:
         raise ValueError(
@@ -216,8 +218,7 @@ def _load(path: str, gguf: Path, config: PreTrainedConfig, header: GGUFHeader) -
     return cast(PreTrainedModel, model)
 
 
-def _card(header: GGUFHeader) -> dict[str, Any]:
-    """Return the values of a GGUF, such as its licence, that the pruned model's card repeats."""
+def _values_for_card(header: GGUFHeader) -> dict[str, Any]:
     values = {name: header.value(f"general.{key}") for name, key in CARD.items()}
     facts = {name: value for name, value in values.items() if value is not None}
     if "base_model" in facts:

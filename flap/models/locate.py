@@ -125,10 +125,7 @@ def commit(hub_id: str) -> str:
 
 
 def _download(hub_id: str) -> str:
-    """Download the files of a hub model that are not in the cache, and return their folder.
-
-    A progress bar is shown. Pickled weights are not downloaded.
-    """
+    """Download missing files of a hub model, except pickled weights, and show a progress bar."""
     # runs turn progress bars off, because downloads of configs and tokenizers need none
     were_disabled = are_progress_bars_disabled()
     enable_progress_bars()

@@ -115,7 +115,9 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
     except (OSError, SafetensorError, RuntimeError, ImportError) as error:
         raise ValueError(f"{path}: {one_line(error, 300)}") from error
     _check_complete(path, info)
-    _check_layers(path, info["unexpected_keys"], config.get_text_config().num_hidden_layers)
+    _check_no_ignored_layers(
+        path, info["unexpected_keys"], config.get_text_config().num_hidden_layers
+    )
     for module in model.modules():
         if is_experts(module):
             choose_kernel(module)
@@ -123,7 +125,6 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
 
 
 def _check_complete(path: str | Path, loading_info: Mapping[str, Any]) -> None:
-    """Check that each tensor of the model was in the files, in the shape that the config needs."""
     problems = {
         "missing_keys": "are missing",
         "mismatched_keys": "have another shape than the config says",
@@ -134,8 +135,7 @@ def _check_complete(path: str | Path, loading_info: Mapping[str, Any]) -> None:
             raise ValueError(f"{path}: {len(names)} tensors {problem}, as {', '.join(names[:3])}")
 
 
-def _check_layers(path: str | Path, unexpected: set[str], num_layers: int) -> None:
-    """Check that transformers has not ignored a decoder layer that is in the files."""
+def _check_no_ignored_layers(path: str | Path, unexpected: set[str], num_layers: int) -> None:
     ignored = []
     for name in sorted(unexpected):
         layer = LAYER.search(name)

@@ -54,11 +54,10 @@ def tensor_files(directory: Path) -> dict[str, Path]:
     index = directory / INDEX
     if not index.is_file():
         raise ValueError(f"no {WEIGHTS} in this directory (pickled weights are not read)")
-    return {name: directory / file_name for name, file_name in _weight_map(index).items()}
+    return {name: directory / file_name for name, file_name in _read_weight_map(index).items()}
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    """Read the index, a dict from the name of each tensor to the name of its file."""
+def _read_weight_map(index: Path) -> dict[str, str]:
     try:
         weight_map = load_json(index)["weight_map"]
         return {str(name): str(file) for name, file in weight_map.items()}
@@ -94,7 +93,7 @@ def stored_dtype(path: str, download: bool) -> torch.dtype | None:
         index = cached_file(path, INDEX, local_files_only=local_only, **QUIET)
         if index is None:
             return None
-        first = min(_weight_map(Path(index)).values())
+        first = min(_read_weight_map(Path(index)).values())
         file = cached_file(path, first, local_files_only=local_only, **QUIET)
     if file is None:
         return None

@@ -144,7 +144,7 @@ class LayerFiles:
 
     @cached_property
     def _names(self) -> dict[int | None, list[str]]:
-        """For each layer, the names of its tensors in the files of `source`."""
+        """The names of each layer's tensors in the files; the key None is for all other tensors."""
         expected = self.model.state_dict()
         renamings = [one for one in self._conversions if isinstance(one, loading.WeightRenaming)]
         converters = [one for one in self._conversions if isinstance(one, loading.WeightConverter)]

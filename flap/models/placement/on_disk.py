@@ -99,7 +99,7 @@ class OnDisk(PlacedModel):
             if not self._parameters(index) <= before:
                 self._files.write(index)
         finally:
-            _drop(self._modules(index))
+            _move_to_meta(self._modules(index))
 
     def _modules(self, index: int | None) -> Iterable[nn.Module]:
         if index is not None:
@@ -222,8 +222,8 @@ def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _drop(modules: Iterable[nn.Module]) -> None:
-    """Move the weights of these modules, but not those of their child modules, to meta."""
+def _move_to_meta(modules: Iterable[nn.Module]) -> None:
+    """Move the weights of the modules, without those of their child modules, to meta."""
     for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
             set_tensor(module, name, parameter.detach().to("meta"))
