@@ -52,17 +52,17 @@ def check_arguments(arguments: Sequence[str], commands: Iterable[str] = ()) -> N
     if COMPLETION & {*arguments}:
         return
     if arguments:
-        _check_command(arguments[0], commands)
+        _refuse_misspelled_command(arguments[0], commands)
     for number, word in enumerate(arguments):
         if number > 0 and arguments[number - 1] in VALUED:
             continue
         following = arguments[number + 1 :]
         if word.startswith("-"):
-            _check_option(word, following)
+            _refuse_unknown_option(word, following)
         elif "=" in word:
             _check_override(word, following)
         elif not word.startswith("~"):
-            _refuse_word(word, following)
+            _refuse_missing_value(word, following)
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
@@ -103,8 +103,7 @@ def config_folders(arguments: Sequence[str]) -> list[Path]:
     return folders
 
 
-def _check_option(word: str, following: Sequence[str]) -> None:
-    """Refuse an option that Hydra does not have, such as `--ratio=0.2` or `-ratio=0.2`."""
+def _refuse_unknown_option(word: str, following: Sequence[str]) -> None:
     option, _, value = word.partition("=")
     options = FLAGS | VALUED
     is_short_for_one = len(option) > 2 and any(one.startswith(option) for one in options)
@@ -120,16 +119,14 @@ def _check_option(word: str, following: Sequence[str]) -> None:
     )
 
 
-def _check_command(word: str, commands: Iterable[str]) -> None:
-    """Refuse a first argument that looks like a misspelled command, such as `doctr`."""
+def _refuse_misspelled_command(word: str, commands: Iterable[str]) -> None:
     if "=" in word:
         return
     for similar in get_close_matches(word.lower(), commands, n=1):
         raise ValueError(f"{shown(word)}: unknown command; did you mean {similar}?")
 
 
-def _refuse_word(word: str, following: Sequence[str]) -> None:
-    """Refuse an argument that has no value, such as `ratio` in `ratio 0.2`."""
+def _refuse_missing_value(word: str, following: Sequence[str]) -> None:
     key = word.partition(".")[0]
     keys = {*FlapConfig.__dataclass_fields__, *ADDED, "hydra"}
     if key in keys and following and "=" not in following[0]:

@@ -70,9 +70,9 @@ def _as_dataclasses(config: DictConfig) -> FlapConfig:
         ValueError: a key is unknown, or was deleted with ~ on the command line.
         OmegaConfBaseException: a value has the wrong type, or an interpolation cannot be resolved.
     """
-    _refuse_unknown(config, FlapConfig, "")
+    _refuse_unknown_keys(config, FlapConfig, "")
     config = copy.deepcopy(config)
-    _set_values(config, config.get("debug") or {})
+    _set_existing_keys(config, config.get("debug") or {})
     for name in (field.name for field in fields(FlapConfig)):
         deleted = name not in config
         if name in ("metric", "structure", "compensation"):
@@ -138,22 +138,18 @@ def _check_paths(config: FlapConfig) -> None:
             check_path(field, path)
 
 
-def _set_values(config: Any, values: Mapping[str, Any]) -> None:
-    """Set keys of a config to the given values. Keys that the config does not have are skipped."""
+def _set_existing_keys(config: Any, values: Mapping[str, Any]) -> None:
     if not isinstance(config, DictConfig):  # a group without a choice has no keys
         return
     for key, value in values.items():
         if key in config and isinstance(value, Mapping):
-            _set_values(config[key], value)
+            _set_existing_keys(config[key], value)
         elif key in config:
             config[key] = value
 
 
-def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
-    """Refuse keys that the schema does not have.
-
-    Hydra accepts unknown keys that are written as `+key=value`.
-    """
+def _refuse_unknown_keys(config: DictConfig, schema: type, prefix: str) -> None:
+    """Refuse keys that the schema does not have; Hydra accepts them as `+key=value`."""
     field_types = {field.name: field.type for field in fields(schema)}
     for key in map(str, config):
         if key not in field_types:
@@ -162,7 +158,7 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
             )
         section = field_types[key]
         if isinstance(section, type) and is_dataclass(section):
-            _refuse_unknown(config[key], section, f"{key}.")
+            _refuse_unknown_keys(config[key], section, f"{key}.")
 
 
 def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:

@@ -111,8 +111,7 @@ def _unknown_choice(file: str, options: list[str]) -> str:
 def _elsewhere(group: str, name: str) -> str:
     """Return the end of an error message, which suggests another key for an unknown choice.
 
-    For example, a model on the hub must be given as `model.path`, and not as a choice of `model`.
-    If there is no other key to suggest, return an empty string.
+    For example, it suggests `model.path` for a model on the hub. Return "" without a suggestion.
     """
     name = shown(name)
     if group == "model":
@@ -127,7 +126,6 @@ def _elsewhere(group: str, name: str) -> str:
 
 
 def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
-    """Return a message that says what to write instead of a key that its section does not have."""
     section, _, key = str(error.full_key).rpartition(".")
     keys = [str(name) for name in error.parent_node or ()]
     if section == MEASUREMENTS and key in names_in(section):
@@ -145,7 +143,7 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
     hint = f"did you mean {similar[0]}? " if similar else ""
     has = f"{section or 'the config'} has {', '.join(keys) or 'no keys'}"
     line = f"{error.full_key}: unknown key; {hint}{has}"
-    if section and _have_key(section, key):
+    if section and _any_choice_has_key(section, key):
         sweep = f"where it is swept, write '{error.full_key}=choice(…)'"
         line += f"; other choices of {section} have it: {sweep}"
     return line
@@ -168,8 +166,7 @@ def _sections_with(key: str, node: Any, prefix: str = "") -> list[str]:
     return places
 
 
-def _have_key(group: str, key: str) -> bool:
-    """Return whether at least one choice of a group has the given key."""
+def _any_choice_has_key(group: str, key: str) -> bool:
     files = (Path(config_dir()) / group).glob("*.yaml")
     return any(f"\n{key}:" in path.read_text() for path in files)
 
@@ -209,7 +206,6 @@ def _unreadable(error: Exception) -> str:
 
 
 def _several_values(key: str, values: str) -> str:
-    """Return a message that says what to write if a key has several values, but -m is missing."""
     word = f"{key}={shown(values)}"
     line = f"{word}: several values; for a run of each, write -m {word}"
     if TAKES_LIST.fullmatch(key):

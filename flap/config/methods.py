@@ -44,7 +44,7 @@ def name_method(config: FlapConfig) -> str:
         return config.method
     if config.plan is not None:
         return CUSTOM
-    preset = _preset(config.method)
+    preset = _preset_config(config.method)
     if config.calibration.propagate != preset["calibration"]["propagate"]:
         return CUSTOM
     same = all(_essence(getattr(config, group)) == _essence(preset[group]) for group in GROUPS)
@@ -52,8 +52,7 @@ def name_method(config: FlapConfig) -> str:
 
 
 @cache
-def _preset(method: str) -> dict[str, Any]:
-    """Return the config of a method's preset, without resolving interpolations."""
+def _preset_config(method: str) -> dict[str, Any]:
     with composing():
         plain = OmegaConf.to_container(compose("config", [f"method={method}"]), resolve=False)
     assert isinstance(plain, dict)

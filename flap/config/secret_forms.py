@@ -31,7 +31,6 @@ def pattern_of(secrets: frozenset[str]) -> re.Pattern[str]:
 
 
 def _forms(secret: str) -> set[str]:
-    """Return the forms in which a secret may occur in a text."""
     written: set[str] = set()
     for plain in {secret, unquote(secret)}:
         if len(plain) >= SHORTEST:

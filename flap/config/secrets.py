@@ -154,7 +154,6 @@ def with_quoted_password(uri: str) -> str:
 
 
 def _redacted_text(text: str) -> str:
-    """Return a text, which may be an override `key=value`, without secrets."""
     override = OVERRIDE.fullmatch(text)
     if override:
         key, value = override.groups()
@@ -165,10 +164,7 @@ def _redacted_text(text: str) -> str:
 
 
 def _hidden(value: Any) -> Any:
-    """Return `***`, which is written instead of a secret value.
-
-    Interpolations and empty values are returned unchanged.
-    """
+    """Return `***`, but return empty values and interpolations unchanged."""
     if value in (None, "", "???"):
         return value
     if isinstance(value, str) and INTERPOLATION.fullmatch(value.strip("'\"")):
