@@ -41,13 +41,12 @@ def without_folders(value: Any) -> Any:
         return {without_folders(key): without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_folders(item) for item in value]
-    if isinstance(value, str) and not _may_be_on_hub(value):
+    if isinstance(value, str) and not _may_be_hub_id(value):
         return PureWindowsPath(value).name
     return value
 
 
-def _may_be_on_hub(name: str) -> bool:
-    """Return whether a string may be the id of a model or data set on the hub, such as org/name."""
+def _may_be_hub_id(name: str) -> bool:
     path = PureWindowsPath(name)  # splits a name at slashes and at backslashes
     if len(path.parts) != 2 or path.anchor:
         return False

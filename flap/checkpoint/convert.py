@@ -41,7 +41,7 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
         sufficient, the text also says why.
     """
     adapter = placed.adapter
-    shared = _shared_values(adapter.config)
+    shared = _values_kept_by_pruning(adapter.config)
     # without this key, transformers would compute the head size from the pruned number of heads
     head_dim = {"head_dim": adapter.head_dim} if adapter.head_dim else {}
     base_config_class = stock_class(type(adapter.config))
@@ -60,13 +60,12 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
         return f"flap, or trust_remote_code=True ({reason})"
 
     base_class = stock_class(type(adapter.base))
-    _become(adapter, config, base_class, stock_class(type(adapter.model)))
+    _set_classes_and_config(adapter, config, base_class, stock_class(type(adapter.model)))
     fill_biases(placed, missing)
     return "stock transformers"
 
 
-def _shared_values(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return the values of a config that pruning does not change."""
+def _values_kept_by_pruning(config: PreTrainedConfig) -> dict[str, Any]:
     values = {key: value for key, value in config.to_dict().items() if key not in _REPLACED}
     values["attn_implementation"] = config._attn_implementation
     values["experts_implementation"] = config._experts_implementation
@@ -94,21 +93,19 @@ def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
         config = whole_config(model, config_class, text_config, **added)
 
     register_models(config_class)  # so that the Auto classes find the model class
-    _become(adapter, config, base_class, model_class)
+    _set_classes_and_config(adapter, config, base_class, model_class)
     modeling_flap.share_config(model)
     # without weight conversions, `save_pretrained` keeps the names that tensors have in the model
     model._weight_conversions = None
 
 
 def _pruned_class(dense: PreTrainedConfig | PreTrainedModel) -> Any:
-    """Return the class of `modeling_flap.py` that a dense config or model gets after pruning."""
     return modeling_flap.pruned_class(stock_class(type(dense)).__name__)
 
 
-def _become(
+def _set_classes_and_config(
     adapter: ModelAdapter, config: PreTrainedConfig, base_class: type, model_class: type
 ) -> None:
-    """Give a model and its base model new classes, and give their modules the new config."""
     model = adapter.model
     config_before = model.config
     decoder = set(adapter.decoder.modules())

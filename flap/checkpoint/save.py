@@ -107,7 +107,6 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
 
 
 def _overlap(one: Path, other: Path) -> bool:
-    """Return whether two paths are equal, or one of them is inside the other."""
     return one == other or one in other.parents or other in one.parents
 
 
@@ -179,7 +178,7 @@ def save_checkpoint(
                 shutil.copy2(file, scratch / file.name)
             (scratch / LABEL).write_text(to_json(label) + "\n")
             verify(model, scratch)
-            _carry_over(directory, scratch)
+            _copy_user_files(directory, scratch)
     except OSError as error:
         raise ValueError(
             f"checkpoint.dir={directory}: cannot be written, and is unchanged ({error})"
@@ -187,12 +186,11 @@ def save_checkpoint(
     return model.saved_in(directory)
 
 
-def _carry_over(old: Path, new: Path) -> None:
-    """Copy the user's own files from an old checkpoint into the new checkpoint that replaces it."""
+def _copy_user_files(old: Path, new: Path) -> None:
     if not old.is_dir():
         return
     for path in sorted(old.iterdir()):
-        if _is_own(path) or os.path.lexists(new / path.name):
+        if _is_from_flap(path) or os.path.lexists(new / path.name):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, new / path.name, symlinks=True)
@@ -200,8 +198,7 @@ def _carry_over(old: Path, new: Path) -> None:
             shutil.copy2(path, new / path.name, follow_symlinks=False)
 
 
-def _is_own(path: Path) -> bool:
-    """Return whether a file or folder in a checkpoint comes from flap, and not from the user."""
+def _is_from_flap(path: Path) -> bool:
     patterns = OWN_FOLDERS if path.is_dir() else OWN_FILES
     if any(fnmatch(path.name, pattern) for pattern in patterns):
         return True

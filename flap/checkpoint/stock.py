@@ -44,7 +44,7 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
     """
     values = shared | _common_widths(adapter)
     reason = ""
-    for flags in _subsets([name for name in BIAS_FLAGS if name in shared]):
+    for flags in _subsets_by_size([name for name in BIAS_FLAGS if name in shared]):
         try:
             config = _stock_config(adapter, values | dict.fromkeys(flags, True))
             _check_places(adapter.model, config)
@@ -77,8 +77,7 @@ def _common_widths(adapter: ModelAdapter) -> dict[str, int]:
     return widths
 
 
-def _subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yield all subsets of the names, the smallest first."""
+def _subsets_by_size(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for size in range(len(names) + 1):
         yield from combinations(names, size)
 
@@ -92,9 +91,9 @@ def _check_places(model: PreTrainedModel, config: PreTrainedConfig) -> None:
     """Check that a model of this config has every tensor of `model`, in the same shape.
 
     Raises:
-        ValueError: the model of this config lacks such a tensor, or has it in a different shape.
+        ValueError: a tensor is missing, or has a different shape.
     """
-    places = _shapes(_on_meta(model, config))
+    places = _shapes(_stock_model_on_meta(model, config))
     for name, shape in _shapes(model).items():
         if places.get(name) != shape:
             raise ValueError(f"{config.model_type} has no tensor {name} of shape {list(shape)}")
@@ -143,7 +142,7 @@ def takes_output_biases(adapter: ModelAdapter) -> bool:
         if name in values:
             values[name] = True
 
-    biased = adapt(_on_meta(adapter.model, _stock_config(adapter, values)))
+    biased = adapt(_stock_model_on_meta(adapter.model, _stock_config(adapter, values)))
     blocks = chain.from_iterable(biased.blocks(i) for i in range(len(biased.layers)))
     return all(block.output.bias is not None for block in blocks)
 
@@ -155,7 +154,7 @@ def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str
     """
     present = _shapes(model)
     missing = {}
-    for name, shape in _shapes(_on_meta(model, config)).items():
+    for name, shape in _shapes(_stock_model_on_meta(model, config)).items():
         if name not in present:
             missing[name] = shape.numel()
     return missing
@@ -179,8 +178,7 @@ def fill_biases(placed: PlacedModel, missing: Collection[str]) -> None:
                 set_tensor(linear, "bias", linear.weight.new_zeros(linear.out_features))
 
 
-def _on_meta(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
-    """Return a model of the base architecture with this config, on the meta device."""
+def _stock_model_on_meta(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
         return cast(PreTrainedModel, stock_class(type(model))(config))
 

@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _export(options: argparse.Namespace) -> Path:
-    """Export the checkpoint in the requested format. Import only the modules for this format."""
+    """Export the checkpoint, and import only the modules that the format needs."""
     if options.format == "gguf":
         from flap.checkpoint.export.gguf.export import export_gguf
 

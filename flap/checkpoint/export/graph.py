@@ -52,15 +52,14 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
                 model.generation_config.save_pretrained(scratch)
             graph = _trace(model, kind)
             if kind == "onnx":
-                _remove_source_lines(graph)
+                _remove_source_paths(graph)
             graph.save_pretrained(scratch)
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
     return target
 
 
-def _remove_source_lines(graph: Any) -> None:
-    """Remove from the graph the paths of the local source files that it was traced from."""
+def _remove_source_paths(graph: Any) -> None:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     ClearMetadataAndDocStringPass()(graph.program)

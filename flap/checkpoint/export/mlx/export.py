@@ -101,7 +101,7 @@ def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
         "model_type": model_type,
         "model_file": MODEL_FILE,
         "head_dim": head_dim(config),
-        "heads": [_heads(config, i) for i in range(config.num_hidden_layers)],
+        "heads": [_query_and_kv_heads(config, i) for i in range(config.num_hidden_layers)],
         "num_experts": getattr(config, "num_experts", None),
         "rope_theta": rope["rope_theta"],
         "rope_local_base_freq": local_rope["rope_theta"],
@@ -124,8 +124,7 @@ def _check_supported(config: PreTrainedConfig, model_type: str, rope: dict[str, 
             check_setting("mlx", f"{name} is given", getattr(config, name) is not None, (True,))
 
 
-def _heads(config: PreTrainedConfig, layer: int) -> tuple[int, int]:
-    """Return the numbers of query heads and of KV heads of a layer."""
+def _query_and_kv_heads(config: PreTrainedConfig, layer: int) -> tuple[int, int]:
     by_layer = getattr(config, "per_layer_config", None)
     of_layer = by_layer[layer] if by_layer else config
     query_heads = of_layer.num_attention_heads
