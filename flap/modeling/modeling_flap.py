@@ -324,13 +324,14 @@ def _build_square(layer_class, config, i, attention, output):
                 outputs = hidden_size
             else:
                 inputs = hidden_size
-            setattr(narrow, name, _linear(linear, inputs, outputs, bias=linear.bias is not None))
+            setattr(
+                narrow, name, _linear_like(linear, inputs, outputs, bias=linear.bias is not None)
+            )
     setattr(layer, attention, narrow)
     return layer
 
 
-def _linear(like, inputs, outputs, bias):
-    """Create a projection of the same class as `like`."""
+def _linear_like(like, inputs, outputs, bias):
     if isinstance(like, Conv1D):
         return Conv1D(outputs, inputs)
     return type(like)(inputs, outputs, bias=bias)
@@ -344,7 +345,7 @@ def _match_bias(layer, path, bias):
     linear = layer.get_submodule(path)
     if bias is not None and (linear.bias is not None) != bias:
         parent, _, name = path.rpartition(".")
-        new = _linear(linear, linear.in_features, linear.out_features, bias=bias)
+        new = _linear_like(linear, linear.in_features, linear.out_features, bias=bias)
         setattr(layer.get_submodule(parent), name, new)
 
 
