@@ -179,7 +179,7 @@ def gather(value: T) -> list[T]:
     from torch.utils._pytree import tree_map_only
 
     values: list[Any] = [None] * size()
-    _call("all_gather_object", values, tree_map_only(Tensor, Tensor.cpu, value))
+    _call_collective("all_gather_object", values, tree_map_only(Tensor, Tensor.cpu, value))
     return values
 
 
@@ -193,7 +193,7 @@ def add_up(tensor: "Tensor") -> None:
     # NCCL sends from the current GPU of each process, but the tensor may be on another GPU
     sent = tensor.cuda() if tensor.is_cuda else tensor.cpu()
     parts = [sent.new_empty(sent.shape) for _ in range(size())]
-    _call("all_gather", parts, sent)
+    _call_collective("all_gather", parts, sent)
     tensor.copy_(parts[0])
     for part in parts[1:]:
         tensor += part.to(tensor.device)
@@ -226,7 +226,9 @@ def on_first(make: Callable[[], T]) -> T:
             reason = f"{type(error).__name__}: {error}"
 
     sent: list[Any] = [value, reason]
-    _call("broadcast_object_list", sent)  # the other processes receive the value of rank 0
+    _call_collective(
+        "broadcast_object_list", sent
+    )  # the other processes receive the value of rank 0
     value_of_first, reason_of_first = sent
     if reason_of_first is not None:
         raise AgreedError(reason_of_first) from failed
@@ -286,14 +288,13 @@ def barrier() -> None:
 
 
 def _owner(item: int) -> int:
-    """Return the rank that works on an item. item: the index of the item."""
+    """Return the rank that works on the item with this index."""
     row, column = divmod(item, size())
     backwards = row % 2 == 1
     return size() - 1 - column if backwards else column
 
 
-def _call(operation: str, *given: Any) -> None:
-    """Call a collective operation of torch.distributed."""
+def _call_collective(operation: str, *given: Any) -> None:
     from torch import distributed
 
     try:
