@@ -130,7 +130,6 @@ def _attempt(config: DictConfig) -> Outcome:
 
 
 def _log_error(owner: Owner, line: str) -> None:
-    """Log the exception that is being handled, with its traceback in the log file."""
     log_file = owner.run_dir / LOG
     if owner.in_sweep:
         log.exception("%s: %s", owner.cell, line)
@@ -191,7 +190,6 @@ def _find_modules_here() -> None:
 
 
 def _run_with_short_errors() -> None:
-    """Run the command line, and print each error in one line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them
     # failed runs in the sweep's folder that ended before this time belong to an earlier command
     begin = time.time()

@@ -179,10 +179,10 @@ def plan_of_earlier_start(run: Run) -> PruningPlan | None:
 def _open_pruned(
     run: Run, dense: Opened, pruned: Pruned, make: Callable[[], Pruned]
 ) -> PlacedModel:
-    """Open the pruned model.
+    """Close the dense model, and return the pruned model.
 
-    If the pruned model is still in memory, it is returned. Otherwise, the saved checkpoint is
-    opened, or, without a checkpoint, the pruned model is made again.
+    If the pruned model is not in memory, it is opened from its checkpoint. Without a checkpoint, it
+    is made again.
     """
     dense.close()  # the dense and the pruned model need not be in memory at the same time
     if pruned.model is None and run.config.checkpoint.save:
