@@ -82,7 +82,7 @@ def damage(root: Path, model_dir: Path) -> Path:
     (root / "latin1.txt").write_bytes("café".encode("latin1"))
     for name, plan in PLANS.items():
         (root / name).write_text(json.dumps(plan))
-    _occupy(root)
+    _create_unwritable_paths(root)
     return root
 
 
@@ -94,10 +94,10 @@ def _damage_weights(root: Path, model_dir: Path) -> None:
     pickled = copied("pickled")
     (pickled / WEIGHTS).unlink()
     torch.save({}, pickled / "pytorch_model.bin")
-    _cut(copied("truncated") / WEIGHTS)
-    _rewrite(copied("lacking"), None)
-    _rewrite(copied("misshapen"), torch.zeros(3, 3))
-    _rewrite(copied("nan"), torch.full((56, 32), torch.nan))
+    _truncate_to_half(copied("truncated") / WEIGHTS)
+    _replace_or_remove_tensor(copied("lacking"), None)
+    _replace_or_remove_tensor(copied("misshapen"), torch.zeros(3, 3))
+    _replace_or_remove_tensor(copied("nan"), torch.full((56, 32), torch.nan))
     bloom = BloomConfig(hidden_size=8, n_layer=1, n_head=1, vocab_size=96)
     BloomForCausalLM(bloom).save_pretrained(copied("bloom"))
 
@@ -117,13 +117,12 @@ def _damage_configs(root: Path, model_dir: Path) -> None:
 
 def _damage_gguf(root: Path) -> None:
     for architecture in ("llama", "mpt"):
-        _write_gguf(root / f"{architecture}.gguf", architecture)
-    _cut(Path(shutil.copy(root / "llama.gguf", root / "cut.gguf")))
+        _write_incomplete_gguf(root / f"{architecture}.gguf", architecture)
+    _truncate_to_half(Path(shutil.copy(root / "llama.gguf", root / "cut.gguf")))
     (root / "text.gguf").write_text("the cat sat on the mat")
 
 
-def _occupy(root: Path) -> None:
-    """Create paths to which a run cannot write, such as a file in place of a folder."""
+def _create_unwritable_paths(root: Path) -> None:
     (root / "occupied").mkdir()
     (root / "occupied" / "precious").write_text("mine")
     (root / "a-file").write_text("mine")
@@ -131,17 +130,13 @@ def _occupy(root: Path) -> None:
     (root / "nowhere").symlink_to(root / "absent")
 
 
-def _cut(file: Path) -> None:
-    """Truncate a file to its first half."""
+def _truncate_to_half(file: Path) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
 
 
 def _damage_sharded(model: Path, model_dir: Path) -> None:
-    """Save a model in several files, one of which is missing or damaged.
-
-    The name of the folder says which file is missing or damaged, and how it is damaged.
-    """
+    """Save a model in several files, and damage the files in the way that the folder name says."""
     shutil.copytree(model_dir, model)
     (model / WEIGHTS).unlink()
     AutoModelForCausalLM.from_pretrained(model_dir).save_pretrained(model, max_shard_size="40KB")
@@ -159,8 +154,7 @@ def _damage_sharded(model: Path, model_dir: Path) -> None:
         index.write_text("{")
 
 
-def _write_gguf(path: Path, architecture: str) -> None:
-    """Write a GGUF file that lacks most of the keys and tensors of a model."""
+def _write_incomplete_gguf(path: Path, architecture: str) -> None:
     writer = GGUFWriter(path, architecture)
     writer.add_block_count(1)
     writer.add_embedding_length(32)
@@ -173,8 +167,7 @@ def _write_gguf(path: Path, architecture: str) -> None:
     writer.close()
 
 
-def _rewrite(model: Path, tensor: torch.Tensor | None) -> None:
-    """Replace the tensor TENSOR in the weights of a model, or remove it if `tensor` is None."""
+def _replace_or_remove_tensor(model: Path, tensor: torch.Tensor | None) -> None:
     tensors = load_file(model / WEIGHTS)
     del tensors[TENSOR]
     if tensor is not None:

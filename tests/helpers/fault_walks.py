@@ -146,19 +146,18 @@ def _walk(
         whole = root / "whole"
         start.mkdir()
         if scenario.before:
-            _run(start, [*scenario.before, *inputs])
+            _run_without_fault(start, [*scenario.before, *inputs])
         for kept in _kept(scenario, start):
             (kept / "notes.txt").write_text("mine")
         shutil.copytree(start, whole)
         arguments = [*scenario.arguments, *inputs]
-        operations = _run(whole, arguments)
+        operations = _run_without_fault(whole, arguments)
         chosen = faults(len(operations))
         cases = [_case(scenario, arguments, fault, start, whole, root / "case") for fault in chosen]
         found.write_text(json.dumps([asdict(case) for case in cases]))
 
 
-def _run(folder: Path, arguments: list[str]) -> list[str]:
-    """Do a run without a fault, and return its file operations."""
+def _run_without_fault(folder: Path, arguments: list[str]) -> list[str]:
     outcome = faulted(folder, arguments, Fault())
     assert outcome.code == 0, outcome.said
     return outcome.operations
@@ -177,9 +176,9 @@ def _case(
     shutil.copytree(start, folder)
     first = faulted(folder, arguments, fault)
     problems = [
-        *_ended(first, fault),
+        *_problems_of_ending(first, fault),
         *_old_is_whole(scenario, start, whole, folder, fault.kind == "killed"),
-        *_numbers_stay(start, folder),
+        *_lost_numbers(start, folder),
     ]
     again = faulted(folder, arguments, Fault())
     if again.code != 0 or "Traceback" in again.said:
@@ -191,8 +190,7 @@ def _case(
     return Case(fault, first.operations[fault.number - 1], problems)
 
 
-def _ended(outcome: Outcome, fault: Fault) -> Iterator[str]:
-    """Yield problems with the exit code and the console output of a run with a fault."""
+def _problems_of_ending(outcome: Outcome, fault: Fault) -> Iterator[str]:
     lines = outcome.said.strip().splitlines()
     if any("Traceback" in line or "Logging error" in line for line in lines):
         yield f"a traceback: {outcome.said}"
@@ -228,8 +226,7 @@ def _old_is_whole(
             yield f"{name} is neither what it was nor the new one"
 
 
-def _numbers_stay(start: Path, folder: Path) -> Iterator[str]:
-    """Yield a problem for each earlier report that has lost numbers."""
+def _lost_numbers(start: Path, folder: Path) -> Iterator[str]:
     for report in start.rglob("report.json"):
         now = folder / report.relative_to(start)
         numbers = json.loads(report.read_text())["evaluation"]["pruned"]
@@ -252,7 +249,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 
 def _content(path: Path) -> bytes:
-    """Return the bytes of a file. For flap.json, leave out the commit of flap's repository."""
+    """Return the bytes of a file, but for flap.json, without the commit of flap's repository."""
     if path.name != "flap.json":
         return path.read_bytes()
     told = json.loads(path.read_text())

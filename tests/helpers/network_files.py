@@ -28,7 +28,7 @@ def as_on_nfs(folder: Path) -> Iterator[None]:
 
     def renaming(path: Any, *, dir_fd: int | None = None) -> None:
         place = _place(path, dir_fd)
-        if root not in place.parents or str(place) not in _in_use():
+        if root not in place.parents or str(place) not in _open_or_mapped_paths():
             unlink(path, dir_fd=dir_fd)
         elif place.name.startswith(".nfs"):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(place))
@@ -40,7 +40,7 @@ def as_on_nfs(folder: Path) -> Iterator[None]:
         rmdir(path, dir_fd=dir_fd)
 
     def _forget(files: Iterator[Path]) -> None:
-        for file in set(files) - set(map(Path, _in_use())):
+        for file in set(files) - set(map(Path, _open_or_mapped_paths())):
             unlink(file)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -56,8 +56,7 @@ def _place(path: Any, dir_fd: int | None) -> Path:
     return place.parent.resolve() / place.name
 
 
-def _in_use() -> set[str]:
-    """Return the paths of the files that this process has open or mapped into memory."""
+def _open_or_mapped_paths() -> set[str]:
     mapped = {
         line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()
     }

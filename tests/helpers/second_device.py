@@ -111,7 +111,6 @@ class OnSecond(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """Run an operation that has a tensor of this device among its arguments."""
         return run(func, args, dict(kwargs or {}))
 
 
@@ -123,7 +122,7 @@ def run(func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         return args[0]
     if name == "aten::_to_copy":
         return _moved(func, args[0], options)
-    tensors = list(_tensors((*args, *options.values())))
+    tensors = list(_tensors_in((*args, *options.values())))
     ours = [one for one in tensors if isinstance(one, OnSecond)]
     _check_together(name, args, tensors, ours)
     shapes = [one.host.shape for one in ours]
@@ -143,7 +142,7 @@ def _check_together(
     if len(ours) in (0, len(tensors)):
         return
     if name in TAKE_CPU_INDICES and isinstance(args[0], OnSecond):
-        tensors = list(_tensors(args[2:]))
+        tensors = list(_tensors_in(args[2:]))
     if any(not isinstance(one, OnSecond) and (one.dim() > 0 or name in JOIN) for one in tensors):
         raise RuntimeError(
             f"{name}: expected all tensors to be on the same device, found at least cpu "
@@ -161,13 +160,12 @@ def _moved(func: Any, tensor: Tensor, options: dict[str, Any]) -> Tensor:
     return OnSecond(copied) if device.type == NAME else copied
 
 
-def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
-    """Yield all tensors in the arguments, also tensors in lists."""
+def _tensors_in(arguments: Iterable[Any]) -> Iterator[Tensor]:
     for one in arguments:
         if isinstance(one, Tensor):
             yield one
         elif isinstance(one, list | tuple):
-            yield from _tensors(one)
+            yield from _tensors_in(one)
 
 
 def _host(one: Any) -> Any:
