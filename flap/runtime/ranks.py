@@ -226,9 +226,8 @@ def on_first(make: Callable[[], T]) -> T:
             reason = f"{type(error).__name__}: {error}"
 
     sent: list[Any] = [value, reason]
-    _call_collective(
-        "broadcast_object_list", sent
-    )  # the other processes receive the value of rank 0
+    # the other processes receive the value of rank 0
+    _call_collective("broadcast_object_list", sent)
     value_of_first, reason_of_first = sent
     if reason_of_first is not None:
         raise AgreedError(reason_of_first) from failed
