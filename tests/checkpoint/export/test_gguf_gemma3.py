@@ -43,8 +43,8 @@ def gemma3(**changes: Any) -> PreTrainedModel:
     model = random_model(Gemma3TextConfig(**config | changes))
     for name, parameter in model.named_parameters():
         if "layers" in name and ".post_" in name:
-            # Make the output of each layer small. llama.cpp reads GELU from a table in float16, and
-            # the rounding errors would grow from layer to layer.
+            # Make the output of each layer small, so that rounding errors do not grow from layer to
+            # layer.
             parameter.data.fill_(-0.9)
     return model
 

@@ -5,13 +5,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from flap.checkpoint.export.checkpoint import check_setting, head_dim, ropes
+from flap.models.gguf_header import LAYERS_OF_27B, SOFT_CAPS
 
 # In llama.cpp, every sixth layer of Gemma 3 has full attention, and the other layers have sliding
 # windows.
 PERIOD = 6
-# llama.cpp divides attention scores by the square root of the head size. Only in a model with this
-# number of layers (Gemma 3 27B), it divides by the square root of hidden size / number of heads.
-LAYERS_OF_27B = 62
 # The frequency base with which llama.cpp computes the RoPE of layers with sliding windows.
 LOCAL_BASE = 10000.0
 
@@ -23,13 +21,15 @@ def check_gemma3(config: PreTrainedConfig) -> None:
         ValueError: llama.cpp does not support a setting. The message names the supported values.
     """
     check_setting("gguf", "hidden_activation", config.hidden_activation, ("gelu_pytorch_tanh",))
-    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+    for name in SOFT_CAPS:
         check_setting("gguf", name, getattr(config, name, None), (None,))
     both_ways = bool(getattr(config, "use_bidirectional_attention", False))
     check_setting("gguf", "use_bidirectional_attention", both_ways, (False,))
 
+    # llama.cpp divides attention scores by the square root of the head size, or in the 27B model, by
+    # the square root of hidden size / number of heads
     expected = head_dim(config)
-    if config.num_hidden_layers == LAYERS_OF_27B:
+    if config.num_hidden_layers == LAYERS_OF_27B["gemma3"]:
         expected = config.hidden_size // config.num_attention_heads
     check_setting("gguf", "query_pre_attn_scalar", config.query_pre_attn_scalar, (expected,))
 

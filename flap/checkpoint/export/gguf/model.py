@@ -96,10 +96,10 @@ def opened(
     widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
     by_layer = any(layer != widths[0] for layer in widths)
     arch = MODEL_ARCH_NAMES[family.arch]
-    if family.arch_by_layer is not None and by_layer:
-        arch = family.arch_by_layer
-    elif family.arch_by_layer is None:
+    if family.arch_by_layer is None:
         _check_uniform(arch, tensors, by_layer)
+    elif by_layer:
+        arch = family.arch_by_layer
 
     factors = rope_factors(config)
     if factors is not None:
