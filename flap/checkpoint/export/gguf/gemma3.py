@@ -26,8 +26,8 @@ def check_gemma3(config: PreTrainedConfig) -> None:
     both_ways = bool(getattr(config, "use_bidirectional_attention", False))
     check_setting("gguf", "use_bidirectional_attention", both_ways, (False,))
 
-    # llama.cpp divides attention scores by the square root of the head size, or in the 27B model, by
-    # the square root of hidden size / number of heads
+    # llama.cpp divides attention scores by the square root of the head size. In the 27B model, it
+    # divides them by the square root of hidden size / number of heads.
     expected = head_dim(config)
     if config.num_hidden_layers == LAYERS_OF_27B["gemma3"]:
         expected = config.hidden_size // config.num_attention_heads
