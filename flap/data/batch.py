@@ -1,11 +1,11 @@
-"""Token windows with a token mask, which is true for counted tokens.
+"""Token windows with a mask that marks the *counted* tokens.
 
-The model reads all tokens of a window, but statistics are collected only at counted tokens, and
-models are compared by their predictions of counted tokens. In a text of prompts with answers, the
-option `calibration.count` decides whether all tokens are counted, or only the tokens of the
-answers. Padding is never counted.
+The model reads all tokens of a window, but calibration collects statistics only at counted tokens,
+and two models are compared only by their predictions of counted tokens. In a text of prompts with
+answers, the option `calibration.count` decides whether all tokens are counted, or only the tokens
+of the answers. Padding is never counted.
 
-Legend: N windows · T tokens per window · P = N · T positions in the flattened windows.
+Legend: N: windows · T: tokens per window · P: positions in the flattened windows, P = N · T.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ FEW = 32
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Token windows of equal length, with a mask of the counted tokens."""
+    """Token windows of equal length, with a mask that is true for counted tokens."""
 
     tokens_NT: Tensor
-    mask_NT: Tensor  # the token mask: true for counted tokens
+    mask_NT: Tensor  # boolean, true for counted tokens
 
     @classmethod
     def of(cls, tokens_NT: Tensor) -> "Batch":
@@ -42,7 +42,7 @@ class Batch:
         return [self[start : start + size] for start in range(0, len(self), size)]
 
     def numel(self) -> int:
-        """Return the number of all tokens of the windows, whether they are counted or not."""
+        """Return the number of tokens in all windows, including tokens that are not counted."""
         return self.tokens_NT.numel()
 
     @property
@@ -54,8 +54,8 @@ class Batch:
     def predicted_P(self) -> Tensor | None:
         """A mask of the positions whose next token is counted; None if all tokens are counted.
 
-        The token after the end of a window is unknown. For the last position of a window, the mask
-        therefore says whether the last token itself is counted.
+        The last position of a window has no next token. There, the mask says whether the last token
+        itself is counted.
         """
         if self.mask_NT.all():
             return None
@@ -63,10 +63,10 @@ class Batch:
 
 
 def judged(batch: Batch, text_N: Tensor) -> Batch:
-    """Return the windows with a mask of the tokens on which models are compared.
+    """Return the windows of a batch with a mask of the tokens on which models are compared.
 
-    Models are compared on the counted tokens. If the windows of a text together contain fewer than
-    FEW counted tokens, models are compared on all tokens of these windows instead.
+    These are the counted tokens. If the windows of a text together contain fewer than FEW counted
+    tokens, models are compared on all tokens of these windows instead.
 
     text_N: for each window, the index of the text that the window was cut from.
     """

@@ -11,18 +11,19 @@ from flap.storage import digest
 
 
 class Answers(NamedTuple):
-    """Who writes the answers to prompts, and which tokens are used for statistics."""
+    """Options that say who writes the answers to prompts, and which tokens are counted."""
 
     # "given": the answers come with the prompts; "self": the model writes the answers
     writer: str = "given"
-    # "all": all tokens are used for statistics; "answers": only tokens of answers are used
+    # "all": statistics are computed over all tokens; "answers": only over the tokens of answers
     counted: str = "all"
     max_new_tokens: int = 64  # maximum number of tokens in an answer that the model writes
     temperature: float = 0.0  # sampling temperature of the model; 0 means greedy decoding
 
 
 GIVEN = Answers()
-# Two answers that have no character in common. `answered` uses them to find where an answer begins.
+# Two answers that have no character in common. `answered` formats a prompt with each answer, to
+# find the text that the chat template prints before and after an answer.
 PLACEHOLDERS = ("x", "y")
 
 
@@ -85,8 +86,8 @@ def separated(prompt: Prompt, answer: str) -> str:
 def rendered(prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
     """Return a prompt and its answer as one document.
 
-    chat: whether the chat template is used. Without it, nothing is inserted between prompt and
-        answer, so the answer must already begin with a space if one is needed (`separated`).
+    chat: whether the chat template is used. If false, nothing is inserted between prompt and
+        answer, so the answer must already begin with any space that is needed (`separated`).
 
     Raises:
         ValueError: the chat template raises an error for this prompt and answer.
@@ -102,8 +103,8 @@ def answered(
     """Return a prompt and its answer as one document, and the span of the answer in this document.
 
     The span includes text that the chat template prints after the answer, such as the token that
-    ends a turn. The span is empty if the template leaves out the whole answer, as some templates do
-    with an answer that contains only thoughts (a model's reasoning before its answer).
+    ends a turn. The span is empty if the template drops the whole answer. Some templates do so if
+    an answer contains only thoughts, which are the model's reasoning before the actual answer.
 
     Raises:
         ValueError: the chat template raises an error for this prompt and answer.
@@ -121,8 +122,8 @@ def answered(
     if document == before + after:
         return document, (len(document), len(document))
 
-    # The template may print thoughts in front of the answer. The span then begins with the
-    # thoughts, which is where the document first differs from `before`.
+    # The span begins where the document first differs from `before`. If the template prints the
+    # model's thoughts in front of the answer, the span thus begins with the thoughts.
     start = len(_common_prefix(document, before))
     # If the prompt that the model reads (`given`) does not end with a space, but the document has a
     # space before the answer, this space belongs to the answer.
@@ -155,7 +156,7 @@ def _templated(
 
 
 class Asked(NamedTuple):
-    """The prompts of one text of a mixture, and the options for their answers."""
+    """The prompts of one text, and the options for the answers to these prompts."""
 
     prompts: tuple[Prompt, ...]
     name: str
@@ -165,7 +166,7 @@ class Asked(NamedTuple):
 
     @property
     def key(self) -> list[object]:
-        """The entries of a cache key for all that the answers depend on, except the model."""
+        """Everything that the answers depend on, except the model, as entries of a cache key."""
         prompts = [[list(prompt.messages), prompt.answer] for prompt in self.prompts]
         return [
             self.name,
@@ -183,12 +184,12 @@ def dialogues(
     tokenizer: PreTrainedTokenizerBase,
     bos: bool,
 ) -> Text:
-    """Return prompts and answers as a text in which each prompt with its answer is a document.
+    """Return a text that has one document for each pair of a prompt and its answer.
 
     asked: the name and the origin of the text, and whether to use the chat template.
     answers: pairs of a prompt and its answer.
-    bos: whether each window begins with BOS. If so, a BOS that the chat template prints at the
-        beginning of a document is removed.
+    bos: whether each token window that is later cut from the text gets a BOS token in front. If so,
+        a BOS that the chat template prints at the beginning of a document is removed.
     """
     documents = list[str]()
     spans = list[Span]()

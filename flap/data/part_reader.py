@@ -1,6 +1,7 @@
 """Read the parts of a mixture: the text of a part, or the prompts that the model will answer.
 
-A *part* is one text of a mixture.
+A mixture is a set of texts from which calibration or training windows are drawn. A *part* is one of
+these texts.
 """
 
 from collections.abc import Sequence
@@ -22,12 +23,12 @@ from flap.data.prompts import holds_prompts
 class Content(NamedTuple):
     """The content of one part of a mixture.
 
-    The content is empty if the model writes the whole text.
+    All fields keep their empty defaults if the model writes the whole text (`self`).
     """
 
     text: Text | None = None
     asked: Asked | None = None  # prompts that the model will answer
-    read: tuple[str, ...] = ()  # the documents of the text, or the turns of its prompts
+    read: tuple[str, ...] = ()  # the documents of the text, or the turns of all prompts in the part
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class PartReader:
     def part(self, part: Part) -> Content:
         """Read the text of a part, or the prompts of the part if the model will answer them."""
         if part.dataset == SELF:
-            # raises an error if the tokenizer has no token with which the model can begin a text
+            # check that the tokenizer has a token with which the model can begin a text
             _ = beginning(self.tokenizer, f"{self.field}.{SELF}")
             return Content()
         if part.documents:
@@ -114,8 +115,8 @@ class PartReader:
 def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> tuple[str, int]:
     """Return the name and the id of the token with which the model begins a text.
 
-    If the tokenizer has no BOS token, the EOS token is used, because it separates documents in
-    training texts.
+    If the tokenizer has no BOS token, the EOS token is used, because EOS separates the documents of
+    a model's training text, so the model has learnt to begin a document after EOS.
 
     Raises:
         ValueError: the tokenizer has neither BOS nor EOS.

@@ -1,4 +1,4 @@
-"""Read prompts from a file, with their right answers if the file has them."""
+"""Read prompts from a file, with the right answers if the file contains answers."""
 
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,12 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
 
 
 def _checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
-    """Check the messages of a conversation, and return them without nulls, times and bytes."""
+    """Check the messages of a conversation, and drop values that are null, times or bytes."""
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
     given = list[dict[str, Any]]()
     if valid:
         # If a message lacks a key that another message has, Parquet stores null for this key. Times
-        # and bytes are left out because chat templates do not read them.
+        # and bytes are dropped because chat templates do not read them.
         for message in messages:
             given.append({key: value for key, value in message.items() if isinstance(value, JSON)})
     complete = all("role" in one and ("content" in one or "tool_calls" in one) for one in given)

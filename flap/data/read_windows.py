@@ -1,7 +1,8 @@
 """Read the texts of a mixture, and draw token windows from them.
 
-A *part* is one text of a mixture: a text with a name, a file, or a list of texts in memory. Texts
-that the model writes itself are added later, with `Windows.written`.
+A mixture is a set of texts with weights, such as `calibration.dataset`. A *part* is one of these
+texts: a text with a name, a file, or a list of texts in memory. Texts that the model writes itself
+are added later, with `Windows.written`.
 """
 
 import logging
@@ -27,7 +28,7 @@ class Wanted(NamedTuple):
     seq_len: int  # number of tokens in a window
     seed: int  # seed for drawing windows at random
     bos: str  # the value of `calibration.bos`: true, false or auto
-    answers: Answers = GIVEN  # who writes the answers to prompts, and which tokens count
+    answers: Answers = GIVEN  # who writes the answers to prompts, and which tokens are counted
 
 
 def read_windows(
@@ -56,7 +57,7 @@ def read_windows(
     used = _used_parts(section, dataset, wanted)
     windows = read_parts(section, used, tokenizer, wanted)
     # Draw the windows now, so that an error is raised early if a text is too short. For this check,
-    # prompts that the model still has to answer get answers of maximum length.
+    # prompts that the model has not answered yet get placeholder answers of maximum length.
     _ = _with_longest_answers(windows, max_length).drawn
 
     # `Windows.read` contains the documents of all parts of the mixture, even of parts that get no
@@ -92,15 +93,15 @@ def _used_parts(section: str, dataset: Any, wanted: Wanted) -> list[Part]:
 
 
 def _with_longest_answers(windows: Windows, max_length: int | None) -> Windows:
-    """Return the windows that there would be if the model wrote answers of maximum length.
+    """Return the windows with placeholder answers of maximum length for unanswered prompts.
 
     Raises:
-        ValueError: all prompts of a text are so long that the model's context has no space for an
-            answer of maximum length.
+        ValueError: all prompts of a text are so long that the model's context has no space left for
+            an answer of maximum length.
     """
     for p, asked in windows.asked.items():
         longest = asked.answers.max_new_tokens
-        # number of prompts that fill all windows of this part if each answer has the maximum length
+        # this many prompts, with answers of maximum length, are enough to fill the part's windows
         enough = 1 + windows.tokens_to_write(p) // longest
         field = f"{windows.field}.dataset={shown(windows.parts[p].dataset)}"
         prompts = _fitting_prompts(asked, enough, windows.tokenizer, max_length, field)
@@ -118,10 +119,10 @@ def _fitting_prompts(
 ) -> list[Prompt]:
     """Return the prompts that leave space in the model's context for an answer of maximum length.
 
-    If more than `enough` prompts do so, return only the first `enough` of them.
+    At most the first `enough` of these prompts are returned.
 
     Raises:
-        ValueError: no prompt leaves space for such an answer.
+        ValueError: no prompt leaves space for an answer of maximum length.
     """
     if max_length is None:
         return list(asked.prompts[:enough])
@@ -175,7 +176,7 @@ def check_prompts(
 def read_parts(
     section: str, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, wanted: Wanted
 ) -> Windows:
-    """Read the given parts of a mixture. The windows are drawn only when they are used.
+    """Read the given parts of a mixture. `Windows` draws the token windows later, on first use.
 
     Raises:
         ValueError: a text does not exist or cannot be read.

@@ -19,7 +19,7 @@ class Text:
     name: str
     text: str
     origin: str
-    # the documents that `text` consists of, in order; may be empty if there is only one document
+    # the documents that `text` consists of, in order; may be empty if `text` is a single document
     documents: tuple[str, ...] = ()
     # the span of the answer in each document; empty if the text has no answers
     counted: tuple[Span, ...] = ()
@@ -62,7 +62,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation to which a model adds an answer, and the right answer if it is known."""
+    """A conversation that a model continues with an answer, and the right answer if it is known."""
 
     # the turns before the answer, with their roles and contents
     messages: tuple[dict[str, Any], ...]
@@ -76,10 +76,10 @@ def ngrams(items: Sequence[T], length: int) -> Iterator[tuple[T, ...]]:
 
 
 def repetition(tokens: Sequence[int]) -> float:
-    """Return the share of repeated 4-grams: 1 - number of distinct 4-grams / number of 4-grams.
+    """Return the share of repeated 4-grams, 1 - number of distinct 4-grams / number of 4-grams.
 
-    A 4-gram is a sequence of four consecutive tokens. A lower share is better. For fewer than four
-    tokens, the share is 0.
+    A 4-gram is a sequence of four consecutive tokens. A lower share means less repetition. For
+    fewer than four tokens, the share is 0.
 
     Source: Welleck et al., ICLR 2020, arXiv 1908.04319, where this share is called seq-rep-4.
     """

@@ -21,10 +21,9 @@ FILE_FORMATS = {
     ".jsonl": "a JSON object a line, in UTF-8",
     ".parquet": "a table in Parquet",
 }
-# Only config keys with one of these beginnings may name the text `self`, which the model itself
-# writes.
+# The prefixes of the config keys whose value may be `self`, the text that the model writes itself.
 WRITTEN_BY_THE_MODEL = ("calibration.", "recover.")
-# all names that `calibration.dataset` accepts; it also accepts files
+# all names that `calibration.dataset` accepts, besides the paths of files
 NAMES = (*DATASETS, *PROMPTS, SELF)
 
 
@@ -32,7 +31,7 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
     """Read a text by name or from a local file.
 
     dataset: the name of the text, or the path of the file.
-    split: which part of a text with a name is read. A file is read as a whole.
+    split: the part of a named text to read. A file has no parts, and is read as a whole.
     field: the config key that error messages name.
 
     Raises:
@@ -65,7 +64,7 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
 
 
 def texts_in_memory(texts: Sequence[Any], field: str) -> TextsInMemory:
-    """Check a list of texts that a caller of `flap.prune` passes. Each text becomes a document.
+    """Check a list of texts that a caller passes to `flap.prune`. Each text becomes a document.
 
     field: the config key that error messages name.
 
@@ -138,7 +137,7 @@ def _of_lines(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the given columns of a .jsonl file. Also return the names of all columns of the file.
 
-    pyarrow could read the file as a table. But in such a table, all values of a column must have
+    The file is not read as a pyarrow table, because in a table, all values of a column must have
     the same type, and a row that lacks a key gets null for this key.
     """
     rows = list[dict[str, Any]]()
@@ -166,7 +165,7 @@ def _of_lines(
 def _of_table(
     path: Path, columns: tuple[str, ...] | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read the given columns of a Parquet file. Also return the names of all its columns.
+    """Read the given columns of a Parquet file. Also return the names of all columns of the file.
 
     Keys whose value is null are left out of the rows.
     """
@@ -181,7 +180,7 @@ def _of_table(
 
 
 def _without_nulls(value: Any) -> Any:
-    """Remove null values from dicts at every level, because Parquet adds them for missing keys."""
+    """Remove null values, which Parquet stores for missing keys, from dicts at every level."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

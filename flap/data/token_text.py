@@ -1,6 +1,6 @@
 """Count the UTF-8 bytes of tokens, and convert tokens to text or to tokens of another tokenizer.
 
-Legend: N windows · T tokens per window · V tokens of the vocabulary.
+Legend: N: windows · T: tokens per window · V: tokens of the vocabulary.
 """
 
 import re
@@ -15,8 +15,8 @@ from flap.data.batch import Batch
 
 PADDING = 0  # id of the token that pads short windows; the token mask is false for padding
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-# These patterns match, at the start or at the end of a window, the names of byte tokens that are
-# only some of the bytes of a character.
+# These patterns match the byte tokens, such as <0xE2>, of an incomplete character at the start or
+# at the end of a window.
 CUT_AT_START = re.compile(r"^(<0x[89AB].>)+")
 CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 
@@ -26,16 +26,16 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 
     In the vocabulary of a byte-level tokenizer, the name of a token has one character for each byte
     that the token stands for. In the vocabularies of other tokenizers, "▁" in a name stands for a
-    space, and a name such as <0x0A> stands for one byte. An added token stands for the text of its
-    name.
+    space, and a name such as <0x0A> stands for one byte. An added token, such as a special token,
+    stands for its own name.
     """
     vocabulary = tokenizer.get_vocab() | tokenizer.get_added_vocab()
     added = tokenizer.added_tokens_decoder
     if tokenizer.is_fast:
         byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
     else:
-        # A slow tokenizer has no decoder object that tells its kind. It counts as byte-level if its
-        # vocabulary contains all characters that GPT-2's vocabulary uses for bytes.
+        # A slow tokenizer has no decoder object that shows whether the tokenizer is byte-level. It
+        # is treated as byte-level if its vocabulary has all characters that GPT-2 uses for bytes.
         byte_level = vocabulary.keys() >= set(ByteLevel.alphabet())
 
     bytes_V = torch.zeros(max(vocabulary.values()) + 1, dtype=torch.long)
@@ -52,18 +52,18 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
 def retokenised(
     tokens_NT: Tensor, before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase, bos: bool
 ) -> Batch:
-    """Convert windows with tokens of the tokenizer `before` to windows of the tokenizer `after`.
+    """Decode windows with the tokenizer `before`, and encode their texts with `after`.
 
     The text of each window stays the same, except that incomplete characters at the edges of the
-    window are left out. Windows with fewer tokens than the longest window are padded, and the token
+    window are left out. All windows are padded to the length of the longest window, and the token
     mask is false for the padding.
 
     bos: whether each window begins with the beginning-of-sequence token (BOS).
     """
     mark = _mark(before)
     mark_ids = after(mark, add_special_tokens=False).input_ids if mark else []
-    # If `_mark` returns a character for a tokenizer, this tokenizer removes the first space of a
-    # text that it decodes. Therefore put one more space in front of each window.
+    # A tokenizer for which `_mark` returns a character also removes the first space of each text
+    # that it decodes. Therefore, put one more space in front of each window.
     space = before.convert_tokens_to_ids(["▁"]) if mark else []
     texts = list[str]()
     for window in tokens_NT[:, int(bos) :].tolist():
@@ -84,7 +84,7 @@ def retokenised(
 def continuation(
     prompt_ids: Sequence[int], answer_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
 ) -> str:
-    """Return the text that the tokens of an answer add to the text of a prompt.
+    """Decode the tokens of an answer that follows a prompt, and return the text of the answer.
 
     Prompt and answer are decoded together, because a SentencePiece tokenizer would remove the first
     space of an answer that is decoded alone.
@@ -119,9 +119,9 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a character to put in front of the text of a window before this text is tokenised.
 
     Some tokenizers add a space in front of a text, which would be wrong for a window that begins
-    inside a word. With the returned character in front, these tokenizers add the space before the
-    character, and `retokenised` removes the tokens of the space and of the character again. For all
-    other tokenizers, return an empty string.
+    inside a word. If the text begins with the returned character, these tokenizers add the space
+    before this character, and `retokenised` removes the tokens of the space and of the character
+    again. For all other tokenizers, return an empty string.
     """
     # Use a character from Unicode's private use area, because tokens do not join it with other
     # characters, as they may do with a line feed.
@@ -139,7 +139,7 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
 def _whole(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Remove the byte tokens of incomplete characters at the start and at the end of a window.
 
-    With these tokens, the complete characters next to them could not be decoded.
+    Otherwise, the complete characters next to these byte tokens could not be decoded.
     """
     names = tokenizer.convert_ids_to_tokens(ids)
     cut_at_start = CUT_AT_START.search("".join(names[:3]))

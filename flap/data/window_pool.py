@@ -1,6 +1,6 @@
 """Draw token windows from a text, and interleave the windows of several texts.
 
-Legend: N windows · T tokens per window · S tokens of a text.
+Legend: N: windows · T: tokens per window · S: tokens of a text.
 """
 
 import hashlib
@@ -21,8 +21,9 @@ from flap.data.text import Span, Text
 
 W = TypeVar("W", Tensor, Batch)
 
-# Every fifth window is held out: a fit, such as that of a linear compensation, does not use it. The
-# held-out windows then serve, for example, to choose the ridge (the regularisation) of the fit.
+# Every fifth window is held out. Coefficients, for example of compensation=linear, are fitted on
+# the other windows. The held-out windows are used, for example, to choose the strength of the ridge
+# regularisation of this fit.
 HELD_OUT = 5
 
 
@@ -46,8 +47,8 @@ class Pool:
     def __init__(self, text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> None:
         self.tokens_S, self.mask_S = tokenized(text, tokenizer, bos)
         self.bos_token: int | None = tokenizer.bos_token_id if bos else None
-        # Whether the mask is true for BOS. In a text with answers, it is false, because BOS is not
-        # part of an answer.
+        # Whether the mask is true for BOS. In a text with answers, the mask is false for BOS,
+        # because BOS is not part of an answer.
         self.bos_counts = not (text.counted and tokenizer.is_fast)
 
     def cut(self, seq_len: int) -> Batch:
@@ -58,13 +59,16 @@ class Pool:
         return self._windows(self._positions(seq_len))
 
     def draw(self, num_windows: int, seq_len: int, seed: int) -> Batch:
-        """Draw `num_windows` windows of the text at random, or all windows if there are fewer."""
+        """Draw `num_windows` windows at random, or all windows if the text has fewer."""
         positions_NT = self._positions(seq_len)
         order_N = torch.randperm(len(positions_NT), generator=torch.Generator().manual_seed(seed))
         return self._windows(positions_NT[order_N[:num_windows]])
 
     def _positions(self, seq_len: int) -> Tensor:
-        """Return, for each window, the indices of its tokens in `tokens_S`, which excludes BOS."""
+        """Return, for each window, the indices of its tokens in `tokens_S`.
+
+        If every window begins with BOS, this token is left out, because it is not in `tokens_S`.
+        """
         from_text = seq_len if self.bos_token is None else seq_len - 1
         num_windows = len(self.tokens_S) // from_text
         return torch.arange(num_windows * from_text).view(-1, from_text)
@@ -92,13 +96,13 @@ class _State:
 def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> TextTokens:
     """Tokenise a text.
 
-    A text from a chat template may already begin with BOS. This BOS is left out if another BOS is
-    put in front of it.
+    A text from a chat template may already begin with BOS. This BOS is left out if the windows or
+    the tokenizer put another BOS in front of the text.
 
-    bos: whether every window begins with BOS. This BOS is not part of the returned tokens.
+    bos: whether every window begins with BOS. The BOS of the windows is not in the returned tokens.
     """
-    # Slow tokenizers are Python code, whose state cannot be compared. Therefore each call with a
-    # slow tokenizer gets a new digest, so that its tokens are not taken from the cache.
+    # Slow tokenizers are Python code, whose state cannot be compared. Therefore, each call with a
+    # slow tokenizer gets a new digest, so that the call never returns cached tokens.
     content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else uuid4().hex
     digest = hashlib.sha256(f"{tokenizer.bos_token_id} {content}".encode()).hexdigest()
     return _tokenized(text, _State(digest, tokenizer), bos)
@@ -126,7 +130,7 @@ def _tokenized(text: Text, state: _State, bos: bool) -> TextTokens:
 
 
 def _begins_in(spans: Sequence[Span], offsets: Sequence[Span]) -> Tensor:
-    """Return a mask of the tokens that begin inside a span.
+    """Return a mask of the tokens that begin inside one of the spans.
 
     The mask is false for tokens that stand for no characters of the text, such as BOS.
 
@@ -142,9 +146,9 @@ def _begins_in(spans: Sequence[Span], offsets: Sequence[Span]) -> Tensor:
 
 
 def apportioned(total: int, weights: Sequence[float]) -> list[int]:
-    """Divide the whole number `total` into whole shares in proportion to `weights`.
+    """Divide the integer `total` into integer shares in proportion to `weights`.
 
-    The method of largest remainders rounds the shares, so that their sum is `total`.
+    The method of largest remainders rounds the shares, so that the sum of the shares is `total`.
     """
     exact = [total * weight / sum(weights) for weight in weights]
     shares = [math.floor(share) for share in exact]
@@ -155,9 +159,9 @@ def apportioned(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def mixed(parts: Sequence[Tensor]) -> Tensor:
-    """Interleave the windows (N, …) of the parts of a mixture. Each part is one text.
+    """Interleave the windows (N, …) of the texts (parts) of a mixture.
 
-    The windows of each part stay in order. The proportions of the parts are nearly the same among
+    The windows of each text stay in order. The proportions of the texts are nearly the same among
     the held-out windows (every fifth window), among all other windows, and in any sequence of
     neighbouring windows.
     """

@@ -1,6 +1,6 @@
 """Token windows for calibration, training and evaluation, and how they are cut from texts.
 
-Legend: N windows · T tokens per window.
+Legend: N: windows · T: tokens per window.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Windows:
     """Non-overlapping token windows of a mixture of texts. Each text of the mixture is a *part*."""
 
     parts: tuple[Part, ...]
-    # the text of each part of the mixture; None if the model still has to write this text
+    # the text of each part of the mixture; None if the model has not written this text yet
     texts: tuple[Text | None, ...]
     tokenizer: PreTrainedTokenizerBase
     num_samples: int  # number of windows to draw
@@ -39,23 +39,23 @@ class Windows:
     seed: int  # seed for drawing windows at random
     bos: bool = False  # whether each window begins with the beginning-of-sequence token
     field: str = "calibration"  # the config section, for error messages
-    # a dict from the index of a part to the prompts of the part that the model answers
+    # a dict from the index of a part to its prompts, only for parts whose prompts the model answers
     asked: Mapping[int, Asked] = field_of(default_factory=dict)
     counted: str = "all"  # which tokens are used for statistics: "all" or "answers"
-    # a dict from the name of each text to its documents, or to the turns of its prompts, even if no
-    # window contains them
+    # a dict from the name of each text to all documents of the text, or to the turns of all prompts
+    # in the text, including documents and prompts that are in no window
     read: Mapping[str, tuple[str, ...]] = field_of(default_factory=dict)
 
     @property
     def existing(self) -> list[Text]:
-        """The texts of all parts, without the texts that the model still has to write."""
+        """The texts of all parts, without the texts that the model has not written yet."""
         return [text for text in self.texts if text is not None]
 
     @property
     def named(self) -> list[Text]:
         """The texts of all parts, each with its name and its origin.
 
-        If the model still has to answer the prompts of a part, the text of this part is empty. The
+        If the model has not answered the prompts of a part yet, the text of this part is empty. The
         text `self` is left out until the model has written it.
         """
         named = list[Text]()
@@ -68,19 +68,19 @@ class Windows:
 
     @property
     def to_write(self) -> list[int]:
-        """The indices of the parts whose text the model still has to write."""
+        """The indices of the parts whose text the model has not written yet."""
         return [p for p, text in enumerate(self.texts) if text is None]
 
     def name(self, part: int) -> str:
-        """Return the name of a part, as in "2-a.txt" if several parts are called a.txt."""
+        """Return the name of a part, such as "a.txt", or "2-a.txt" if several parts are a.txt."""
         names = [Path(one.dataset).name for one in self.parts]
         return names[part] if names.count(names[part]) == 1 else f"{part + 1}-{names[part]}"
 
     def tokens_to_write(self, part: int) -> int:
         """Return the number of tokens that the model must write for a part.
 
-        These are enough tokens for one window more than the part needs, because the written text
-        may have fewer tokens when it is tokenised again.
+        The number is enough for one window more than the part needs, because the written text may
+        have fewer tokens when it is tokenised again.
         """
         return (1 + self.counts[part]) * self.seq_len
 
@@ -97,11 +97,11 @@ class Windows:
     def drawn(self) -> list[Batch | None]:
         """The windows of each part, with a mask of the tokens in answers.
 
-        None stands for a part whose text the model still has to write.
+        None stands for a part whose text the model has not written yet.
 
         Raises:
-            ValueError: a text is too short for its windows, or only tokens in answers are counted,
-                and the windows of a text have on average less than one of these tokens.
+            ValueError: a text has too few tokens for its windows, or only tokens in answers are
+                counted, and the windows of a text contain fewer such tokens than there are windows.
         """
         return [None if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
 
@@ -132,10 +132,10 @@ class Windows:
 
     @cached_property
     def key(self) -> dict[str, Any]:
-        """The entries of a cache key for everything that the windows depend on, except the model.
+        """Everything that the windows depend on, except the model, as entries of a cache key.
 
         These entries do not change when the model writes a text, because this text depends only on
-        the model, its tokenizer and the options of the part.
+        the model, the tokenizer, and values that are already in the key.
         """
         parts = [[part.dataset, part.weight, bool(part.chat_template)] for part in self.parts]
         tokens = list[str]()
@@ -191,7 +191,7 @@ def uses_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:
     field: the config key that error messages name.
 
     Raises:
-        ValueError: `bos` has none of these values, or `bos` is true although the tokenizer has no
+        ValueError: `bos` is not true, false or auto, or `bos` is true although the tokenizer has no
             BOS token.
     """
     choice = bos.lower()
@@ -219,8 +219,8 @@ def evaluation_windows(
 ) -> Tensor:
     """Cut a text into windows, and return these windows in order, tokens_NT (int64).
 
-    max_tokens: the maximum number of tokens in all returned windows together. Windows at the end of
-        the text are left out, but at least one window is returned. None returns all windows.
+    max_tokens: the maximum number of tokens in all returned windows together. Later windows are
+        left out, but at least one window is returned. If None, all windows are returned.
     field: the config key that error messages name.
 
     Raises:
