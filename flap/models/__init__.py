@@ -1,4 +1,4 @@
-"""Find and load models, access their parts in the same way in all families, and run layers."""
+"""Find and load models, access their parts in the same way for all families, and run layers."""
 
 from flap.models.adapter import ModelAdapter
 from flap.models.architecture import adapt, find_family, stock_class

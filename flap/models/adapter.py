@@ -1,8 +1,8 @@
 """Access attentions, MLPs and other parts of decoder-only models in the same way for all families.
 
-The table in `flap.modeling.families` has a row for each family, with the names of these parts. An
-attention or MLP is represented by a `Block`, which consists of units: pruning keeps or removes each
-unit as a whole.
+A family is a set of architectures in which these parts have the same names. The table in
+`flap.modeling.families` has a row with these names for each family. An attention or MLP is
+represented by a `Block`, which consists of units. Pruning keeps or removes each unit as a whole.
 """
 
 import copy
@@ -95,7 +95,7 @@ class ModelAdapter:
         return self.layers[layer].get_submodule(path.rpartition(".")[0])
 
     def attention(self, layer: int) -> Block:
-        """Return a layer's attention as a block, whose units are KV heads with their query heads.
+        """Return a layer's attention as a block. A unit is a KV head with its query heads.
 
         An attention that cannot be divided into heads is a single unit, which always stays.
         """
@@ -175,9 +175,9 @@ class ModelAdapter:
         return Block(name, output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
 
     def own_config(self) -> None:
-        """Give the model a copy of its config.
+        """Replace the model's config by a copy, also in all modules that refer to the config.
 
-        Later changes to the copy do not affect other models that share the config.
+        Later changes to the copy do not affect other models that use the original config.
         """
         before = self.model.config
         config = copy.deepcopy(before)
@@ -185,8 +185,8 @@ class ModelAdapter:
         for name in before.sub_configs:
             copies[id(getattr(before, name))] = getattr(config, name)
         for module in self.model.modules():
-            # If the model lacks a part, such as a vision tower, the config of this part and the
-            # copy of this config are None.
+            # If the model lacks a part, such as a vision tower, `copies` maps None to None, so a
+            # module without a config stays without a config.
             if hasattr(module, "config") and id(module.config) in copies:
                 module.config = copies[id(module.config)]
 
@@ -213,9 +213,10 @@ class ModelAdapter:
         return dims.pop() if len(dims) == 1 else None
 
     def widths(self, layer: int) -> dict[str, int]:
-        """Return the numbers of heads and neurons of a layer, as a dict whose keys are config keys.
+        """Return a layer's numbers of heads and neurons, as a dict from config keys to numbers.
 
-        If layers differ in the number of channels of a head, the dict also contains this number.
+        If heads have different numbers of channels in different layers, the dict also contains this
+        layer's number of channels of a head.
         """
         attention, mlp = self.blocks(layer)
         widths: dict[str, int] = {}
@@ -237,7 +238,10 @@ class ModelAdapter:
         return widths
 
     def refresh(self, layer: int) -> None:
-        """Update widths in the attributes of a layer's modules after the tensors have changed."""
+        """Set attributes of a layer's modules, such as `num_heads`, to the widths of its tensors.
+
+        This is needed after rows or columns of the tensors were removed.
+        """
         refresh_conv1d(self.layers[layer])
         self.refresh_mlp(layer)
         if self._has_prunable_heads(layer):
@@ -261,7 +265,10 @@ class ModelAdapter:
             _set_existing(module, {"intermediate_size": self.mlp(layer).num_units})
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
-        """Return the values of a layer for `per_layer_config` (`modeling_flap.py`)."""
+        """Return a layer's entry in `per_layer_config`, a config key of pruned models.
+
+        `modeling_flap.py` builds each layer from this entry.
+        """
         attention, mlp = self.blocks(layer)
         return {
             **self.widths(layer),
@@ -274,7 +281,7 @@ class ModelAdapter:
 
     @property
     def idle_parameters(self) -> int:
-        """The number of parameters in experts that a token is not routed to, summed over layers."""
+        """The number of parameters in experts that a token does not use, summed over all layers."""
         return sum(self.mlp(i).idle for i in range(len(self.layers)))
 
     def num_parameters(self) -> int:
@@ -302,9 +309,10 @@ def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any
 
 
 def _rows(sizes: Sequence[int], units: int) -> Tensor:
-    """Return the rows of each unit in a Linear that stacks several projections.
+    """Return the indices of each unit's rows in the weight of a Linear.
 
-    sizes: the number of rows of each projection.
+    sizes: the number of rows of each projection that is stacked in the Linear.
+    units: the number of units. Each unit has the same number of consecutive rows in a projection.
     """
     rows = []
     start = 0

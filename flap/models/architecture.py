@@ -26,7 +26,7 @@ def find_family(config: PreTrainedConfig) -> Family:
         ValueError: the architecture, or an option that the config turns on, is not supported. The
             message says what is supported.
     """
-    # the model type of a pruned model has this prefix; a pruned model can be pruned again
+    # a pruned model, which can be pruned again, has the model type of the dense model with a prefix
     model_type = config.model_type.removeprefix("flap_")
     if model_type in TOWERS:
         find_family(config.get_text_config())  # checks that the language model is supported
@@ -96,7 +96,8 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
             f"model: {type(model).__name__} derives from no …{head} class of transformers, which "
             "has a head"
         )
-    # The decoder and the layers are checked below, because the adapter is needed to find them.
+    # The classes of the decoder and of the layers are checked below, because an adapter is needed
+    # to find the decoder and the layers.
     for cls in (type(model), type(model.base_model)):
         _check_forward(cls)
     if whole_experts:

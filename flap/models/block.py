@@ -1,7 +1,7 @@
 """The attention or the MLP of one layer as a block, divided into the units that are pruned.
 
-Legend: U units · C input channels of a unit in the output projection · R rows of a unit in an input
-projection · T tokens · P positions of a batch · M members of a block (`Block.members`).
+Legend: U: units · C: input channels of a unit in the output projection · R: rows of a unit in an
+input projection · T: tokens · P: positions of a batch · M: members of a block (`Block.members`).
 """
 
 from abc import ABC, abstractmethod
@@ -44,20 +44,25 @@ class LinearLike(ABC):
 
 
 class Observed(NamedTuple):
-    """The inputs of the output projections of a block's members in one forward pass."""
+    """The inputs of a block's output projections in one forward pass.
+
+    In a mixture of experts, each expert is a member of the block, and has an output projection. Any
+    other block is its own single member.
+    """
 
     # For each member, the inputs (…, channels) of its output projection. Only tokens that are
     # routed to the member are included. If whole experts are the units, the inputs are multiplied
     # by the router's weights.
     activations: Sequence[Tensor]
-    # If whole experts are the units: the number of all tokens. It is needed because a token that is
-    # not routed to an expert counts as a row of zeros in the activations of this expert.
+    # The number of all tokens. Set only if whole experts are the units, because a token that is not
+    # routed to an expert then counts as a row of zeros in the activations of this expert.
     num_tokens: int | None = None
-    # If neurons of experts are the units: the router's factors for the outputs of the members. The
-    # factor of a token is 0 for members that the token is not routed to.
+    # The factors by which the router multiplies the outputs of the members. Set only if neurons of
+    # experts are the units. The factor of a token is 0 for members that it is not routed to.
     weight_TM: Tensor | None = None
-    # If whole experts are the units: for each expert, its outputs for the tokens that are routed to
-    # it, with the fields of `whole_experts.OfToken` as additional columns at the end.
+    # For each expert, the outputs of the expert for the tokens that are routed to it, followed by
+    # the fields of `whole_experts.OfToken` as additional columns. Empty unless whole experts are
+    # the units.
     routed: Iterable[Tensor] = ()
 
 
@@ -89,10 +94,10 @@ class Block:
     name: str
     output: Any  # the output projection: a Linear or a `LinearLike`
     columns_UC: Tensor
-    # The input projections, each with the rows of all units (rows_UR). If units are whole experts,
-    # the router is included.
+    # Pairs of an input projection and the indices of the rows that belong to each unit (rows_UR).
+    # If units are whole experts, the router counts as an input projection.
     inputs: tuple[tuple[Any, Tensor], ...]
-    # RMS norms, each with the input projection whose outputs it normalises.
+    # Pairs of an RMS norm and the input projection whose outputs this norm normalises.
     norms: tuple[tuple[Any, nn.Linear], ...] = ()
     # Other parameters or buffers that have values for each unit: the module, the name of the
     # attribute, and the indices of the values of each unit (rows_UR).
@@ -114,8 +119,9 @@ class Block:
         The only member of a block without experts is the block itself.
 
         An expert gets only the tokens that are routed to it, and has a separate output bias. The
-        channels and units of the block are numbered member after member. After pruning, all members
-        have the same number of units, unless units are whole experts (`whole`).
+        channels and units of the block are numbered consecutively: first all of the first member,
+        then all of the second member, and so on. After pruning, all members have the same number of
+        units, unless units are whole experts (`whole`).
         """
         return (self,)
 
@@ -134,7 +140,7 @@ class Block:
 
     @property
     def watched(self) -> nn.Module:
-        """The module to which calibration attaches its forward pre-hook.
+        """The module on which calibration registers a forward pre-hook.
 
         The hook calls `observe` with the positional arguments of this module's forward pass.
         """
@@ -184,7 +190,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Transposed(LinearLike):
-    """A view of a Conv1D of GPT-2 as a Linear, whose weight is the transpose of Conv1D's weight."""
+    """A view of GPT-2's Conv1D as a Linear, with the transpose of the Conv1D's weight as weight."""
 
     module: Any
 

@@ -3,7 +3,7 @@
 If a model uses one matrix as its embedding and as its LM head, a GGUF file may contain this matrix
 twice: with few bits as the embedding, and with more bits as the LM head.
 
-Legend: V vocabulary · D hidden size.
+Legend: V: tokens of the vocabulary · D: hidden size.
 """
 
 import re
@@ -18,9 +18,9 @@ HEAD = "output.weight"
 # Number of bits in the significand of each floating-point type.
 SIGNIFICANDS = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
 # The largest relative rounding error of weights that are quantised to b bits, multiplied by 2^b.
-# The relative error is the norm of the rounding errors, divided by the norm of the weights. It is
-# 1.37 / 2^b for normally distributed weights in blocks of 32, and up to 1.5 times as large for the
-# weights of trained models and for other block sizes.
+# The relative error is the norm of the rounding errors, divided by the norm of the weights. This
+# relative error is 1.37 / 2^b for normally distributed weights in blocks of 32, and up to 1.5 times
+# as large for the weights of trained models and for other block sizes.
 ROUNDING = 1.5 * 1.37
 ROWS = 16384  # number of rows that are compared at a time
 

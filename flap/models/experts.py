@@ -1,8 +1,9 @@
 """The experts of a layer as one MLP block with the neurons of all experts.
 
-Legend: E experts · I neurons of one expert · H hidden size · T tokens · P positions of a batch · K
-experts that a token is routed to · R tokens that are routed to one expert · M members of a block,
-which are the experts · U units · C channels of a unit. In rows_UR, R stands for the rows of a unit.
+Legend: E: experts · I: neurons of one expert · H: hidden size · T: tokens · P: positions of a
+batch · K: experts that a token is routed to · R: tokens that are routed to one expert (but in
+rows_UR: rows of a unit) · M: members of a block, which are the experts · U: units · C: channels of
+a unit.
 """
 
 from collections.abc import Sequence
@@ -28,10 +29,10 @@ from flap.models.stacked_experts import (
 
 
 class ExpertInputs(NamedTuple):
-    """The inputs of the experts in a forward pass. Each list has one entry for each expert."""
+    """The inputs of the experts in a forward pass. Each list has one tensor for each expert."""
 
     inputs: list[Tensor]  # the hidden states (R, H) that each expert gets
-    weights: list[Tensor]  # the router's factors (R) for the outputs of each expert
+    weights: list[Tensor]  # the router's weights (R), by which the expert's outputs are multiplied
     tokens: list[Tensor]  # the indices (R) of the tokens that are routed to each expert
 
 
@@ -46,7 +47,11 @@ class ExpertsBlock(Block):
 
     @property
     def members(self) -> Sequence[Block]:
-        """One block for each expert. Only the block of all experts has input projections."""
+        """One block for each expert.
+
+        These blocks have no input projections, because the input projections of all experts are one
+        tensor, which belongs to the block of all experts.
+        """
         experts = self.output.experts
         channels = self.columns_UC.shape[1]  # channels of a unit (a neuron or a whole expert)
         columns_UC = torch.arange(num_neurons(experts)).reshape(-1, channels)
@@ -69,10 +74,11 @@ class ExpertsBlock(Block):
     def observe(self, args: tuple[Any, ...], mask_P: Tensor | None = None) -> Observed:
         """Return the inputs of each expert's down projection for the tokens routed to it.
 
-        The inputs are computed here from the arguments of the experts module, so this works with
-        every kernel that runs the experts. In Llama 4, the router's weights multiply the inputs of
-        the experts instead of their outputs, so `Observed.weight_TM` is 1 for the experts that a
-        token is routed to.
+        The inputs are computed here from the arguments of the experts module, because a kernel that
+        runs all experts at once does not expose the inputs of down projections.
+
+        In Llama 4, the router's weights multiply the inputs of the experts instead of their
+        outputs, so `Observed.weight_TM` is 1 for the experts that a token is routed to.
         """
         experts = self.output.experts
         activations, _ = routed(experts, args, mask_P)
@@ -115,6 +121,8 @@ def routed(
     experts: Any, args: tuple[Any, ...], mask_P: Tensor | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the inputs (R, I) of each expert's down projection, and the router's weights (R).
+
+    Both are lists with one tensor for each expert.
 
     args: the arguments of the experts' forward pass.
     mask_P: a boolean mask of the positions whose tokens are returned. None means all positions.
@@ -163,7 +171,7 @@ def _dispatched_by_zeros(input_ETH: Tensor) -> ExpertInputs:
     """Return the inputs of the experts of Llama 4.
 
     In Llama 4, each expert gets all tokens, multiplied by the router's weight. If a token is not
-    routed to the expert, this weight is zero. Therefore, rows of zeros are left out.
+    routed to the expert, this weight is zero, so rows of zeros are left out.
     """
     tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in input_ETH]
     inputs = [input_TH[token_R] for input_TH, token_R in zip(input_ETH, tokens, strict=True)]

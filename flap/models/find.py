@@ -74,8 +74,8 @@ def _exists(path: str) -> bool:
         raise ValueError(f"model.path={shown(path)}: cannot be looked up ({reason})") from error
 
 
-# The result is cached, so that the runs of a sweep share one `CheckpointSource`. If a file of the
-# model changes, the argument `state` changes, so the model's config is read again.
+# The result is cached, so that the runs of a sweep share one `CheckpointSource`. The argument
+# `state` makes sure that the config is read again if a file of the model has changed.
 @lru_cache(maxsize=1)
 def _read(
     path: str, trust_remote_code: bool, weights: bool, state: object, **options: Any
@@ -97,7 +97,7 @@ def _read(
 
 
 def _config(path: str, trust_remote_code: bool, local_first: bool) -> PreTrainedConfig:
-    """Read the config. With `local_first`, try the local hub cache first, without the network."""
+    """Read the config. If `local_first`, first try the hub's local cache, without the network."""
     with suppress(OSError, ValueError):
         if local_first:
             return read_config(path, trust_remote_code=trust_remote_code, local_files_only=True)

@@ -1,7 +1,7 @@
-"""Run the parts of a model separately: before the layers, each single layer, and after the layers.
+"""Run a model in steps: up to the first decoder layer, each single layer, and after the last layer.
 
-Legend: N windows (token sequences) · T tokens per window · P positions of all windows · D hidden
-size.
+Legend: N: windows (token sequences) · T: tokens per window · P: positions of all windows · D:
+hidden size.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Call:
     @torch.no_grad()
     def __call__(self, layer: nn.Module, hidden_NTD: Tensor) -> Tensor:
         device = next(layer.parameters()).device
-        # if the weights of the layer are on meta, accelerate's hooks load them, and move the inputs
-        # to the device of the loaded weights
+        # if the weights of the layer are on meta, accelerate's hooks load the weights, and move the
+        # inputs to the device of the loaded weights
         if device.type != "meta":
             hidden_NTD = hidden_NTD.to(device)
         output = layer(hidden_NTD, *self.args, **self.options)

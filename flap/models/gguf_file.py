@@ -54,12 +54,12 @@ CARD = {
     "base_model": "base_model.0.repo_url",
 }
 HUB = "https://huggingface.co/"
-# The file next to the float32 weights that contains the quantised types of the GGUF's tensors, and
-# a message if LM head and embedding were tied.
+# The name of a file next to the float32 weights. It contains the quantised types of the GGUF's
+# tensors, and a message if LM head and embedding were tied.
 FACTS = "gguf.json"
 PLAIN = {"F64", "F32", "F16", "BF16"}  # types of GGUF tensors that are not quantised
 DEQUANTISE_SECONDS = 600  # maximum wait while another process dequantises the same file
-VERSION = 3  # increase it if changed code converts the same GGUF to different weights
+VERSION = 3  # increase this if a change of the code converts a GGUF to different weights
 # Errors that transformers and gguf raise for a damaged file.
 UNREADABLE = (
     OSError,
@@ -100,7 +100,7 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
         raise ValueError(f"model.path={path}: no such file")
     target = cache / "models" / f"{gguf.stem}-{_key(path, gguf, tie)}"
     if not (target / "config.json").is_file():
-        # Do not lock `target` itself, because every run that uses `target` holds this lock.
+        # Do not lock `target` itself, because every run that uses `target` holds a lock on it.
         making = target.with_name(f"{target.name}.making")
         with exclusive(making, DEQUANTISE_SECONDS):
             if not (target / "config.json").is_file():

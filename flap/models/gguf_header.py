@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-BLOCK = re.compile(r"blk\.(\d+)\.")  # the beginning of the name of each tensor in a layer
+BLOCK = re.compile(r"blk\.(\d+)\.")  # prefix of the names of a layer's tensors in a GGUF
 SUFFIXES = (".weight", ".bias")
 ROPE_FACTORS = "rope_freqs.weight"  # the only tensor whose values become config values
 # A dict from projections, as a GGUF names them, to the config key that says whether the projection
@@ -152,7 +152,7 @@ def _check_divides(name: str, number: Any, width_name: str, width: Any) -> None:
 
 
 def _set_llama3_rope(config: PreTrainedConfig, factors: torch.Tensor) -> bool:
-    """Set RoPE scaling as in LLaMA 3, and return whether it gives the frequencies of the GGUF.
+    """Set RoPE scaling as in LLaMA 3. Return whether this scaling gives the GGUF's frequencies.
 
     factors: the tensor `rope_freqs.weight` of the GGUF, which has a divisor for the frequency of
         each pair of dimensions.

@@ -36,7 +36,8 @@ class HiddenFiles:
     """The files with the hidden states of a `Walk` over the layers of a model, in one folder.
 
     The file journal.json (the journal) contains the number of finished layers, and the names of the
-    files with the hidden states after these layers, one file for each `Stream` of the walk.
+    files with the hidden states after these layers. There is one file for each `Stream`, which is a
+    set of windows that the walk carries from layer to layer.
 
     layers_done: the number of layers that an interrupted walk has finished. The number is 0 for a
         new walk, or if files are damaged.
@@ -79,7 +80,7 @@ class HiddenFiles:
         return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
 
     def is_due(self) -> bool:
-        """Return whether SECONDS_BETWEEN_RECORDS have passed since the journal was updated."""
+        """Return whether the last update of the journal is SECONDS_BETWEEN_RECORDS ago."""
         return time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS
 
     def record(self, layers_done: int, files: Mapping[str, str], wait: Callable[[], None]) -> None:

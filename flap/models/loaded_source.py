@@ -1,4 +1,4 @@
-"""Describe the dense (unpruned) model of a run if the caller has loaded this model."""
+"""Describe a dense (unpruned) model that the caller of `flap.prune` has already loaded."""
 
 import copy
 from collections.abc import Callable
@@ -116,7 +116,7 @@ def check_plain(model: PreTrainedModel) -> None:
     if quantiser is not None:
         method = quantiser.quantization_config.quant_method
         dequantised = getattr(quantiser.quantization_config, "dequantize", False)
-        # transformers usually dequantises a GGUF; if not, the dtype of its weights is in `packed`
+        # transformers usually dequantises a GGUF; otherwise, `packed` already contains its dtype
         if method != "gguf" and not dequantised:
             packed.append(str(method))
     if packed:

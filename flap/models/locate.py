@@ -32,8 +32,8 @@ DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.t
 def locate(path: str, cache: Path, streams: bool, tie: bool = True) -> tuple[str, str]:
     """Return the directory or hub id of a model, and its origin for the report.
 
-    streams: whether layers are read from files during the run. If so, this
-        function downloads weights that are on the hub.
+    streams: whether layers are read from files during the run. If so, this function downloads the
+        weights of a model on the hub.
     tie: whether to tie the LM head of a GGUF to the embedding if it is a copy of the embedding.
 
     Raises:
@@ -57,7 +57,7 @@ def locate(path: str, cache: Path, streams: bool, tie: bool = True) -> tuple[str
 def not_found(name: str, error: Exception, what: str = "no model") -> ValueError:
     """Return the error for a model or tokenizer that does not exist or cannot be read.
 
-    what: what is missing, as the message says it: "no model" or "no tokenizer".
+    what: the first words of the message after the model's name, "no model" or "no tokenizer".
     """
     hint = ""
     reason = f" ({one_line(error, 300)})"

@@ -26,7 +26,7 @@ LAYER = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A model in files, with the device and the dtype that it gets when it is opened.
+    """A model in files, with the device and the dtype that the model will have when it is opened.
 
     With dry_run=true, the weights need not exist, and this machine need not have the device.
     """

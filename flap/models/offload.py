@@ -77,9 +77,9 @@ def _is_offloaded(module: nn.Module) -> bool:
 
 
 def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None:
-    """Store replaced parameters in the place from which accelerate's hook loads them.
+    """Store replaced parameters in the dict or folder from which accelerate's hook loads weights.
 
-    before: the parameters that the hook has loaded, before any of them was replaced.
+    before: the loaded parameters, as they were before some of them were replaced.
     """
     weights: Any = module._hf_hook.weights_map  # type: ignore[union-attr]
     store = weights.dataset
@@ -89,7 +89,7 @@ def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None
     on_host = all(prefix + name in in_memory for name in before)
     for name, parameter in module.named_parameters(recurse=False):
         # Some modules read the weights of a convolution without calling the convolution. The
-        # hook of such a module has already moved these weights back to meta.
+        # hooks of these modules have already moved the convolution's weights back to meta.
         if parameter is before.get(name) or parameter.device.type == "meta":
             continue
         if on_host:

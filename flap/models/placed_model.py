@@ -3,7 +3,7 @@
 A placement defines where the weights of a model are, and how they get to the device
 that runs the model.
 
-Legend: N windows (token sequences) · T tokens per window · P positions of a batch.
+Legend: N: windows (token sequences) · T: tokens per window · P: positions of a batch.
 """
 
 import copy
@@ -26,7 +26,7 @@ from flap.runtime.progress import progress
 from flap.storage import NOT_KEPT, WorkFolder
 
 # A function that returns a context manager, which records statistics of a layer while a batch runs.
-# The argument is a mask of the positions of the batch that count, or None if all positions count.
+# The argument is a mask of the positions that the statistics include, or None for all positions.
 Recording: TypeAlias = Callable[[Tensor | None], AbstractContextManager[Any]]
 
 
@@ -36,7 +36,7 @@ def unrecorded(mask_P: Tensor | None) -> AbstractContextManager[None]:
 
 
 class PlacedModel(ABC):
-    """A model at one of the placements.
+    """A model together with its placement. Each placement is a subclass of this class.
 
     The attribute `model` always has the current shapes, class and config. A layer is *present*
     while its weights are on the device that runs it. The methods of this class run forward passes
@@ -48,7 +48,8 @@ class PlacedModel(ABC):
     # Whether layers are read from files when they are needed. If so, a run can resume from files in
     # its working directory.
     streams: ClassVar[bool] = False
-    # Whether all weights are always on the device that runs the model, as timing and training need.
+    # Whether all weights are always on the device that runs the model. Timing and training require
+    # this.
     whole: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -69,8 +70,8 @@ class PlacedModel(ABC):
     def if_streamed(self, work: WorkFolder) -> WorkFolder:
         """Return `work` if layers are read from files (`streams`), else NOT_KEPT.
 
-        With NOT_KEPT, no files are written. Steps that change a model in memory cannot resume after
-        an interruption, because the changes are lost with the process.
+        With NOT_KEPT, no files are written. Files would be useless for steps that change a model in
+        memory: these steps cannot resume, because the changes are lost if the process ends.
         """
         return work if self.streams else NOT_KEPT
 
@@ -129,7 +130,7 @@ class PlacedModel(ABC):
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:
         """Return whether every process has enough memory to run the whole model.
 
-        beside_bytes: the bytes of another model that must be in memory at the same time.
+        beside_bytes: the size in bytes of another model that must be in memory at the same time.
         """
         return all(ranks.gather(self.has_room(beside_bytes)))
 

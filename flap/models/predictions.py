@@ -3,7 +3,7 @@
 Callers compute logits for one chunk of positions at a time, because the logits of a whole batch may
 be larger than the model.
 
-Legend: N windows (token sequences) · T tokens in each window · D hidden size.
+Legend: N: windows (token sequences) · T: tokens in each window · D: hidden size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from flap.runtime.progress import shared_out
 
 T = TypeVar("T")
 
-LOGITS_BYTES = 2**28  # maximum bytes of the float32 logits of a chunk of positions
+LOGITS_BYTES = 2**28  # maximum size of the float32 logits of a chunk of positions, in bytes
 
 
 def positions_per_chunk(vocab_size: int) -> int:
@@ -40,8 +40,8 @@ def map_batches(
 
     The batches are divided among the processes, and each process gets all results.
 
-    function: a function of the tokens_NT and the final hidden_NTD of a batch. The LM head is on its
-        device during the call.
+    function: a function of the tokens (N, T) and the final hidden states (N, T, D) of a batch. The
+        weights of the LM head are loaded while the function runs.
     stage: the label of the progress bar.
     """
     states = shared_hidden_states(model, batches_NT)

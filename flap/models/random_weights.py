@@ -17,8 +17,8 @@ def fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty_like(buffer, device=device)
-    # `modules` yields outer models before inner models, so the buffers of a vision tower
-    # are computed first by the whole model, and then again by the tower, whose values stay.
+    # `modules` yields outer models before inner models. The whole model therefore computes the
+    # buffers of a vision tower first, and the tower then overwrites these buffers.
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     for part in parts:
         for module in part.modules():  # the decoder of Falcon-H1 computes the buffers of its layers

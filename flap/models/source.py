@@ -1,4 +1,4 @@
-"""Describe the dense (unpruned) model of a run before its weights are opened."""
+"""Describe a run's dense (unpruned) model before the weights of the model are opened."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -30,16 +30,16 @@ class ModelSource(ABC):
     The model is in files (`CheckpointSource`), or the caller has loaded it (`LoadedSource`).
     """
 
-    # Whether the caller has loaded the weights. If so, pruning changes the caller's model, and its
-    # weights may be in no file.
+    # Whether the caller has loaded the weights. If so, pruning changes the caller's model, and the
+    # dense weights may exist only in memory.
     loaded: ClassVar[bool] = False
     path: str  # a directory or hub id; empty if a loaded model has no name or path
     origin: str  # where the model comes from: a GGUF, a local directory, the hub or the caller
     config: PreTrainedConfig
     trust_remote_code: bool
     device: torch.device  # the device that runs the model
-    placed: type[PlacedModel]  # the class of its placement (option `model.placement`)
-    # the tokenizer; access raises a ValueError if it cannot be read
+    placed: type[PlacedModel]  # the class for the model's placement (option `model.placement`)
+    # the tokenizer of the model; access raises a ValueError if the tokenizer cannot be read
     tokenizer: PreTrainedTokenizerBase
 
     @property
@@ -71,7 +71,7 @@ class ModelSource(ABC):
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The part of every cache key that identifies the model and the versions of libraries."""
+        """The entries of every cache key that identify the model and the versions of libraries."""
         # The same weights may give different results with another version of torch or transformers.
         versions = {library: version(library) for library in ("torch", "transformers")}
         return self.identity() | versions

@@ -1,10 +1,10 @@
-"""Access the experts of a layer, which transformers stores stacked in two parameters.
+"""Access the experts of a layer, whose weights transformers stacks in two parameters.
 
-Neuron i of expert e has the index e · I + i. FLAP's bias compensation, which replaces the mean
-output of removed neurons, gives experts output biases.
+Neuron i of expert e has the index e · I + i among the neurons of all experts. FLAP's bias
+compensation, which replaces the mean output of removed neurons, adds output biases to the experts.
 
-Legend: E experts · I neurons of one expert · H hidden size · R, C rows and columns of the matrix of
-one expert.
+Legend: E: experts · I: neurons of one expert · H: hidden size · R: rows of the matrix of one
+expert · C: columns of this matrix.
 """
 
 import copy
@@ -21,7 +21,7 @@ from flap.models.block import LinearLike, set_tensor
 GATE_UP = "gate_up_proj"
 UP = "up_proj"
 DOWN = "down_proj"
-PARTS = {GATE_UP: 2, UP: 1}  # for each parameter, how many of its rows belong to one neuron
+PARTS = {GATE_UP: 2, UP: 1}  # the number of rows of each parameter that belong to one neuron
 # names of the attributes in which modules of experts store the number of neurons of an expert
 WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")
 
@@ -36,7 +36,11 @@ class Stacked(LinearLike):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix of gate and up (E · 2I, H), of up alone (E · I, H), or of down (H, E · I)."""
+        """The projections of all experts as one matrix.
+
+        The shape is (E · 2I, H) for gate and up projections, (E · I, H) for up projections without
+        gates, and (H, E · I) for down projections.
+        """
         weight_ERC = as_stored(self.experts, getattr(self.experts, self.name))
         if self.name == DOWN:
             return weight_ERC.transpose(0, 1).flatten(1)
@@ -44,7 +48,7 @@ class Stacked(LinearLike):
 
     @property
     def bias(self) -> Tensor | None:
-        """The biases, expert after expert; None if there are none, as in most unpruned families."""
+        """The concatenated biases of all experts; None if the experts have no biases."""
         bias_ER: Tensor | None = getattr(self.experts, f"{self.name}_bias", None)
         return None if bias_ER is None else bias_ER.flatten()
 
@@ -96,7 +100,7 @@ def as_stored(experts: Any, weight: Tensor) -> Tensor:
     """Convert weights between (E, output, input) and the order of axes in which they are stored.
 
     Experts whose attribute `is_transposed` is true store (E, input, output). The experts of Llama 4
-    do so, too, but do not have this attribute.
+    also store (E, input, output), but lack this attribute.
     """
     return weight.transpose(1, 2) if getattr(experts, "is_transposed", True) else weight
 

@@ -3,7 +3,8 @@
 A walk carries any number of streams (`Stream`) from layer to layer. A stream consists of the hidden
 states of some windows, which each layer updates.
 
-Legend: N windows (token sequences) · T tokens per window · P positions of a batch · D hidden size.
+Legend: N: windows (token sequences) · T: tokens per window · P: positions of a batch · D: hidden
+size.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,12 +40,12 @@ class Stream:
     batches: list[Tensor]
     calls: list[list[Call]]  # for each batch, the arguments of every layer
     file: str | None  # name of the file with the hidden states; None if they are in memory
-    masks: Sequence[Tensor | None]  # mask_P of each batch; None if all positions count
+    masks: Sequence[Tensor | None]  # mask_P of each batch; None if all tokens are counted
 
     def outputs(
         self, index: int, layer: nn.Module, recording: Recording = unrecorded
     ) -> Iterator[Tensor]:
-        """Yield the output of the layer for each batch. The stream does not advance.
+        """Yield the output of the layer for each batch. The stream keeps its hidden states.
 
         recording: called with the mask of each batch. The context manager that it returns is open
             while the layer runs.
@@ -115,8 +116,8 @@ class Walk:
         with self.processes():
             self.files = None if work.path is None else HiddenFiles(ranks.own_folder(work.path))
             done = [0] if self.files is None else ranks.gather(self.files.layers_done)
-            # if the processes were killed while they updated their journals, their numbers of
-            # finished layers may differ; the walk then starts at the first layer
+            # if the processes were killed while they updated their journals, the journals may
+            # contain different numbers of finished layers; the walk then starts at the first layer
             self.layers_done = done[0] if len(set(done)) == 1 else 0
             if self.layers_done and work.path is not None:
                 whole = ranks.on_first(partial(notes_are_whole, work.path, self.layers_done))
@@ -156,8 +157,8 @@ class Walk:
         batches_NT = [batch.tokens_NT for batch in batches]
         resumed = self.files is not None and self.layers_done > 0
         windows = batches_NT
-        # a resumed walk reads the hidden states from files; to get the arguments of the layers, one
-        # batch of each shape is enough
+        # a resumed walk reads the hidden states from files, and needs only the arguments of the
+        # layers, for which one batch of each shape is enough
         if resumed:
             windows = list({batch_NT.shape: batch_NT for batch_NT in batches_NT}.values())
         # the arguments of the layers; the key is the shape of a batch, or the index of a batch if
@@ -187,7 +188,7 @@ class Walk:
         return self.streams[name]
 
     def replace(self, before: Iterable[str], after: Mapping[str, Stream]) -> None:
-        """Remove streams from the walk, and add others, such as forks of the removed streams.
+        """Remove streams from the walk, and add new streams, such as forks of removed streams.
 
         before: the names of the streams to remove.
         after: a dict from names to the streams to add.
@@ -199,7 +200,7 @@ class Walk:
     def restored(self, name: str, like: Stream) -> Stream:
         """Return the stream with this name from the journal of an interrupted walk.
 
-        like: a stream whose batches have the same shapes.
+        like: a stream whose batches have the same shapes as the batches of the returned stream.
         """
         assert self.files is not None
         file = self.files.recorded[name]

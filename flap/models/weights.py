@@ -46,7 +46,7 @@ def tensor_files(directory: Path) -> dict[str, Path]:
     """Return a dict from the name of each tensor to the safetensors file that contains it.
 
     Raises:
-        ValueError: there is neither model.safetensors nor an index, or the file found is damaged.
+        ValueError: there is neither model.safetensors nor an index, or one of them is damaged.
     """
     file = directory / WEIGHTS
     if file.is_file():  # an index next to this file belongs to an older checkpoint
@@ -110,7 +110,7 @@ def check_weights(directory: Path) -> dict[Path, dict[str, tuple[int, ...]]]:
 
     Raises:
         ValueError: a file is missing or damaged, or the index names no tensor, a file outside the
-            directory, or a tensor that its file lacks.
+            directory, or a tensor that is not in the file given for this tensor.
     """
     files = tensor_files(directory)
     shards = sorted(set(files.values()))

@@ -1,13 +1,14 @@
 """Blocks whose units are whole experts, which are removed together with their rows of the router.
 
-For a token, the output of a mixture is Σ_e W_e (w_e a_e). W_e is the down projection of expert e
-and a_e its input. w_e is the router's weight of expert e, or 0 if the token is not routed to it.
-The sum over experts is one projection, whose input is the concatenation of all vectors w_e a_e. In
-this projection, a unit is an expert, and its channels are the elements of w_e a_e.
+For a token, the output of a mixture is Σ_e W_e (w_e a_e). W_e is the down projection of expert e,
+and a_e is the input of this projection. w_e is the router's weight for expert e, or 0 if the token
+is not routed to this expert. The sum over experts is one projection, whose input is the
+concatenation of all vectors w_e a_e. In this projection, each expert e is a unit, and the elements
+of w_e a_e are the channels of this unit.
 
-Legend: E experts · I neurons of one expert · H hidden size · T tokens · P positions of a batch · U
-units · C channels of a unit · R tokens that are routed to one expert. In rows_UR, R stands for the
-rows of a unit.
+Legend: E: experts · I: neurons of one expert · H: hidden size · T: tokens · P: positions of a
+batch · U: units · C: channels of a unit · R: tokens that are routed to one expert (but in rows_UR:
+rows of a unit).
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,8 +30,8 @@ CORRECTION = "e_score_correction_bias"
 class OfToken(NamedTuple):
     """Norms of an expert's output f (H) for each token, or the means of these norms over tokens.
 
-    The model multiplies f by the router's weight g. In Llama 4, the router multiplies the inputs of
-    the experts instead, so g is 1.
+    The model multiplies f by the router's weight g. In Llama 4, the router's weights multiply the
+    inputs of the experts instead of their outputs, so g is 1.
     """
 
     norm: Tensor  # the norm of the output, ‖f‖₂

@@ -53,7 +53,10 @@ class LayerFiles:
             self._read_dense(index)
 
     def state(self, index: int | None) -> dict[str, Tensor]:
-        """Return the entries of the model's current state dict that belong to a layer."""
+        """Return the entries of the model's current state dict that belong to a layer.
+
+        If `index` is None, return all entries that belong to no layer.
+        """
         state = self.model.state_dict()
         if index is None:
             names = [name for name in state if not name.startswith(self.prefix)]
@@ -107,7 +110,7 @@ class LayerFiles:
         return self.folder / ("ends.safetensors" if index is None else f"layer-{index}.safetensors")
 
     def _read_changed(self, index: int | None, device: torch.device) -> None:
-        """Load the tensors of a changed layer. On the meta device, set only their shapes."""
+        """Load the tensors of a changed layer. If `device` is meta, only the shapes are set."""
         for name, tensor in load_file(self._path(index)).items():
             module, _, attribute = name.rpartition(".")
             set_tensor(self.model.get_submodule(module), attribute, tensor.to(device))
@@ -115,7 +118,7 @@ class LayerFiles:
             self.adapter.refresh(index)
 
     def _read_dense(self, index: int | None) -> None:
-        """Read the tensors of an unchanged layer. transformers renames, fuses and casts them."""
+        """Let transformers read, rename, fuse and cast the tensors of an unchanged layer."""
         conversions = getattr(self.model, "_weight_conversions", None)
         names = self._names[index]
         # Close the files after each layer, because data that was read from a file stays in memory

@@ -1,4 +1,4 @@
-"""placement=stream: layers stay on disk. Each layer is read when it runs, and then dropped."""
+"""placement=stream: layers stay on disk. Each layer is loaded, run, and dropped from memory."""
 
 import json
 import logging
@@ -223,16 +223,16 @@ def _memory(tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _move_to_meta(modules: Iterable[nn.Module]) -> None:
-    """Move the weights of the modules, without those of their child modules, to meta."""
+    """Move the weights of the given modules to meta. Weights of child modules are not moved."""
     for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
             set_tensor(module, name, parameter.detach().to("meta"))
 
 
 def open_checkpoint(directory: Path, device: torch.device, work: WorkFolder = NOT_KEPT) -> OnDisk:
-    """Open a checkpoint that flap has saved, with one layer at a time on the device.
+    """Open a checkpoint that flap has saved. Only one layer at a time is on the device.
 
-    The checkpoint can then be compared with a model in memory, without memory for a second model.
+    The checkpoint can thus be compared with a model in memory, without memory for a second model.
 
     work: see `OnDisk`.
     """

@@ -18,7 +18,7 @@ class Resident(PlacedModel):
 
     @classmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "Resident":
-        """Load the whole model on the device of its source."""
+        """Load the whole model onto the device that `source` names."""
         return cls(source.on_device())
 
     @contextmanager

@@ -59,8 +59,8 @@ class Spread(PlacedModel):
     def write(self, directory: Path) -> None:
         """Write weights and config.
 
-        Of weights that are tied to each other, only one is written. Otherwise, transformers would
-        write every offloaded copy.
+        Weights that are tied to each other are written once. Without this, transformers would write
+        every offloaded copy of these weights.
         """
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
         state = self.model.state_dict()
