@@ -15,7 +15,7 @@ from flap.models.gguf_header import GGUFHeader
 
 EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
-# Number of bits in the significand of each floating-point type.
+# The number of bits in the significand of each floating-point type of GGUF tensors.
 SIGNIFICANDS = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}
 # The largest relative rounding error of weights that are quantised to b bits, multiplied by 2^b.
 # The relative error is the norm of the rounding errors, divided by the norm of the weights. This

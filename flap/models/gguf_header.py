@@ -86,7 +86,7 @@ class GGUFHeader:
         places = {ROPE_FACTORS: "config"}
         for name in model.state_dict():
             gguf_name = table.get_name(name, try_suffixes=SUFFIXES)
-            if gguf_name is None:  # for example for the gate and up projections of experts
+            if gguf_name is None:  # as for the gate and up projections of experts
                 processor.perform_fallback_tensor_mapping(places, "", "", name)
             else:
                 places[gguf_name] = name

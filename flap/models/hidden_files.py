@@ -80,7 +80,7 @@ class HiddenFiles:
         return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
 
     def is_due(self) -> bool:
-        """Return whether the last update of the journal is SECONDS_BETWEEN_RECORDS ago."""
+        """Return whether SECONDS_BETWEEN_RECORDS have passed since the journal's last update."""
         return time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS
 
     def record(self, layers_done: int, files: Mapping[str, str], wait: Callable[[], None]) -> None:
