@@ -1,7 +1,8 @@
 """Read and write the files of runs.
 
-The files are the stored results of a run's stages (artefacts), the status of a run, files in JSON
-and YAML, and the working directories from which interrupted runs resume.
+These are the stored results of stages, such as calibration (artefacts), the file status.json, and
+the working directories from which interrupted runs resume. This package also has functions to read
+and write JSON, to read YAML, and to lock files.
 """
 
 from flap.storage.artefacts import VERSION, Artefact, Key, Kind, Label, Store, as_json, digest

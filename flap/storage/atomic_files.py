@@ -1,4 +1,7 @@
-"""Write files and directories atomically, which means completely or not at all."""
+"""Write files and folders atomically, which means completely or not at all.
+
+A file or folder is first written under a temporary name, and is renamed when it is complete.
+"""
 
 import os
 import re
@@ -18,16 +21,16 @@ from flap.storage.locks import file_lock, lock_of
 
 
 def cache_root(configured: str | None) -> Path:
-    """Return the cache folder.
+    """Return the folder of flap's cache.
 
-    This is the folder `configured` if it is set, else the folder that the environment variable
+    This is the folder `configured` if it is not None, else the folder that the environment variable
     FLAP_CACHE_DIR names, else the folder `flap` in the user's cache directory.
 
-    configured: the option `cache_dir`.
+    configured: the value of the option `cache_dir`.
 
     Raises:
-        ValueError: FLAP_CACHE_DIR is not a path; or the user has no home directory, and neither the
-            option nor the variable is set.
+        ValueError: FLAP_CACHE_DIR is not a path. Or neither `cache_dir` nor FLAP_CACHE_DIR is set,
+            and the user has no home directory.
     """
     variable = os.environ.get("FLAP_CACHE_DIR", "")
     check_path("FLAP_CACHE_DIR", variable)
@@ -38,16 +41,17 @@ def cache_root(configured: str | None) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, so that a killed process leaves either the old or the new file.
+    """Write a text file atomically.
 
-    The folder of the file is created if it does not exist.
+    If the process is killed while it writes, the file has either its old or its new content. The
+    folder of the file is created if it does not exist.
     """
     with atomic_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
 
 
 def sync(path: Path) -> None:
-    """Wait until a file is on the disk, including bytes that were written through a memory map."""
+    """Wait until all bytes of a file are on the disk, even those written through a memory map."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -57,7 +61,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file, which replaces `target` if the block raises no error."""
+    """Yield the path of a temporary file, into which the `with` block writes.
+
+    At the end of the block, the temporary file replaces `target`, unless the block raises an error.
+    """
     with _scratch_beside(target, None) as scratch:
         yield scratch
         sync(scratch)
@@ -66,9 +73,12 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(target: Path, field: str) -> Iterator[Path]:
-    """Yield a temporary folder, which replaces `target` if the block raises no error.
+    """Yield the path of a temporary folder, into which the `with` block writes files.
 
-    field: the config key that sets the folder, for messages.
+    At the end of the block, the temporary folder replaces `target`, unless the block raises an
+    error.
+
+    field: the config key that sets the path of the folder; it is named in messages.
     """
     with _scratch_beside(target, field) as scratch:
         scratch.mkdir()
@@ -79,12 +89,12 @@ def atomic_directory(target: Path, field: str) -> Iterator[Path]:
 
 @contextmanager
 def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
-    """Yield a temporary path next to `target`, for the file or folder that will replace it.
+    """Yield a temporary path next to `target`, for the file or folder that will replace `target`.
 
-    If the temporary path still exists at the end of the block, it is removed. Inside the block,
-    this process holds a lock file next to the path. The lock tells `remove_leftovers` that
-    the process is alive. A process id would not be sufficient, because processes in two containers
-    with the same host name may have the same id.
+    If a file or folder still has the temporary path at the end of the block, it is removed. During
+    the block, this process holds a lock file next to the temporary path. From this lock,
+    `remove_leftovers` in another process knows that this process is alive. A process id would not
+    be sufficient, because processes in two containers with the same host name may have the same id.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
@@ -93,17 +103,17 @@ def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
         try:
             yield scratch
         except SafetensorError as error:
-            # if the disk is full, the message of safetensors does not name the file
+            # name the file, because the message of safetensors does not, for example on a full disk
             raise OSError(f"{target}: {error}") from error
         finally:
             _remove(scratch)
 
 
 def _remove(scratch: Path) -> None:
-    """Remove a temporary file or folder, and then the lock file that this process holds for it.
+    """Remove a temporary file or folder, and then its lock file, which this process holds.
 
-    If the removal fails, the lock file stays, and the next process that writes the same target
-    tries the removal again.
+    If the temporary file or folder cannot be removed, the lock file stays. The next process that
+    writes the same target then tries again to remove the temporary file or folder.
     """
     if scratch.is_dir():
         shutil.rmtree(scratch, ignore_errors=True)
@@ -114,7 +124,7 @@ def _remove(scratch: Path) -> None:
 
 
 def _share_and_sync(folder: Path) -> None:
-    """Give all files in a folder the user's default permissions, and wait until they are on disk.
+    """Give all files in a folder the user's default permissions, and flush the files to disk.
 
     The permissions are set because some libraries write files that only their owner can read.
     """
@@ -129,9 +139,10 @@ def _share_and_sync(folder: Path) -> None:
 
 
 def _replace(new: Path, target: Path) -> None:
-    """Replace the folder `target` by the folder `new`. If an error occurs, restore the old folder.
+    """Replace the folder `target` by the folder `new`. If this fails, restore the old folder.
 
-    This takes two renames, because a rename cannot overwrite a non-empty folder.
+    First `target` is renamed, and then `new` gets the name of `target`. One rename is not enough,
+    because a rename cannot overwrite a folder that is not empty.
     """
     if not target.exists():
         new.rename(target)
@@ -148,15 +159,15 @@ def _replace(new: Path, target: Path) -> None:
 
 
 def is_scratch(name: str) -> bool:
-    """Return whether this is the name of a temporary file, folder or lock of an atomic write."""
+    """Return whether an atomic write has given this name to a temporary file, folder or lock."""
     return bool(re.fullmatch(r"\..+\.[0-9a-f]{8}\.(new|old|lock)", name))
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove temporary files and folders that dead processes have left next to a path.
+    """Remove the temporary files and folders of `target` that killed processes have left behind.
 
-    If a process was killed between the two renames that replace a folder, the old folder is
-    restored.
+    If a process was killed between the two renames that replace a folder (see `_replace`), the old
+    folder is restored.
     """
     eight_digits = "[0-9a-f]" * 8
     for lock in target.parent.glob(f".{escape(target.name)}.{eight_digits}.lock"):
@@ -171,13 +182,13 @@ def remove_leftovers(target: Path) -> None:
 
 
 def remove_unused(folder: Path) -> bool:
-    """Remove a folder of the cache and its lock file, unless a process uses the folder.
+    """Remove a folder of the cache and its lock file, unless another process uses the folder.
 
-    Return whether the folder is gone.
+    Return whether the folder no longer exists.
 
-    The lock file is removed while this process holds the lock. A process that waits for the lock
-    then sees that the file is gone, and creates a new file. If no lock can be created, the folder
-    stays.
+    This process locks the folder before it removes anything. If this is impossible, the folder
+    stays. The lock file is removed before the lock is released. Another process that waits for the
+    lock then notices that the lock file is gone, and creates a new lock file.
     """
     with file_lock(lock_of(folder), None) as state:
         if state == "held":
@@ -187,15 +198,15 @@ def remove_unused(folder: Path) -> bool:
 
 
 def free_space(path: Path) -> int:
-    """Return the free bytes on the disk that contains a path. The path need not exist yet."""
+    """Return the number of free bytes on the disk of a path. The path need not exist yet."""
     existing = next(place for place in (path, *path.absolute().parents) if place.exists())
     return shutil.disk_usage(existing).free
 
 
 def bytes_below(folder: Path) -> int:
-    """Return the total bytes of all files in a folder; 0 if it does not exist.
+    """Return the total size in bytes of all files in a folder, or 0 if the folder does not exist.
 
-    Files that other processes remove in the meantime are skipped.
+    Files that another process removes during the count are skipped.
     """
     total = 0
     for path in folder.rglob("*"):

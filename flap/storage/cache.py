@@ -1,8 +1,8 @@
-"""The cache, which stores artefacts on disk for all runs.
+"""The cache, which stores artefacts (results of stages, such as calibration) for all runs.
 
-Each artefact has a folder <root>/<kind>/<digest of its key>/. In this folder, the file `data`
-contains the value of the artefact, and the file `entry.json` contains the version, the key, the
-label and the SHA-256 of `data`.
+Each artefact has a folder <root>/<kind>/<digest of the artefact's key>/. In this folder, the file
+`data` contains the value of the artefact. The file `entry.json` contains the version of flap's
+artefacts, the key, the label and the SHA-256 of `data`.
 """
 
 import json
@@ -31,25 +31,25 @@ class Cache:
 
     root: Path
     enabled: bool = True  # if false, no artefacts are looked up or stored
-    # maximum seconds that a run waits for another run that computes the same artefact
+    # maximum seconds that a run waits while another run computes the artefact that both need
     wait_seconds: float = 3600
 
     def of(self, kind: Kind[T]) -> "Entries[T]":
-        """Return the store of the artefacts of one kind."""
+        """Return the store that holds the artefacts of this kind."""
         return Entries(self, kind)
 
 
 @dataclass(frozen=True)
 class Entries(Store[T]):
-    """The artefacts of one kind in a cache."""
+    """The store of all artefacts of one kind, such as scores, in a cache."""
 
     cache: Cache
     kind: Kind[T]
 
     def find(self, key: Key) -> Artefact[T] | None:
-        """Return the artefact with this key; None if it is missing or damaged.
+        """Return the artefact with this key, or None if the artefact is missing or damaged.
 
-        A damaged artefact is logged as a warning.
+        If the artefact is damaged, a warning is logged.
         """
         entry = self._entry(key)
         if not self.cache.enabled or not entry.is_dir():
@@ -67,7 +67,10 @@ class Entries(Store[T]):
             return None
 
     def keep(self, key: Key, artefact: Artefact[T]) -> bool:
-        """Write an artefact atomically, and return whether this succeeded. A failure is logged."""
+        """Write an artefact atomically, and return whether it was written.
+
+        If the files cannot be written, a warning is logged.
+        """
         if not self.cache.enabled:
             return False
 
@@ -94,9 +97,9 @@ class Entries(Store[T]):
 
     @contextmanager
     def held(self, key: Key) -> Iterator[None]:
-        """Let one run compute an artefact while other runs wait for it.
+        """Keep other runs from computing the artefact with this key during a `with` block.
 
-        Each of these other runs waits at most `Cache.wait_seconds`.
+        Other runs that need the artefact wait, each at most `Cache.wait_seconds`.
         """
         if not self.cache.enabled:
             yield
@@ -113,9 +116,9 @@ def exclusive(entry: Path, wait_seconds: float) -> Iterator[None]:
     """Hold the lock of a folder of the cache during a `with` block.
 
     If another process still holds the lock after `wait_seconds`, or if no lock can be created, the
-    block runs without the lock. Then two processes may compute the content of the folder.
+    block runs without the lock. In this case, two processes may compute the same artefact.
 
-    entry: the folder.
+    entry: the folder of an artefact in the cache.
     """
     waiting = f"waiting for another process that makes {entry} ({wait_seconds:.0f} s at most)"
     with file_lock(lock_of(entry), "cache_dir", wait_seconds, waiting) as state:

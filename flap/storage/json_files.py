@@ -1,6 +1,6 @@
-"""Read and write JSON, and read YAML, with checks for damaged files.
+"""Read and write JSON, and read YAML. Damaged files are detected.
 
-JSON has no infinity and no NaN, so `to_json` writes a number that is not finite as null.
+JSON has no infinity and no NaN, so `to_json` writes null in place of infinity and NaN.
 """
 
 import json
@@ -13,21 +13,22 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-# Maximum number of levels of nested lists and objects. Files that flap writes have at most ten
-# levels. Thousands of levels would exceed Python's recursion limit.
+# The maximum depth of nested lists and dicts in a file. Files that flap writes have at most ten
+# levels. A file with thousands of levels would exceed Python's recursion limit.
 DEEPEST = 100
 TOO_DEEP = f"nested deeper than {DEEPEST} levels"
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Convert a value to a JSON text. Numbers that are not finite become null."""
+    """Convert a value to JSON. Infinity and NaN become null."""
     return json.dumps(_each(value, _null_if_infinite), indent=indent, allow_nan=False)
 
 
 def infinite(value: Any) -> Any:
-    """Return parsed JSON in which each null is replaced by infinity.
+    """Return a parsed JSON value in which each null is replaced by infinity.
 
-    This is for measured values, for which `to_json` has written null in place of infinity.
+    `to_json` writes null in place of infinity. Use this function only for measured values, such as
+    perplexities, in which null stands for infinity.
     """
     return _each(value, _infinite_if_null)
 
@@ -57,7 +58,7 @@ def load_json(path: Path) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that contains an object, and return {} if the file is missing or damaged."""
+    """Read a JSON file that contains an object. Return {} if the file is missing or damaged."""
     try:
         return dict(load_json(path))
     except (OSError, ValueError, TypeError):
@@ -65,12 +66,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, kind: type = dict) -> Any:
-    """Read a YAML file that contains a mapping or a list. Interpolations are not resolved.
+    """Read a YAML file that contains a mapping or a list, without resolving interpolations.
 
-    Return an empty dict or list, as `kind` says, if the file is missing or damaged, or contains the
-    other type.
+    If the file is missing or damaged, or does not contain a value of the type `kind`, return an
+    empty dict or list of this type.
 
-    kind: the expected type, dict or list.
+    kind: the expected type of the content, dict or list.
     """
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
@@ -81,7 +82,7 @@ def read_yaml(path: Path, kind: type = dict) -> Any:
 
 
 def _check_depth(value: Any) -> None:
-    """Refuse lists and dicts that are nested deeper than `DEEPEST` levels."""
+    """Raise a ValueError if lists and dicts are nested deeper than `DEEPEST` levels."""
     level = [[value]]
     for _ in range(DEEPEST + 1):
         inner: list[Any] = []

@@ -1,9 +1,10 @@
 """File locks between processes.
 
-If a file system has no locks, or a folder cannot be written, runs continue without locks.
+If a file system does not support locks, or the lock file cannot be written, runs continue without
+locks.
 
-Each folder of the cache has a lock file next to it. A process that writes files into the folder
-holds the lock exclusively. Processes that only read the folder share the lock.
+Each folder of the cache has a lock file next to the folder. A process that writes files into the
+folder holds the lock exclusively. Processes that only read files of the folder share the lock.
 """
 
 import fcntl
@@ -35,14 +36,17 @@ def file_lock(
 ) -> Iterator[LockState]:
     """Hold the lock file `path` for the duration of the `with` block.
 
-    Yields "held" if this process holds the lock, "busy" if another process still holds it after
-    `wait_seconds`, and "none" if no lock can be created. A process that is killed loses its locks.
+    Yield "held" if this process holds the lock, "busy" if another process still holds the lock
+    after `wait_seconds`, and "none" if no lock can be created. The locks of a killed process are
+    released.
 
-    field: the config key of the folder, for a warning if no lock can be created; None: no warning.
-    wait_seconds: the maximum wait; with `FOR_EVER`, there is no limit.
-    waiting: a line that is logged before the wait if another process holds the lock.
+    field: the config key that sets the path of the folder. It is named in the warning that is
+        logged if no lock can be created. If None, no warning is logged.
+    wait_seconds: how long to wait if another process holds the lock; `FOR_EVER` means no limit.
+    waiting: a line that is logged before this process waits for another process.
     """
-    # without this option, filelock might use a lock file that stays if its process is killed
+    # With fallback_to_soft=True, filelock might use a "soft" lock, which is a file that stays if
+    # the process is killed.
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:
@@ -58,7 +62,8 @@ def file_lock(
         state = "busy"
     except OSError as error:
         state = "none"
-        # a folder that cannot be written needs no warning: writing into it raises an error later
+        # do not warn about a folder that cannot be written to, because the next write into this
+        # folder raises an error anyway
         if field and os.access(path.parent, os.W_OK):
             _warn_once(
                 "%s: no file lock in %s (%s); processes that use it do not wait for each other",
@@ -74,9 +79,15 @@ def file_lock(
 
 @cache
 def use(folder: Path) -> None:
-    """Hold the lock of a folder until this process ends. Other processes can share the lock."""
-    with suppress(OSError):  # if no lock can be created, no process removes the folder
+    """Hold a shared lock of a folder until this process ends.
+
+    While the lock is held, no process removes the folder. Other processes can hold a shared lock of
+    the same folder at the same time.
+    """
+    # If no lock can be created, continue without a lock. `remove_unused` cannot create a lock
+    # either, and then does not remove the folder.
+    with suppress(OSError):
         descriptor = os.open(lock_of(folder), os.O_RDWR | os.O_CREAT, 0o666)
-        # this call may have to wait for a moment, while another process checks whether the folder
-        # is in use
+        # this call may have to wait for a moment while another process holds the exclusive lock to
+        # check whether the folder is in use
         fcntl.flock(descriptor, fcntl.LOCK_SH)

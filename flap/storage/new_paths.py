@@ -1,6 +1,7 @@
 """Find and remove the files and folders that are created for a run before the run begins.
 
-If the run is refused, only these files and folders are removed.
+If the run is refused, for example because an option is invalid, these files and folders are
+removed. Files and folders that existed before are kept.
 """
 
 import os
@@ -11,11 +12,12 @@ from pathlib import Path
 
 
 def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Return the paths that do not exist yet, among files in a folder, the folder and its parents.
+    """Return the paths that do not exist yet among a folder, its parents, and files in the folder.
 
-    The paths are in an order in which they can be removed later.
+    If the paths are created later, they can be removed in the order in which they are returned:
+    first the files, then the folder, then its parents.
 
-    names: the names of the files, or of subfolders.
+    names: the names of the files or subfolders in the folder.
     """
     folder = folder.absolute()
     paths = [*(folder / name for name in names), folder, *folder.parents]
@@ -23,9 +25,9 @@ def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def remove_paths(paths: Iterable[Path], whole: Path | None = None) -> None:
-    """Remove files and empty folders in the given order.
+    """Remove files and empty folders in the given order. Folders that contain files are kept.
 
-    The folder `whole`, if it is one of the paths, is removed with its contents.
+    whole: a folder that is removed together with its contents if it is one of the paths.
     """
     for path in paths:
         with suppress(OSError):  # the path does not exist, is not empty, or may not be removed

@@ -23,7 +23,7 @@ LOCK = ".lock"
 LOG = "flap.log"
 SETTINGS = ".hydra"  # Hydra's folder with the composed config
 FIRST_FILES = (LOCK, LOG, SETTINGS)  # files that exist in a run's folder before the run begins
-# If memory is not sufficient, the type or the message of torch's error contains one of these texts.
+# If there is not enough memory, the type or the message of torch's error contains one of these.
 NO_MEMORY = ("OutOfMemory", "can't allocate memory")
 LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.placement takes"
 
@@ -32,13 +32,14 @@ LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.plac
 def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[None]:
     """Lock the folder of a run for the duration of the `with` block.
 
-    An error in the block is written to status.json, unless the folder has a finished run, or the
-    error is a LostError, which means that another process has failed first. If Ctrl-C ends a run
-    that has begun, its state becomes "interrupted".
+    If the block raises an error, the error is written to status.json. There are two exceptions: the
+    folder already contains a finished run, or the error is a LostError, which means that another
+    process of this run has ended or does not answer. If Ctrl-C ends the block while the state of the run is
+    "running", the state becomes "interrupted".
 
-    created: the paths that were created for this run. If the run is refused, which means
-        that the block raises a ValueError while the folder has no status, these paths are removed
-        and no status is written. If `created` is None, nothing is removed.
+    created: the paths that were created for this run. If the block raises a ValueError before the
+        folder has a status.json, the run is refused: the paths are removed, and no status is
+        written. If `created` is None, nothing is removed, and the error is written to status.json.
 
     Raises:
         ValueError: another run is working in the folder.
@@ -67,10 +68,11 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
 
 
 def reason(error: Exception) -> str:
-    """Describe in one line, without secrets, why a run has failed.
+    """Return a line without secrets that says why a run has failed.
 
-    For bad input (a ValueError), the line is the error's message. For other errors, the line begins
-    with the type of the error. If memory was not sufficient, the line ends with advice.
+    For invalid input (a ValueError), the line is the message of the error. For other errors, the
+    line begins with the type of the error. If there was not enough memory, the line ends with
+    advice on how to use less memory.
     """
     if isinstance(error, ValueError):
         return one_line(error)
@@ -83,9 +85,9 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Print an error of the `with` block in one line without secrets, and exit with code 1.
+    """If the `with` block raises a ValueError or an OSError, print the error and exit with code 1.
 
-    Only a ValueError or an OSError is printed. Other errors propagate.
+    The error is printed in one line without secrets. Other errors propagate.
     """
     try:
         yield
@@ -95,33 +97,39 @@ def exit_on_error() -> Iterator[None]:
 
 
 def note_failure(folder: Path, line: str) -> None:
-    """Write the reason for a failure into a run's folder, unless the folder has a finished run."""
+    """Write to status.json that a run has failed, and why, unless the folder has a finished run.
+
+    line: the reason, in one line.
+    """
     with suppress(OSError):  # the run may have failed because the disk is full
         if read_state(folder) != "finished":
             write_status(folder, "failed", line)
 
 
 def _note_interruption(folder: Path) -> None:
-    """Write into a run's folder that Ctrl-C has ended the run, if the run has begun."""
+    """Write the state "interrupted" to status.json, if the state of the run is "running"."""
     with suppress(OSError):  # the disk may be full
         if read_state(folder) == "running":
             write_status(folder, "interrupted")
 
 
 def write_status(folder: Path, state: State, error: str | None = None) -> None:
-    """Write the state of a run into its folder. If a run is killed, its state stays "running"."""
+    """Write the state of a run to status.json in the folder of the run.
+
+    If a run is killed, it cannot write another state, so its state stays "running".
+    """
     status = {"schema": 1, "state": state, "error": error}
     write_text(folder / STATUS, json.dumps(status) + "\n")
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Return the content of status.json: schema, state and error.
+    """Return the content of status.json, which has the keys "schema", "state" and "error".
 
-    The dict is empty if the file is missing or damaged.
+    Return an empty dict if the file is missing or damaged.
     """
     return read_json(folder / STATUS)
 
 
 def read_state(folder: Path) -> State | None:
-    """Return the state of the run in a folder, or None if there is no status."""
+    """Return the state of the run in a folder, or None if status.json is missing or damaged."""
     return read_status(folder).get("state")

@@ -1,6 +1,7 @@
-"""The working directory, from which an interrupted run resumes.
+"""The working directory of a run, from which the run resumes after an interruption.
 
-The results of finished steps of a stage are stored in this directory as `Notes`.
+A stage of a run, such as calibration, consists of numbered steps, such as one step for each layer.
+`Notes` stores the results of finished steps in the working directory.
 """
 
 import errno
@@ -27,19 +28,20 @@ T = TypeVar("T")
 
 KIND = "streams"
 CHECKSUM = ".sha256"  # suffix of the file with the checksum of a stored result
-# the next run removes working directories that have not been used for this many seconds
+# when a run opens its working directory, it removes other working directories that have not been
+# used for this many seconds
 SECONDS_KEPT = 30 * 24 * 3600
 
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A working directory, from which an interrupted run resumes, or a folder inside it."""
+    """The working directory of a run, or a folder inside the working directory."""
 
-    # None: no files are written, and an interrupted run starts from the beginning
+    # if None, no files are written, and an interrupted run starts again from the beginning
     path: Path | None = None
 
     def __truediv__(self, name: str) -> "WorkFolder":
-        """Return a folder inside this one, for the files of a part of the work."""
+        """Return the subfolder with this name, for example for the files of one stage."""
         if self.path is None:
             return self
         return WorkFolder(self.path / name)
@@ -47,8 +49,8 @@ class WorkFolder:
     def clear(self) -> None:
         """Delete the folder.
 
-        All processes wait until the folder is deleted, because they may write into it right
-        afterwards.
+        Rank 0 deletes the folder, and all other processes wait for this. Therefore each process can
+        write new files into the folder afterwards.
         """
         if self.path is not None:
             ranks.by_first(shutil.rmtree)(self.path, ignore_errors=True)
@@ -60,8 +62,9 @@ NOT_KEPT = WorkFolder()
 class Notes(Generic[T]):
     """The results of the numbered steps of a stage, for example one step for each layer.
 
-    The results are in memory and, if there is a working directory, also in files. Each file has a
-    checksum next to it. A damaged file counts as missing, so that its step is done again.
+    The results are in memory and, if there is a working directory, also in files. For each file,
+    the checksum is stored in a second file. A damaged file counts as missing, so that the step is
+    done again.
     """
 
     def __init__(self, kind: Kind[T], work: WorkFolder = NOT_KEPT) -> None:
@@ -75,7 +78,8 @@ class Notes(Generic[T]):
             return True
         if self.folder is None:
             return False
-        # rank 0 looks the file up for all processes, because on NFS they may see it later
+        # Rank 0 checks the file and sends the answer to all processes. On NFS, the other processes
+        # may see a new file later than rank 0.
         return ranks.on_first(partial(_is_whole, self._file(self.folder, step)))
 
     def __iter__(self) -> Iterator[T]:
@@ -85,8 +89,9 @@ class Notes(Generic[T]):
     def write(self, step: int, result: T) -> None:
         """Store the result of a step.
 
-        If the step is a layer that `flap.models.Walk` visits, call this method before `Walk`
-        records that the layer is finished.
+        If the steps are the layers that `flap.models.Walk` visits, call this method before `Walk`
+        records that the layer is finished. A resumed `Walk` expects the results of all finished
+        layers.
         """
         self._results[step] = result
         if self.folder is None or not ranks.is_first():
@@ -111,12 +116,12 @@ def results_of_steps(
 ) -> Iterator[T]:
     """Yield the results of steps 0, 1, 2, and so on.
 
-    A step whose result is not stored in `notes` is done now. At the same time, the other processes
-    do the next steps, one step each. `at_once` limits how many steps are done at the same time.
+    If the result of a step is not stored in `notes`, the step is done now. At the same time, each
+    of the other processes does one of the following steps.
 
-    do: does the step with the given number, and returns its result.
-    at_once: returns how many steps, from the given number on, may be done at the same time. If it
-        returns 0, there are no more steps.
+    do: a function that does the step with the given number, and returns the result of the step.
+    at_once: a function that returns how many steps, from the given number on, may be done at the
+        same time. The function returns 0 if there are no more steps.
     """
     for step in count():
         steps = range(step, step + min(ranks.size(), at_once(step)))
@@ -130,9 +135,10 @@ def results_of_steps(
 
 
 def notes_are_whole(folder: Path, steps: int) -> bool:
-    """Return whether all stored results of the first `steps` steps in a folder are undamaged.
+    """Return whether no stored result of the first `steps` steps in a folder is damaged.
 
-    A result counts as damaged if its checksum file exists, but the file of the result is missing.
+    A result is damaged if its file does not match the checksum, or if its file is missing although
+    the file with the checksum exists.
     """
     for checksum in folder.glob(f"*{CHECKSUM}"):
         step = int(checksum.stem.rpartition("-")[2])
@@ -148,7 +154,7 @@ def _checksum_of(file: Path) -> Path:
 def _is_whole(file: Path) -> bool:
     """Return whether the file of a result exists and matches its checksum.
 
-    A damaged file is logged as a warning.
+    If the file exists but is damaged, a warning is logged.
     """
     if not file.is_file():
         return False
@@ -160,7 +166,11 @@ def _is_whole(file: Path) -> bool:
 
 
 def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
-    """Return the path of the working directory for a key."""
+    """Return the path of the working directory for a key.
+
+    root: the folder of the cache.
+    key: everything on which the files in the working directory depend.
+    """
     return root / KIND / digest(key)
 
 
@@ -169,15 +179,16 @@ def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Ite
     """Yield the working directory for a key, with the files of an interrupted run if there are any.
 
     The directory is deleted at the end of the block, unless the block raises an error, for example
-    because the disk is full. The files then stay for the next start of the run, so that no work is
-    lost.
+    because the disk is full. After an error, the files stay. If the same command is invoked again,
+    it continues from these files.
 
     If another run uses the directory, or if no lock can be created, a temporary directory is
     yielded instead, from which no later run can resume. If a run with a temporary directory is
     killed, its results in the cache and the values of its finished evaluation tasks remain, but
     unfinished stages start again from the beginning.
 
-    key: everything on which the files depend.
+    root: the folder of the cache.
+    key: everything on which the files in the working directory depend.
     resume: whether to use the files of an interrupted run; if false, these files are deleted.
 
     Raises:
@@ -197,10 +208,10 @@ def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Ite
 
 @contextmanager
 def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
-    """Create a working directory, and delete it at the end of the block.
+    """Create a working directory, and delete the directory at the end of the block.
 
     If the block raises an error, the directory is deleted only if it contains no files. The caller
-    holds the lock of the directory.
+    must hold the lock of the directory.
     """
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -213,7 +224,7 @@ def _kept_if_interrupted(folder: Path, resume: bool) -> Iterator[None]:
         finished = True
     finally:
         if finished or not any(path.is_file() for path in folder.rglob("*")):
-            # on NFS, files that are still memory-mapped disappear when the memory maps are closed
+            # on NFS, files that are still memory-mapped are deleted when the memory maps are closed
             shutil.rmtree(folder, ignore_errors=True)
         else:
             log.info(
@@ -233,7 +244,7 @@ def _remove_old(parent: Path) -> None:
 
 
 def _make(folder: Path) -> None:
-    """Create a folder below `cache_dir`, and check that it can be written to."""
+    """Create a folder inside `cache_dir`, and check that files can be written into the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
