@@ -1,9 +1,10 @@
 """FLAP: fluctuation-based adaptive structured pruning of large language models.
 
 The method is by An et al., AAAI 2024, arXiv 2312.11983. `flap.prune` prunes a model in memory.
-`flap.load` loads a pruned checkpoint. After `flap.register()`, the Auto classes of transformers,
-such as AutoModelForCausalLM, load pruned checkpoints, too. `import flap` alone registers nothing
-and does not import torch. The first use of one of these three functions imports torch.
+`flap.load` loads a pruned checkpoint. After a call of `flap.register()`, the Auto classes of
+transformers, such as AutoModelForCausalLM, also load pruned checkpoints. `import flap` alone does
+not make this change to the Auto classes, and does not import torch. torch is imported when
+`flap.prune`, `flap.load` or `flap.register` is first used.
 """
 
 from importlib import import_module

@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 # Hydra overrides that `flap.prune` always passes. The caller's overrides come after them and take
 # precedence.
 DEFAULTS = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")
-# The config groups for which a caller can pass an object instead of a name, each with the base
-# class that the object must have.
+# For some config groups, the caller can pass an object instead of a name. These are the base
+# classes that the objects must have.
 BASES = {"metric": Metric, "structure": Structure, "compensation": Compensation}
 # The models that `flap.prune` has already pruned in this process.
 _pruned: WeakSet[PreTrainedModel] = WeakSet()
@@ -66,15 +66,17 @@ def prune(
     """Prune a model in place and return the report.
 
     `model.save_pretrained` then writes a checkpoint that `flap.load` reads. `flap.prune` itself
-    measures and saves only what `overrides` ask for: with "eval=perplexity", it measures the
-    perplexity; with "checkpoint.save=true" and "checkpoint.dir=…", it saves a checkpoint. Nothing
-    is cached. The states of the random number generators of torch, numpy and Python do not change,
-    and each module of the model keeps its training or evaluation mode.
+    measures and saves only what `overrides` ask for. With "eval=perplexity", for example, it
+    measures the perplexity. With "checkpoint.save=true" and "checkpoint.dir=…", it saves a
+    checkpoint. It neither reads nor writes flap's cache of results. The states of the random number
+    generators of torch, numpy and Python do not change, and each module of the model keeps its
+    training or evaluation mode.
 
     Args:
-        model: a causal language model of transformers, without adapters and not quantised
+        model: a causal language model of transformers that has no adapters (such as LoRA) and is
+            not quantised
         tokenizer: the tokenizer of the model
-        ratio: the share of the weights in the decoder's Linear layers to remove, 0 <= ratio < 1;
+        ratio: the share of weights to remove from the decoder's Linear layers, 0 <= ratio < 1;
             0.2 if neither target nor plan is given
         target: upper limits on the size of the pruned model, given instead of a ratio, such as
             {"bytes": 200e6}; the keys are the options in the section `target` of the config
@@ -83,16 +85,18 @@ def prune(
             plan lists. Ratio, target, metric and structure cannot be given together with a plan
         metric: the metric that scores the importance of each channel: a name such as "WIFV", an
             object such as `WIFV()`, or a function `score(weight_OI, statistics) -> score_I`. This
-            function gets the weight of an output projection with O outputs and I input channels,
-            and the statistics of its inputs. It returns a score for each input channel; a higher
-            score means that the channel is more important
+            function gets the weight of an output projection with O output and I input channels,
+            and statistics of the activations that enter this projection during calibration. It
+            returns a score for each input channel; a higher score means that the channel is more
+            important
         structure: the structure, which selects the units to remove: a name such as "AL-AM", or an
             object such as `ALAM()`
-        compensation: the compensation, which replaces the contribution of the removed units: a name
-            such as "bias", or an object such as `BiasCompensation()`
-        method: the name of a preset of metric, structure, compensation and calibration
-        dataset: the calibration texts: the name of a corpus, a file, a mixture {name: weight}, or a
-            list of strings, each of which is the text of a document
+        compensation: the compensation, which approximates what the removed units contributed to the
+            output of their layer: a name such as "bias", or an object such as `BiasCompensation()`
+        method: the name of a preset, which chooses the metric, the structure, the compensation and
+            the options of the calibration
+        dataset: the calibration texts: the name of a corpus, the path of a file, a mixture of
+            several corpora or files as {name: weight}, or a list of documents (strings)
         num_samples: the number of calibration windows, at least 1
         seq_len: the number of tokens in a window, at most the context length of the model
         batch_size: the number of windows in a forward pass, at least 1
@@ -100,16 +104,17 @@ def prune(
             True if the tokenizer puts BOS in front of texts
         propagate: whether each layer is calibrated on the outputs of the "dense" or of the "pruned"
             layers before it
-        overrides: further options as on the command line, each as "key=value". A key that another
-            argument sets is refused. "vocabulary=trim" also changes the tokenizer in place
+        overrides: further options as on the command line, each as "key=value". An option that
+            another argument already sets raises a ValueError. "vocabulary=trim" also changes the
+            tokenizer in place
 
-    If metric, structure, compensation or an option of the calibration is not given, it comes from
-    the preset `method`.
+    The preset `method` decides about the metric, the structure, the compensation and the options of
+    the calibration that are not given.
 
     Raises:
         ValueError: an argument is invalid. The message is one line that names the argument. The
-            model has then not changed, unless the activations of a layer are not finite, which is
-            found only after earlier layers have been pruned.
+            model is then unchanged, with one exception: if the activations of a layer are not
+            finite, this may be noticed only after earlier layers have been pruned.
     """
     source = LoadedSource(model, tokenizer)
     planned = {"ratio": ratio, "target": target, "metric": metric, "structure": structure}
@@ -149,10 +154,12 @@ def prune(
 
 
 def _objects(choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the objects in `choices`, by config group. A metric function becomes a `Metric`.
+    """Return a dict from config groups, such as "metric", to the objects that the caller has given.
+
+    A function that is given as the metric is wrapped in a `Metric`.
 
     choices: the metric, the structure and the compensation that the caller has given, each as a
-        name, as an object or as None.
+        name, as an object or as None. Only the objects are returned.
     """
     objects = {}
     for group, choice in choices.items():
@@ -167,7 +174,7 @@ def _objects(choices: Mapping[str, Any]) -> dict[str, Any]:
 def _check_overrides(
     overrides: Sequence[str], objects: Iterable[str], values: Iterable[str]
 ) -> None:
-    """Check that no override sets a key that another argument or `flap.prune` itself sets.
+    """Refuse overrides of config keys that another argument or `flap.prune` itself sets.
 
     Such an override would have no effect, although the report would show it.
 
@@ -192,11 +199,11 @@ def _check_overrides(
 
 
 def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
-    """Compose and check the config in the same way as the command line.
+    """Compose and check the config in the same way as the command line does.
 
-    This also works if the caller of `flap.prune` is itself a Hydra application.
+    This also works if the program that calls `flap.prune` is itself a Hydra application.
 
-    values: config keys with values that take precedence over `overrides`.
+    values: a dict from config keys to values, which take precedence over `overrides`.
     """
     dataset = values.get("calibration.dataset")
     texts = None
@@ -216,9 +223,10 @@ def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
 
 
 def _check_shared_options(config: FlapConfig, objects: Mapping[str, Any]) -> None:
-    """Check that `round_to` and `seed`, if set in the config, are those of the caller's objects.
+    """Check that `round_to` and `seed` have the same values in the config and in the objects.
 
-    A structure object has its own `round_to`, and a metric object may have its own `seed`.
+    A structure object has its own `round_to`, and a metric object may have its own `seed`. An
+    option that has its default value in the config is not checked.
     """
     for name, group in (("round_to", "structure"), ("seed", "metric")):
         of_run = getattr(config, name)
@@ -230,9 +238,10 @@ def _check_shared_options(config: FlapConfig, objects: Mapping[str, Any]) -> Non
 
 @contextmanager
 def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
-    """Use torch's default settings in a `with` block, because runs of the command line use them.
+    """Use torch's default settings during a `with` block, as in a run from the command line.
 
-    The caller's settings (dtype, device, autocast, inference mode) are restored afterwards.
+    Afterwards, restore the settings of the caller: default dtype, default device, autocast and
+    inference mode.
     """
     device_types = {"cpu"}
     for parameter in model.parameters():
@@ -242,7 +251,7 @@ def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.float32)
-        # tensors that are created in inference mode cannot be trained later
+        # turn inference mode off, because tensors that are created in it cannot be trained later
         stack.enter_context(torch.inference_mode(False))
         for device_type in device_types:
             stack.enter_context(torch.autocast(device_type, enabled=False))
@@ -253,7 +262,7 @@ def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _modes_restored(model: PreTrainedModel) -> Iterator[None]:
-    """Restore the training or evaluation mode of each module after a `with` block.
+    """After a `with` block, put each module back into its training or evaluation mode.
 
     A module that is created inside the block gets the mode that the model had before the block.
     """

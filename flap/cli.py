@@ -4,10 +4,11 @@ This module parses the arguments and shows the results. `flap.pipeline` runs the
 such as calibration, pruning and evaluation.
 
 `main` hands the command line to Hydra, which composes the config and calls `task` with this config.
-In a sweep, Hydra calls `task` once for each cell, which is one run of the sweep. The study of a
-sweep is a page with the results of its cells. A run can have several processes, which torchrun or
-SLURM starts. All processes execute the same run, but only rank 0 writes the run's folder, prints to
-the console, and sends results to the tracker (`flap.runs.owner`).
+In a sweep (Hydra's multirun), Hydra calls `task` once for each cell, which is one run of the sweep.
+The study of a sweep is an HTML page with the results of all cells. A run can have several
+processes, which torchrun or SLURM starts. All processes execute the same run, but only rank 0
+writes into the run's folder, prints to the console, and sends results to a tracker such as Weights
+& Biases (`flap.runs.owner`).
 """
 
 import logging
@@ -63,7 +64,7 @@ SUBCOMMANDS = {
 
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="config")
 def task(config: DictConfig) -> "Objective":
-    """Run a composed config, as a single run or as one cell of a sweep.
+    """Execute the run that a composed config describes: a single run, or one cell of a sweep.
 
     Return the measured numbers that the option `objective` names. Hydra sweepers that search for
     good options optimise these numbers.
@@ -81,13 +82,14 @@ def task(config: DictConfig) -> "Objective":
     launcher = hydra_config.launcher._target_
     if config.stop_on_failure and "BasicLauncher" in launcher:
         raise SystemExit(again_line("stopped at the first failed cell (stop_on_failure=true)"))
-    # jobs of submitit have no console, so no job has printed its error yet
+    # a job of a submitit launcher has no console, so its error has not been printed yet; with other
+    # launchers, the console has already shown the error
     told = "submitit" not in launcher
     raise RunFailedError(hydra_config.sweep.dir, outcome.error, told)
 
 
 class Outcome(NamedTuple):
-    """How a run has ended: with an error, finished, or not executed, as in a dry run."""
+    """How a run has ended. Both fields are None if it was not executed, as in a dry run."""
 
     error: str | None = None  # the error in one line; None if there was no error
     objective: "Objective" = None  # the measured numbers that the option `objective` names
@@ -143,12 +145,13 @@ def main() -> None:
     """Run the command line.
 
     On an error, print one line that says what to change, and exit with code 1. After Ctrl-C, print
-    the command that continues the work, and exit with code 130.
+    the command that resumes the interrupted run or sweep, and exit with code 130.
     """
     arguments = sys.argv[1:]
     _find_modules_here()
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a character that the terminal lacks becomes ?
+        # print "?" in place of a character that the encoding of the terminal does not have
+        sys.stdout.reconfigure(errors="replace")
     protect_output()
     if arguments and arguments[0] in SUBCOMMANDS:
         try:
@@ -168,7 +171,7 @@ def main() -> None:
     sys.argv[1:] = with_values(options_first(sys.argv[1:]))
     with exit_on_error():
         check_arguments(arguments, SUBCOMMANDS)
-    # if the log cannot be written, for example on a full disk, `logging` should print no traceback
+    # without this, `logging` prints a traceback if the log cannot be written, as on a full disk
     logging.raiseExceptions = False
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user has asked for tracebacks
@@ -177,12 +180,16 @@ def main() -> None:
             _run_with_short_errors()
     finally:
         with suppress(KeyboardInterrupt):  # ignore a second Ctrl-C
-            # if a run has failed, Hydra does not call `on_multirun_end`, which writes the study
+            # The callback `on_multirun_end` writes the study of a sweep, but Hydra does not call
+            # this callback if a run has failed.
             write_open_study()
 
 
 def _find_modules_here() -> None:
-    """Let the command `flap` import modules in the current folder, as `python -m flap` can."""
+    """Make modules in the current folder importable for the command `flap`.
+
+    `python -m flap` can import them anyway, because Python adds the current folder to `sys.path`.
+    """
     with suppress(OSError):  # the current folder may have been removed
         here = str(Path.cwd())
         if here not in sys.path:
@@ -191,7 +198,7 @@ def _find_modules_here() -> None:
 
 def _run_with_short_errors() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them
-    # failed runs in the sweep's folder that ended before this time belong to an earlier command
+    # a run in the sweep's folder that failed before this time was started by an earlier command
     begin = time.time()
     try:
         task()
@@ -209,5 +216,5 @@ def _run_with_short_errors() -> None:
             write_open_study()
             print(again, file=sys.stderr, flush=True)
         if ranks.size() > 1 and not isinstance(error, RunFailedError):
-            os._exit(1)  # end at once, because other processes of this run may still be running
+            os._exit(1)  # a normal exit could wait forever for the other processes of this run
         raise SystemExit(1) from None

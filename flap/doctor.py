@@ -17,10 +17,10 @@ NAMED = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
 
 
 def main(arguments: list[str]) -> None:
-    """Check package versions, devices, extras, the cache and W&B, and print a line about each.
+    """Check package versions, devices, optional packages, the cache folder and W&B.
 
-    Exit with code 1 if a package is missing or has a wrong version, or if the cache cannot be
-    written.
+    Print a line about each check. Exit with code 1 if a required package is missing or has a wrong
+    version, or if flap cannot write to the cache folder.
     """
     argparse.ArgumentParser(
         prog="python -m flap doctor",
@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> None:
 def installed_versions() -> str:
     """Return the versions of the most important packages.
 
-    If a required package is missing, or has a version that flap does not allow, return instead
-    "problem: " and a command that installs the right version.
+    If required packages are missing, or have versions that flap does not allow, return instead a
+    line that begins with "problem" and contains a pip command to install the right versions.
     """
     wrong = unmet(needed())
     if wrong:
@@ -51,10 +51,11 @@ def installed_versions() -> str:
 
 
 def needed(extra: str = "") -> list[Requirement]:
-    """Return the packages that flap requires on this platform, with the versions that it allows.
+    """Return the packages that flap requires on this platform, with the allowed versions.
 
-    extra: the name of an optional extra (a group of optional packages) whose packages are returned
-        as well; empty for no extra.
+    extra: the name of an extra, which is a group of optional packages such as
+        "mlflow". The packages of this extra are returned as well. If empty, only the
+        packages that flap always requires are returned.
     """
     requirements = []
     for requirement in map(Requirement, requires(PACKAGE) or []):
@@ -67,7 +68,7 @@ def needed(extra: str = "") -> list[Requirement]:
 def unmet(needs: list[Requirement]) -> list[str]:
     """Return the requirements that no installed package meets, such as "'torch<3,>=2.6'".
 
-    They are quoted for a shell.
+    Each requirement is quoted, so that it can be pasted into a shell.
     """
     installed = {one.name.lower().replace("_", "-"): one.version for one in distributions()}
     missing = []
@@ -79,7 +80,7 @@ def unmet(needs: list[Requirement]) -> list[str]:
 
 
 def devices() -> str:
-    """Return the names of this machine's devices, with the free memory of GPUs and of the host."""
+    """Return the devices of this machine, with the free memory of each GPU and of the host."""
     import torch  # imported here because importing torch takes seconds
 
     found = []
@@ -95,7 +96,7 @@ def devices() -> str:
 
 
 def extras() -> str:
-    """Return for each optional extra of flap whether it is installed, as in "wandb yes"."""
+    """Return for each extra (group of optional packages) whether it is installed: "onnx yes"."""
     names = metadata(PACKAGE).get_all("Provides-Extra") or []
     return ", ".join(f"{name} {'no' if unmet(needed(name)) else 'yes'}" for name in names)
 
@@ -103,14 +104,16 @@ def extras() -> str:
 def cache() -> str:
     """Return the folder of the cache, and the free space on its disk.
 
-    If flap cannot write to the folder, return instead "problem: " and the reason.
+    If flap cannot write to the folder, return instead a line that begins with "problem" and gives
+    the reason.
     """
     try:
         root = cache_root(None).absolute()
     except ValueError as error:
         return f"problem: {error}"
-    # If the cache folder does not exist yet, look at its closest parent that exists. Unlike
-    # Path.exists, os.access returns False for a path in a folder that this user may not open.
+    # If the cache folder does not exist yet, check its closest parent folder that exists. Use
+    # os.access, because it returns False for a path inside a folder that this user may not open,
+    # where Path.exists may raise an error.
     place = next(place for place in (root, *root.parents) if os.access(place, os.F_OK))
     if place.is_dir() and os.access(place, os.W_OK):
         return f"{root}, {decimal(psutil.disk_usage(str(place)).free)} free"

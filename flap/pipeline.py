@@ -1,6 +1,9 @@
 """The pipeline of a run, from a config to a pruned checkpoint and a report.
 
-Source: An et al., AAAI 2024, arXiv 2312.11983.
+`python -m flap` may be invoked several times for the same run, for example after an interruption.
+A later invocation uses the results that earlier invocations have stored.
+
+The method is FLAP by An et al., AAAI 2024, arXiv 2312.11983.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,15 +53,15 @@ def run(
     Everything that can be checked without the model's weights is checked before the weights are
     loaded.
 
-    source: the model, if the caller has already loaded it; `config.model` must then describe it. If
-        `source` is None, the model is loaded as `config.model` says.
+    source: the model, if the caller has already loaded it; `config.model` must then describe this
+        model. If `source` is None, the model is loaded from the path in `config.model`.
     run_dir: the folder for the report and the plan; if None, neither is written.
     overrides: the options that the user has set, as "key=value". An option that would have no
-        effect is refused.
+        effect raises a ValueError.
 
     Raises:
-        ValueError: an input is wrong, such as an option or a text. The message is one line that
-            names the config field.
+        ValueError: an option or a text is invalid. The message is one line that names the config
+            key.
     """
     prepared = prepare(config, run_dir, source, overrides)
     check_room(prepared)
@@ -68,20 +71,20 @@ def run(
 def check_room(run: Run) -> None:
     """Check that there is enough memory and disk space to make the pruned model.
 
-    A run that was interrupted can be started again. Nothing is checked if an earlier start of this
-    run has already made the pruned model.
+    If an earlier invocation for this run has already made the pruned model, nothing is checked.
 
     Raises:
-        ValueError: memory or disk space is too small.
+        ValueError: there is not enough memory or disk space.
     """
     if plan_of_earlier_start(run) is None:
         check_room_to_make(run)
 
 
 def execute(run: Run) -> Report:
-    """Run all stages of a run.
+    """Execute all stages of a run, and return the report.
 
-    Results that an earlier start of the run has stored are read and not computed again.
+    Results that an earlier invocation for the same run has stored are read, and are not computed
+    again.
     """
     with begun(run) as run:
         # the dense model is loaded by the first stage that needs it
@@ -99,8 +102,8 @@ def execute(run: Run) -> Report:
         measure_pruned(after, model, keys.pruned(after, pruned.plan), references)
         if dense_again is not None:
             measure_both(after, dense_again, model, pruned.plan)
-        # The references (results of the dense model) may be memory maps of files in the working
-        # directory, which is deleted when this block ends.
+        # `references` holds results of the dense model. They may be memory maps of files in the
+        # working directory, so release them before this block ends and deletes the directory.
         references.clear()
 
         report = report_of(after, artefact, run)
@@ -111,16 +114,17 @@ def execute(run: Run) -> Report:
 def prune(run: Run, model: PlacedModel) -> Compressed:
     """Remove units, which are attention heads, MLP neurons or experts, from a model in place.
 
-    Every unit is scored. The units with the highest scores stay, as many as the size of the pruned
-    model allows (`run.budget`). All other units are removed, and a compensation replaces their
-    contribution (FLAP, section 3). Units are not scored if the config names a plan, which
-    lists the units that stay, or if no unit has to be removed.
+    Every unit is scored. The units with the highest scores stay, as many as the requested size of
+    the pruned model allows (`run.budget`). All other units are removed. A compensation, such as a
+    bias, approximates what they contributed to the output of their layer (FLAP, section 3). Units
+    are not scored if the config names a plan, which is a list of the units that stay, or if no unit
+    has to be removed.
     """
     if run.choices.keep_everything(run.budget):
         return keep_all(run.budget)
     if run.choices.in_sequence:
         return prune_in_sequence(run, model)
-    statistics = observe(run, model)  # for each output projection, statistics of its inputs
+    statistics = observe(run, model)  # statistics of the inputs of each output projection
     plan = run.given_plan or allocate(run, score(run, model, statistics))
     return compress(run, model, statistics, plan)
 
@@ -128,7 +132,9 @@ def prune(run: Run, model: PlacedModel) -> Compressed:
 def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned:
     """Make the pruned model of a run, and save it if the config asks for a checkpoint.
 
-    The stages are: write texts with the dense model, trim the vocabulary, remove units, and train.
+    This function generates texts with the dense model, trims the vocabulary, removes units, and
+    trains the pruned model, in this order. All of these steps except the removal of units are
+    optional.
     """
     reset_peak_memory()
     may_replace = may_replace_checkpoint(run)
@@ -141,7 +147,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     report.warnings = run.warnings
     tokens: list[str] = []
     if run.choices.vocabulary is not None:
-        # from here on, `run` uses the trimmed vocabulary in the model and in the tokenizer
+        # from here on, the model and the tokenizer in `run` have the trimmed vocabulary
         run, tokens, report.vocabulary = trim(run, model)
         report.parameters["total_trimmed"] = count_parameters(model.model)
 
@@ -150,7 +156,9 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     report.weight_passes = model.passes - passes
     report.repairs = {block: fit._asdict() for block, fit in compressed.fits.items()}
     report.loads_with = compressed.loads_with
-    dense.close()  # pruning has changed this model in place, so it is not the dense model any more
+    # Pruning has changed the loaded model in place. Forget this model, so that the next call of
+    # `dense` loads the unchanged weights.
+    dense.close()
 
     if run.choices.recovery is not None:
         compressed_model = Opened(lambda: model)
@@ -168,7 +176,10 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
 
 
 def plan_of_earlier_start(run: Run) -> PruningPlan | None:
-    """Return the plan of the pruned model; None if no earlier start of the run has made it."""
+    """Return the plan of the pruned model that an earlier invocation for this run has made.
+
+    Return None if no earlier invocation has made the pruned model.
+    """
     for store in pruned_files(run):
         found = on_first(partial(store.find, {"run": run.key}))
         if found is not None:
@@ -181,10 +192,10 @@ def _open_pruned(
 ) -> PlacedModel:
     """Close the dense model, and return the pruned model.
 
-    If the pruned model is not in memory, it is opened from its checkpoint. Without a checkpoint, it
-    is made again.
+    If the pruned model is not in memory, it is opened from its checkpoint. If the run saves no
+    checkpoint, the pruned model is made again.
     """
-    dense.close()  # the dense and the pruned model need not be in memory at the same time
+    dense.close()  # free the memory of the dense model before the pruned model is opened
     if pruned.model is None and run.config.checkpoint.save:
         pruned.model = stages.open_checkpoint_of(run)
     if pruned.model is None:

@@ -1,6 +1,7 @@
 """The command `python -m flap reproduce RUN`.
 
-The command repeats a run from the config in its report, and compares the numbers of the two runs.
+The command repeats a run with the config in its report, and compares what the two runs have
+measured, such as perplexities and accuracies.
 """
 
 import argparse
@@ -18,11 +19,11 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
-    """Repeat a run from the config in its report, and print the numbers of the two runs.
+    """Repeat a run with the config in its report, and print the measured numbers of both runs.
 
-    Each number gets a verdict: "equal", "within the error" (the difference is small, compared with
-    the standard error), "different" or "not compared". Exit with code 1 if a number is different,
-    or if the run cannot be repeated.
+    For each number, a verdict is printed, such as "equal". "within the error" means that the two
+    values differ by no more than the measurement error (see `compare_runs`). Exit with code 1 if
+    a number has the verdict "different", or if the run cannot be repeated.
     """
     given = _parser().parse_args(arguments)
     # imported here because --help should not wait seconds for torch and pandas
@@ -41,11 +42,11 @@ def main(arguments: list[str]) -> None:
 
 
 def config_of(plain: dict[str, Any]) -> "FlapConfig":
-    """Check the config in a report, and return it with the changes that a repeated run needs.
+    """Check the config in a report, and return the config for a repetition of the run.
 
     The repeated run uses no cache and no tracker, and saves its checkpoint in its own folder.
 
-    plain: the config as dicts and lists, as it is in report.json.
+    plain: the config as dicts and lists, as in report.json.
 
     Raises:
         ValueError: this version of flap does not know one of the keys or values.
@@ -68,7 +69,9 @@ def config_of(plain: dict[str, Any]) -> "FlapConfig":
 
 
 def _run_again(config: "FlapConfig", into: Path) -> None:
-    """Run a config in a new folder, which is removed if the run fails before it writes a file.
+    """Execute the run of a config in a new folder.
+
+    If the run fails before it has written a file, the folder is removed.
 
     Raises:
         ValueError: the folder exists already, or the config cannot be run on this machine.
@@ -92,10 +95,10 @@ def _run_again(config: "FlapConfig", into: Path) -> None:
 
 
 def _new_folder(run: Path) -> Path:
-    """Return a folder that does not exist yet, such as RUN-again or RUN-again-2.
+    """Return the path of a folder that does not exist yet, such as RUN-again or RUN-again-2.
 
-    The new folder is next to the run's folder. If `run` is the path of a report that is not named
-    report.json, the new folder is in the current working directory.
+    The path is next to the folder of the run. If `run` is a report file that is not named
+    report.json, the path is in the current working directory.
     """
     folder = run.resolve()
     if run.name == "report.json":

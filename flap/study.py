@@ -9,10 +9,10 @@ from flap.storage.status import exit_on_error
 
 
 def main(arguments: list[str]) -> None:
-    """Write the study of one or several sweeps, or print a comparison of single runs.
+    """Write the study of one or several sweeps, or print a comparison of finished runs.
 
-    A study is a page with a table and plots of a sweep's results. The path of the page is printed.
-    On an error, print one line and exit with code 1.
+    A study is an HTML page with a table and plots of the results. If a study is written, its path
+    is printed. On an error, print one line and exit with code 1.
     """
     given = _parser().parse_args(arguments)
     # imported here because --help should not wait seconds for pandas
