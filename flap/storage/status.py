@@ -34,8 +34,8 @@ def run_folder(folder: Path, created: Sequence[Path] | None = None) -> Iterator[
 
     If the block raises an error, the error is written to status.json. There are two exceptions: the
     folder already contains a finished run, or the error is a LostError, which means that another
-    process of this run has ended or does not answer. If Ctrl-C ends the block while the state of the run is
-    "running", the state becomes "interrupted".
+    process of this run has ended or does not answer. If Ctrl-C ends the block while the state of
+    the run is "running", the state becomes "interrupted".
 
     created: the paths that were created for this run. If the block raises a ValueError before the
         folder has a status.json, the run is refused: the paths are removed, and no status is
