@@ -1,6 +1,6 @@
 """The text of a model card for the Hugging Face Hub.
 
-The text is the template card.md.j2, filled with the values of a run.
+The template card.md.j2 is rendered with values from the report of the run.
 """
 
 import json
@@ -59,11 +59,11 @@ NOT_IN_VLLM = (
 def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
     """Return the model card of a checkpoint.
 
-    The card contains metadata and measured numbers. The card also says how the checkpoint was made,
-    and how transformers, vLLM and llama.cpp load this checkpoint.
+    The card contains metadata and measured results, such as perplexities. The card also says how
+    the checkpoint was made, and how to load it with transformers, vLLM and llama.cpp.
 
     checkpoint: the directory of the checkpoint. The card names the GGUF files in this directory.
-    base: facts about the dense model (`flap.models.base_facts`).
+    base: facts about the dense model, such as its licence (`flap.models.base_facts`).
     """
     config = json.loads((checkpoint / "config.json").read_text())
     name = " ".join(report.config["model"]["name"].split())  # without line breaks

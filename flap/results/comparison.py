@@ -1,4 +1,7 @@
-"""Compare finished runs: configs, measured numbers, and how these numbers were measured."""
+"""Compare finished runs: configs, measured numbers, and how these numbers were measured.
+
+A number is a measured result, such as a perplexity or an accuracy.
+"""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -49,7 +52,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
 
 
 def print_comparison(folders: Sequence[Path]) -> None:
-    """Print what differs between finished runs: models, versions, configs and numbers.
+    """Print what differs between finished runs: models, versions, configs and measured numbers.
 
     Raises:
         ValueError: see `read_runs`.
@@ -72,7 +75,7 @@ def print_comparison(folders: Sequence[Path]) -> None:
 def config_table(runs: Sequence[RunRecord]) -> Table:
     """Return a table of the settings whose values differ between the runs.
 
-    The settings are those in CHOICES, such as the metric, and other config keys.
+    A setting is an item of CHOICES, such as the metric, or another config key.
     """
     configs = []
     for run in runs:
@@ -84,7 +87,10 @@ def config_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def numbers_table(runs: Sequence[RunRecord]) -> Table:
-    """Return a table of the pruned models' numbers, with the differences from the first run."""
+    """Return a table of the numbers that each run has measured on its pruned model.
+
+    The last columns show how much each other run differs from the first run.
+    """
     models = [run.report.evaluation["pruned"] for run in runs]
     first, *others = runs
     rows: list[list[str | Text]] = []
@@ -96,7 +102,10 @@ def numbers_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
-    """Describe how a number differs between two runs, in bold if the difference is significant."""
+    """Format the difference of a number between two runs, in bold if it is significant.
+
+    name: the name of the number, such as "boolq/acc".
+    """
     before = first.report.evaluation["pruned"]
     after = other.report.evaluation["pruned"]
     paired = other.difference_to(first, name)
@@ -107,7 +116,7 @@ def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
 
 
 def mismatches(runs: Sequence[RunRecord]) -> Iterator[str]:
-    """Yield a sentence for each difference in models, versions and evaluations of finished runs."""
+    """Yield a sentence for each way in which the models, versions or evaluations of runs differ."""
     models = sorted({run.model for run in runs if run.model})
     if len(models) > 1:
         yield OTHER_MODELS.format(", ".join(models))

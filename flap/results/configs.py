@@ -10,8 +10,9 @@ Config = dict[str, Any]  # a config as nested dicts and lists
 # a config with dotted keys and with values as text, such as {"calibration.num_samples": "128"}
 FlatConfig = dict[str, str]
 
-# The settings that each have a column in tables of runs. `RunRecord.options` lists the other
-# settings that a run's command line changes and that differ between the runs of a study.
+# Each of these settings has its own column in tables of runs. All other settings share the column
+# "options" (`RunRecord.options`). This column shows a setting if the run's command line sets it and
+# its value differs between the runs of a study.
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")
 # Config keys and config sections that do not change the result of a run.
 BOOKKEEPING = (
@@ -43,22 +44,22 @@ def is_setting(key: str) -> bool:
 
 
 def changes_the_model(key: str) -> bool:
-    """Return whether a change of this config key counts as a change of the pruned model.
+    """Return whether the value of this config key may change the pruned model.
 
-    Keys in BOOKKEEPING, `eval` and `checkpoint` do not count, because they change only measurements
-    or files. All other keys count.
+    This is false for the keys in BOOKKEEPING and in the sections `eval` and `checkpoint`, which
+    change only measurements or files. It is true for all other keys.
     """
     return not is_bookkeeping(key) and not key.startswith(("eval.", "checkpoint."))
 
 
 def flatten(config: Config, choices: Config) -> FlatConfig:
-    """Return the settings of a config (`is_setting`) with dotted keys and with values as text.
+    """Flatten a config into a dict with dotted keys and with values as text.
 
-    Values are, for example, "null", "true" or "[128, 1024]".
+    Values are, for example, "null", "true" or "[128, 1024]". Keys that are not settings
+    (`is_setting`) are left out, as are the class names (`_target_`) of config groups.
 
-    choices: the chosen option of each config group, such as {"compensation": "linear"}. In the
-        result, the value of a group is the name of its option, and the class (`_target_`) of the
-        option is left out.
+    choices: the chosen option of each config group, such as {"compensation": "linear"}. The names
+        of these options become the values of the groups in the result.
     """
     values = flat(config)
     for group, choice in choices.items():
@@ -75,8 +76,8 @@ def flatten(config: Config, choices: Config) -> FlatConfig:
 def varying(configs: Iterable[FlatConfig]) -> dict[str, list[str]]:
     """Return the keys whose values differ between the configs, each with its sorted values.
 
-    Values that contain an interpolation ("${…}") are left out. Only runs without a report have
-    interpolations, because their configs are not resolved.
+    Values that contain an interpolation ("${…}") are left out. They occur only in the configs of
+    runs without a report, because these configs are stored without resolving them.
     """
     values: dict[str, set[str]] = {}
     for config in configs:
@@ -87,7 +88,7 @@ def varying(configs: Iterable[FlatConfig]) -> dict[str, list[str]]:
 
 
 def _order(value: str) -> tuple[bool, float, str]:
-    """Return the sort key of a value: numbers come first, in ascending order."""
+    """Return a sort key for a value. Numbers come before other texts, in ascending order."""
     try:
         return False, float(value), value
     except ValueError:
@@ -95,7 +96,7 @@ def _order(value: str) -> tuple[bool, float, str]:
 
 
 def changes_of_the_model(stored: Config, requested: Config) -> list[str]:
-    """Describe each key that differs between two configs and changes the pruned model.
+    """Describe each difference between two configs that may change the pruned model.
 
     stored: the config of a finished run in a folder. requested: the config of the run that would
         use this folder.

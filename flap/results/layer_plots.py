@@ -18,8 +18,10 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
     """Return two heat maps: the shares of query heads and of MLP units that each layer keeps.
 
     MLP units are neurons or whole experts. Each row of a heat map is a run, and each column is a
-    layer. The runs are sorted by the label of their line in the plots (`Series`), then by
-    structure, ratio and seed.
+    layer. The runs are sorted by the label of the series to which they belong (`Series.label`),
+    then by structure, ratio and seed.
+
+    series: the groups of runs that the other plots of the study draw as lines.
     """
     several_seeds = len(study.values("seed")) > 1
     shares = []
@@ -67,7 +69,7 @@ def _shares(report: Report) -> DataFrame:
 def draw_layers(report: Report, path: Path) -> None:
     """Write a bar chart of the query heads and the neurons (or experts) of each layer.
 
-    Kept heads, neurons or experts are drawn in colour, and removed ones in grey.
+    Kept heads, neurons or experts are drawn in colour, and removed units are drawn in grey.
     """
     before = DataFrame(report.layers_before)
     after = DataFrame(report.layers)

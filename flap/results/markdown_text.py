@@ -34,9 +34,10 @@ def code_block(text: str, language: str = "") -> str:
 
 
 def _ticks(code: str, least: int) -> str:
-    """Return a row of backticks that can enclose the code.
+    """Return a sequence of backticks that can enclose the code.
 
-    The row is longer than every row of backticks in the code, and has at least `least` backticks.
+    The sequence has at least `least` backticks, and more than any sequence of backticks inside the
+    code.
     """
     runs = re.findall("`+", code)
     longest = max(map(len, runs), default=0)

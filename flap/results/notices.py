@@ -1,4 +1,7 @@
-"""The notices of a run: sentences in report.md that help to interpret the numbers of the run."""
+"""The notices of a run: sentences in report.md that help to interpret the measured numbers.
+
+A number is a measured result, such as a perplexity or an accuracy.
+"""
 
 from collections.abc import Iterator
 from statistics import median
@@ -51,7 +54,10 @@ EARLY = (
 
 
 def notices(report: Record) -> list[str]:
-    """Return all notices: the warnings of the run, then sentences about its numbers and method."""
+    """Return all notices of a run.
+
+    The warnings of the run come first, then sentences about its measured numbers and its method.
+    """
     warnings = [f"Warning: {warning}" for warning in report.warnings]
     return [*warnings, *remarks(report), *_on_tasks(report), *_on_the_method(report)]
 
@@ -74,7 +80,7 @@ def remarks(report: Record) -> list[str]:
 
 
 def left_out(report: Record) -> str:
-    """Return how many documents were left out of each task, such as "3 of sciq, 1 of boolq"."""
+    """Return how many documents were left out of each evaluation task: "3 of sciq, 1 of boolq"."""
     return ", ".join(f"{number:,} of {task}" for task, number in report.left_out.items())
 
 
@@ -97,7 +103,8 @@ def _on_tasks(report: Record) -> Iterator[str]:
     if in_chat:
         yield IN_CHAT.format(", ".join(in_chat))
 
-    # a task with several answer filters, such as gsm8k, has one number for each filter
+    # Some tasks of lm-eval, such as gsm8k, have several filters, which are rules that extract the
+    # answer from the generated text. Such a task has one number for each filter.
     dense = report.evaluation["dense"]
     answered: dict[str, bool] = {}
     for name in in_order(dense, {}):
@@ -116,8 +123,9 @@ def _on_the_method(report: Record) -> Iterator[str]:
         end = CUT.format(**generated) if generated.get("cut") else ""
         yield OWN_TEXT.format(use=use, end=end, **generated)
 
-    # If no held-out token was routed to an expert, the error of its linear compensation and the
-    # error of a bias are both stored as 0. This expert is left out, because 0 / 0 is not defined.
+    # If no held-out token was routed to an expert, the report stores 0 for the error of the
+    # expert's linear compensation and for the error of a bias. Such an expert is left out, because
+    # 0 / 0 is not defined.
     fits = [fit for fit in report.repairs.values() if fit["held_out_error_of_bias"]]
     if fits:
         left = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits)

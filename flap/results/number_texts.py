@@ -1,6 +1,8 @@
 """Format measured numbers, their standard errors, and the difference between two numbers.
 
-Numbers have names such as "wikitext2/perplexity@128" and "piqa/acc_stderr".
+A number is a measured result, such as a perplexity or an accuracy. Numbers have names such as
+"wikitext2/perplexity@128", where 128 is the window length in tokens. The standard error of
+"piqa/acc" has the name "piqa/acc_stderr".
 """
 
 import math
@@ -10,9 +12,9 @@ from itertools import filterfalse
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import SIGNIFICANCE
 
-# The domain of each task. The keys are the names of tasks. The value is "calibration" if the task
-# uses the same data set or documents as a text that the run reads for calibration, training or
-# trimming, else "other".
+# The domain of each evaluation task. The keys are the names of tasks. The value is "calibration" if
+# the run has used the data set or documents of the task for calibration, for training or to choose
+# the vocabulary. Otherwise, the value is "other".
 Domains = Mapping[str, str]
 # a number whose name contains one of these texts is shown with 4 decimals instead of 3
 SMALL = ("/kl@", "/bits_per_byte@", "margin")
@@ -31,7 +33,7 @@ def is_bits_per_byte(name: str) -> bool:
 def is_of_text(name: str) -> bool:
     """Return whether a number is a perplexity or bits per byte.
 
-    Both kinds of numbers differ much from text to text, and lower values are better.
+    For both, lower values are better, and the values for two different texts cannot be compared.
     """
     return is_perplexity(name) or is_bits_per_byte(name)
 
@@ -57,10 +59,10 @@ def domain_of(name: str, domains: Domains) -> str:
 def in_order(names: Iterable[str], domains: Domains) -> list[str]:
     """Sort the names of numbers into the order in which tables show them.
 
-    The names of standard errors are left out. Perplexities come first, then bits per byte, and
-    numbers of the evaluation `efficiency` come last. Perplexities and bits per byte are sorted by
-    window length. Among numbers with the same window length, those on texts with the domain
-    "calibration" come first.
+    The names of standard errors are left out. Perplexities come first, then bits per byte, then all
+    other numbers, with the numbers of the evaluation `efficiency` at the end. Perplexities and bits
+    per byte are sorted by window length. Among numbers with the same window length, numbers on
+    texts with the domain "calibration" come first.
     """
 
     def by_window(name: str) -> tuple[bool, int, bool]:
@@ -77,9 +79,9 @@ def _decimals(name: str) -> int:
 
 
 def with_error(numbers: Numbers, name: str) -> str:
-    """Format a number, with its standard error if this error is known: "0.650 ± 0.062".
+    """Format a number, with its standard error if the error is known: "0.650 ± 0.062".
 
-    Return an empty text if the number was not measured.
+    Return an empty string if the number was not measured.
     """
     value = numbers.get(name)
     if value is None:
@@ -108,17 +110,20 @@ def change(
     error: float | None = None,
     p_value: float | None = None,
 ) -> str:
-    """Describe how a number differs between two models: "-0.017 ± 0.044".
+    """Format the difference of a number between two models, `second` minus `first`.
 
-    first, second: the numbers of the two models. error, p_value: the standard error and the p-value
-        of the difference, if they are known.
+    An example is "-0.017 ± 0.044 within noise", where "within noise" means that the difference is
+    not significant. With few documents, a difference may be more than twice its standard error and
+    still not significant. In this case, the result has the p-value instead of "within noise".
 
     For a perplexity or bits per byte, the result also has the relative difference, because absolute
     differences cannot be compared between texts. For a number of the evaluation `efficiency`, the
-    result has only the relative difference. "within noise" marks a difference that is not
-    significant. With few documents, a difference may be more than twice its standard error and
-    still not significant. In this case, the result has the p-value instead of "within noise". The
-    result is empty if one of the two numbers is missing or infinite.
+    result has only the relative difference. The result is empty if one of the two numbers is
+    missing or infinite.
+
+    name: the name of the number.
+    first, second: all numbers of the first model, and all numbers of the second model.
+    error, p_value: the standard error and the p-value of the difference, if they are known.
     """
     before = first.get(name, math.nan)
     after = second.get(name, math.nan)

@@ -1,4 +1,4 @@
-"""The numbers that a run returns to Hydra, for sweepers that optimise an objective."""
+"""The measured numbers that a run returns to Hydra. Hydra's sweepers can optimise these numbers."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -11,9 +11,10 @@ Objective = float | tuple[float, ...] | None
 
 
 def objective_of(report: Record, names: Sequence[str]) -> Objective:
-    """Return the numbers that have these names in a report.
+    """Return the values of the numbers with these names in a report.
 
-    The result is a number for one name, a tuple for several names, and None if `names` is empty.
+    For one name, the result is the value. For several names, it is a tuple of values. If `names`
+    is empty, the result is None.
 
     names: names of numbers, such as "pruned/sciq_answers/exact_match" or "parameters/total_after".
 

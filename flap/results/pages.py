@@ -49,10 +49,10 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
 
 
 def _fields(run: RunRecord, keys: Iterable[str]) -> dict[str, str]:
-    """Return the values of a run by which the page can filter runs.
+    """Return the values of a run by which a reader of the page can filter the table of runs.
 
-    These are the columns `FILTERS` of the table, such as the model and the metric, and the run's
-    value of each config key that differs between the runs.
+    These are the run's values in the columns `FILTERS` of the table, such as the model and the
+    metric, and the run's values of the config keys `keys`, which differ between the runs.
     """
     values = {name: getattr(run, name) for name in FILTERS}
     values |= {key: run.config.get(key) for key in keys}
@@ -60,9 +60,10 @@ def _fields(run: RunRecord, keys: Iterable[str]) -> dict[str, str]:
 
 
 def _facts(study: Study) -> dict[str, Counter[str]]:
-    """Return a dict from each kind of fact about a run, such as "device", to a count of its values.
+    """Return facts about the finished runs, such as the devices on which the models ran.
 
-    The count says how many of the finished runs have each value.
+    The result is a dict from the name of a fact, such as "device", to a counter. The counter says
+    for each value of the fact how many runs have this value.
     """
     reports = [run.report for run in study.finished]
     versions = [map(" ".join, report.versions.items()) for report in reports]
@@ -89,7 +90,7 @@ def _commit(report: Report) -> str:
 
 
 def inline(svg: bytes) -> Markup:
-    """Return a plot as an SVG element in the colours of the page (THEME)."""
+    """Return a plot as an SVG element. Replace its colours by the colours of the page (THEME)."""
     _, tag, element = svg.decode().partition("<svg")
     for colour, variable in THEME.items():
         element = element.replace(colour, variable)

@@ -1,9 +1,10 @@
 """Pareto fronts of quality and cost, such as accuracy and number of parameters.
 
-A model is on the front if no other model is cheaper and at least as good, or better and at most as
-expensive. Dense models can be on the front, too. Two costs that differ by at most 1 % count as
-equal, because pruning removes whole units and meets a ratio only approximately. Two qualities count
-as equal if they are equal after rounding to four significant digits.
+A model is on the front unless another model is cheaper and at least as good, or is better and at
+most as expensive. Dense models can be on the front, too. Two costs that differ by at most 1 % count
+as equal, because pruning removes whole heads and neurons and therefore meets a ratio only
+approximately. Two qualities count as equal if they are equal after rounding to four significant
+digits.
 """
 
 from typing import NamedTuple
@@ -19,7 +20,9 @@ class CostAxis(NamedTuple):
 
     name: str
     label: str
-    dense: str  # column of `Study.results` with the dense model's cost; "" if this cost is always 1
+    # column of `Study.results` with the dense model's cost; "" if the cost is measured relative to
+    # the dense model, so that the dense model's cost is always 1
+    dense: str
     pruned: str  # column of `Study.results` with the pruned model's cost
     lower_is_better: bool = True  # whether lower values are better; false for a speed
 
@@ -53,12 +56,14 @@ COSTS = (
 
 
 def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> DataFrame:
-    """Return a table with a point for each ratio of each series, and one for each dense model.
+    """Return a table with a row for each point of a plot of quality over cost.
 
-    The point of a ratio is the mean over the runs with different seeds. The columns of the table
-    are cost, quality, label, and the index of the series, which is -1 for a dense model.
+    There is a point for each dense model, and a point for each ratio of each series. The point of a
+    ratio is the mean over the runs with different seeds. The columns of the table are cost,
+    quality, label, and the index of the series, which is -1 for a dense model.
 
-    name: the name of the number that measures the quality, such as "zero_shot/average".
+    series: the groups of runs that plots draw as lines.
+    name: the name of the measured number that stands for quality, such as "zero_shot/average".
     """
     rows = []
     for i, line in enumerate(series):

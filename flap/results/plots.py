@@ -52,7 +52,7 @@ class Plot(NamedTuple):
 
 
 def draw(study: Study) -> list[Plot]:
-    """Return the plots of the study; plots for which it has no numbers are left out."""
+    """Return the plots of the study. A plot for which nothing was measured is left out."""
     if not study.finished:
         return []
     series = series_of(study)
@@ -113,7 +113,13 @@ def _plot(name: str, caption: str, figure: Figure) -> Plot:
 def _panels(
     study: Study, series: list[Series], names: list[str], label: str
 ) -> tuple[Figure, dict[str, Any]]:
-    """Return a figure with a legend, and with panels side by side, one for each number."""
+    """Return a figure with a legend, and its panels by the names of the numbers that they show.
+
+    The panels are side by side, and are still empty.
+
+    names: the names of the measured numbers, such as "c4/perplexity@128".
+    label: the label of the horizontal axes.
+    """
     figure = Figure(figsize=(1.9 + 4.4 * len(names), 3.8), layout="constrained")
     panels = dict(zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True))
     for name, axes in panels.items():
@@ -130,7 +136,11 @@ def _panels(
 
 
 def _add_legend(figure: Figure, series: list[Series]) -> None:
-    """Add a legend: colours stand for labels, and markers and line styles for structures."""
+    """Add a legend that explains the colours, the markers and the line styles.
+
+    Colours stand for the labels of the series (`Series.label`). Markers and line styles stand for
+    structures.
+    """
     handles = {}
     for line in series:
         handles[line.label] = Line2D([], [], color=line.style["color"], linewidth=3)
@@ -148,11 +158,13 @@ def _add_legend(figure: Figure, series: list[Series]) -> None:
 
 
 def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -> None:
-    """Draw a number over the ratio: its mean, minimum and maximum over runs with different seeds.
+    """Draw a measured number over the ratio: mean, minimum and maximum over the seeds.
 
-    These runs are measured on the same documents, so averaging over the runs does not make the
-    standard error smaller. Therefore each error bar shows the mean of the runs' standard errors. A
-    horizontal line shows the number of the dense model.
+    Runs with different seeds are measured on the same documents, so averaging over these runs does
+    not make the standard error smaller. Therefore each error bar shows the mean of the runs'
+    standard errors. A horizontal line shows the value of the dense model.
+
+    name: the name of the number, such as "c4/perplexity@128".
     """
     column = f"pruned/{name}"
     for line in series:
@@ -175,7 +187,7 @@ def _draw_over_ratio(axes: Any, study: Study, series: list[Series], name: str) -
             1,
             level,
             study.dense_name(model),
-            # x is from 0 to 1 across the panel, and y is a value of the number
+            # x goes from 0 to 1 across the panel, and y is a value on the vertical axis
             transform=axes.get_yaxis_transform(),
             ha="right",
             va="bottom",

@@ -1,4 +1,4 @@
-"""The provenance of a result: config, library versions, flap's git commit, and device."""
+"""The provenance of a run's results: config, library versions, flap's git commit, and device."""
 
 import platform
 import subprocess
@@ -27,8 +27,9 @@ LIBRARIES = (
 def described(config: FlapConfig) -> dict[str, Any]:
     """Return the config of a run as dicts and lists without secrets.
 
-    An object, such as a metric, is replaced by its options and the name of its class (`_target_`).
-    A text that is given in memory is replaced by its label.
+    An object in the config, such as a metric, is replaced by a dict with its options and the name
+    of its class (`_target_`). A calibration text that the caller has passed as a list of strings is
+    replaced by a label.
     """
     plain = asdict(config)
     if isinstance(config.calibration.dataset, TextsInMemory):
@@ -67,7 +68,7 @@ def git_state() -> dict[str, Any]:
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the provenance of a result, which is saved with the checkpoint.
+    """Return the config, the versions and the git state, which are saved with the checkpoint.
 
     The options of the tracker, and the folders of the cache and of the checkpoint, are left out of
     the config.

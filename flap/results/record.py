@@ -14,7 +14,7 @@ Widths = dict[str, int]  # number of query heads, KV heads, neurons and experts 
 
 @dataclass
 class Record:
-    """The numbers and facts of a run.
+    """The measured numbers of a run, and facts about the run.
 
     If the values of a field have a unit, the name of the field contains this unit, as in
     `peak_memory_bytes`.
@@ -27,11 +27,12 @@ class Record:
     processes: list[str] = field(default_factory=list)
     # with model.placement=auto: the device of each module; empty with other placements
     device_map: Texts = field(default_factory=dict)
-    # where the model, a plan given with `plan=`, and the texts of the run and its tasks come from
+    # where the run's inputs come from: the model, the plan if `plan=` is set, the calibration,
+    # training and vocabulary texts, and the data sets of the evaluation tasks
     sources: Texts = field(default_factory=dict)
-    # Facts about the texts that the model wrote itself, such as the number of tokens, and the
-    # seconds that writing took. The keys are "calibration" and "recovery", or "calibration (NAME)"
-    # and "recovery (NAME)" if the model only answered the prompts of the text NAME.
+    # Facts about the texts that the dense model generated, such as the number of tokens. The keys
+    # are "calibration" and "recovery" for texts that the model wrote without prompts. If the model
+    # answered the prompts of a text NAME, the key is "calibration (NAME)" or "recovery (NAME)".
     own_text: Facts = field(default_factory=dict)
     # warnings about the run, the model and the texts (`Run.warnings`)
     warnings: list[str] = field(default_factory=list)
@@ -40,12 +41,13 @@ class Record:
     # "decoder_after"). If the vocabulary was trimmed, "total_trimmed" is the number of
     # parameters of the whole model after trimming.
     parameters: dict[str, int] = field(default_factory=dict)
-    # numbers of tokens in the vocabulary "before" and "after" trimming; "covered" is the share of
-    # the tokens in the counted text that the trimmed vocabulary still contains
+    # Numbers of tokens in the vocabulary "before" and "after" trimming. The tokens of a text were
+    # counted to choose the vocabulary; "covered" is the share of these tokens that is in the
+    # trimmed vocabulary.
     vocabulary: Numbers = field(default_factory=dict)
-    # Shares of parameters: "requested" (to remove), "realised_decoder" and "realised_total"
-    # (removed from the decoder and from the whole model), and "rounding_cost" (if widths are
-    # rounded: "realised_decoder" minus "requested").
+    # Shares of the parameters: "requested" is the share to remove, "realised_decoder" is the share
+    # that was removed from the decoder, and "realised_total" is the share that was removed from the
+    # whole model. If widths are rounded, "rounding_cost" is "realised_decoder" minus "requested".
     ratio: Numbers = field(default_factory=dict)
     # for each target, such as "bytes": the requested value ("asked"), the value of the dense model
     # ("dense"), and the value of the pruned model ("realised")
@@ -54,8 +56,9 @@ class Record:
     layers: list[Widths] = field(default_factory=list)
     # widths of each layer of the dense model
     layers_before: list[Widths] = field(default_factory=list)
-    # For each attention, MLP or expert, by its name: how well linear compensation, a least-squares
-    # fit of the channels that stay, predicts what the removed channels added (`FitReport`).
+    # How well linear compensation works in each attention, MLP or expert (`FitReport`). Linear
+    # compensation predicts the contribution of the removed channels from the channels that stay,
+    # with a least-squares fit. The keys are the names of the modules.
     repairs: Facts = field(default_factory=dict)
     # Facts about training after compression: divergences from the dense model, numbers of tokens,
     # and the standard errors of the differences that training made. Empty if the run does not
@@ -65,22 +68,22 @@ class Record:
     weight_passes: int = 0
     # digests of inputs that are not part of the config, such as the weights and the texts
     inputs: Texts = field(default_factory=dict)
-    # for "calibration" and for the tasks that measure windows: whether these windows begin with the
-    # beginning-of-sequence token
+    # whether the token windows begin with the beginning-of-sequence (BOS) token; the keys are
+    # "calibration" and the names of the evaluation tasks that measure windows
     bos: dict[str, bool] = field(default_factory=dict)
-    # for each task, "calibration" if the task uses the same data set or documents as the
+    # for each evaluation task, "calibration" if the task uses the same data set or documents as the
     # calibration, recovery or vocabulary text of the run, else "other"
     domains: Texts = field(default_factory=dict)
-    # number of documents that each task leaves out, because the run reads them in its texts for
-    # calibration, training or trimming
+    # number of documents that each evaluation task leaves out, because the run has already read
+    # these documents, for example in its calibration text
     left_out: dict[str, int] = field(default_factory=dict)
-    # measured numbers of the models "dense", "pruned" and, if the run trains, "compressed" (before
-    # training)
+    # Measured numbers, such as perplexities, of the models "dense" and "pruned". If the run trains
+    # the pruned model, "compressed" has the numbers before training.
     evaluation: dict[str, Numbers] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
-    # for each measured number, whether "higher" or "lower" values are better; a number is missing
-    # if this is unknown
+    # for each measured number, whether "higher" or "lower" values are better; numbers for which
+    # this is unknown are left out
     better: dict[str, Better] = field(default_factory=dict)
-    # for each average over tasks, the names of the averaged numbers
+    # for each number that is an average over tasks, the names of the averaged numbers
     averages: dict[str, list[str]] = field(default_factory=dict)
     # standard errors of the differences between the pruned and the dense model, paired by document
     difference_stderr: Numbers = field(default_factory=dict)

@@ -29,7 +29,11 @@ MEASURED = ("target", "recovery", "evaluation", "difference_stderr", "difference
 
 @dataclass
 class Report(Record):
-    """The report of a run. `pandas.DataFrame(report.evaluation)` is a table of measured numbers."""
+    """The report of a run.
+
+    `pandas.DataFrame(report.evaluation)` returns a table of the measured numbers, such as
+    perplexities.
+    """
 
     def _repr_markdown_(self) -> str:
         """Return the tables of the report in Markdown, for a notebook to show."""

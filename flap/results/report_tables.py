@@ -27,9 +27,9 @@ Row = tuple[str, str, str]
 
 
 def tables(report: Record) -> list[Table]:
-    """Return the two tables of a report: its measured numbers, and other facts about the run.
+    """Return the two tables of a report: the measured numbers, and other facts about the run.
 
-    These facts are, for example, sizes, the ratio, targets and times. Rows without a value, and
+    The other facts are, for example, sizes, the ratio, targets and times. Rows without a value, and
     tables without rows, are left out.
     """
     facts = [row for row in _facts(report) if any(row[1:])]
@@ -38,11 +38,12 @@ def tables(report: Record) -> list[Table]:
 
 
 def measured(report: Record) -> Table:
-    """Return the table of the models' numbers, their differences, and the domain of each text.
+    """Return the table of the numbers that were measured on the dense and on the pruned model.
 
-    If the model was trained after compression, the table also has the numbers of the model before
-    training, and the changes that training made. If the vocabulary was trimmed, perplexities are
-    left out, because only the dense model has them.
+    The table also has the differences between the two models, and the domain of each number, which
+    is "other" or "calibration" (`Record.domains`). If the model was trained after compression, the
+    table also has the numbers of the model before training, and the changes that training made. If
+    the vocabulary was trimmed, perplexities are left out, because only the dense model has them.
     """
     models = {name: report.evaluation[name] for name in MODELS if name in report.evaluation}
     *earlier, _ = models
@@ -63,7 +64,7 @@ def measured(report: Record) -> Table:
 
 
 def _change(report: Record, before: str, name: str) -> str:
-    """Describe how a number of the pruned model differs from that of another model.
+    """Format the difference of a number between the pruned model and another model.
 
     before: the name of the other model, "dense" or "compressed".
     """
@@ -94,7 +95,7 @@ def _facts(report: Record) -> list[Row]:
 
 
 def sizes(report: Record) -> list[Row]:
-    """Return rows that count all parameters, decoder parameters and vocabulary tokens."""
+    """Return rows with the numbers of parameters, decoder parameters and vocabulary tokens."""
     rows = []
     for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
         dense = report.parameters[f"{which}_before"]
@@ -134,7 +135,10 @@ def show(report: Record, folder: Path) -> None:
 
 
 def headline(report: Record) -> str:
-    """Return a line with the first measured number, or with the ratio if nothing was measured."""
+    """Return a line with the first number of the table of measured numbers.
+
+    If nothing was measured, the line has the share of parameters that was removed.
+    """
     models = report.evaluation
     names = [name for name in models["pruned"] if not name.endswith("_stderr")]
     if not names:

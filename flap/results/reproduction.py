@@ -1,4 +1,7 @@
-"""Compare the report of a repeated run with the report of the original run."""
+"""Compare the report of a repeated run with the report of the original run.
+
+A number is a measured result, such as a perplexity, or a number of parameters.
+"""
 
 import math
 from collections import Counter
@@ -26,7 +29,7 @@ Verdict = Literal["equal", "within the error", "different", "not compared"]
 
 
 class Comparison(NamedTuple):
-    """The value of a number in both runs, and a verdict about the difference."""
+    """The values of a number in the original and in the repeated run, and a verdict."""
 
     # the measured model: "dense", "compressed" or "pruned"; "parameters" for numbers of parameters
     # and for the widths of layers
@@ -55,12 +58,13 @@ def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
     """Compare every number of two runs.
 
     Two numbers are equal if their relative difference is at most one millionth. Two numbers are
-    within the error if they differ by at most one standard error of the original number. If the
-    original report has no standard error of a pruned model's number, such as a perplexity, the
-    standard error of the number's difference from the dense model is used. Numbers of the pruned
-    models are also within the error if both runs have stored their values for the same documents,
-    and a paired test of these values finds no significant difference. Numbers of parameters are
-    within the error if their relative difference is at most `SAME_SIZE`.
+    within the error if they differ by at most one standard error of the original number. For some
+    numbers of the pruned model, such as a perplexity, the original report has no standard error.
+    For these numbers, the standard error of the difference between the pruned and the dense model
+    is used. A number of the pruned model is also within the error if both runs have stored its
+    values for the same documents, and a paired test of these values finds no significant
+    difference. Numbers of parameters are within the error if their relative difference is at most
+    `SAME_SIZE`.
 
     Speeds, times and amounts of memory depend on the machine, so they are not compared.
     """
@@ -84,7 +88,10 @@ def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
 
 
 def _models(report: Report) -> dict[str, Numbers]:
-    """Return the measured numbers of each model, and the numbers of parameters as "parameters"."""
+    """Return the measured numbers of each model: "dense", "pruned", and perhaps "compressed".
+
+    The numbers of parameters have the key "parameters".
+    """
     return {"parameters": {**report.parameters}, **report.evaluation}
 
 

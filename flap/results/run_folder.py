@@ -33,33 +33,36 @@ class RunRecord:
     metric: str | None = None
     structure: str | None = None
     ratio: float | None = None
-    # the requested ratio or targets, such as "0.2" or "target.bytes=2e8"; the numbers of two runs
-    # are ranked against each other only if this text is the same
+    # the requested ratio or targets, such as "0.2" or "target.bytes=2e8"; runs are ranked by their
+    # measured numbers only among runs that have the same text here
     requested: str = ""
     seed: int | None = None
-    # the other settings of the command line that differ between the runs of a study, such as
-    # "calibration.num_samples=32"
+    # the settings that the command line sets, that differ between the runs of a study, and that
+    # have no field above, such as "calibration.num_samples=32"
     options: str = ""
     # an empty report if the run has no result
     report: Report = field(default_factory=lambda: Report({}))
-    # for each number of the pruned model, its value for each document
+    # for each number that was measured on the pruned model, its value for each document
     documents: DocumentValues = field(default_factory=dict)
     sweep: str = ""  # the name of the run's sweep; empty unless the study has several sweeps
     config: FlatConfig = field(default_factory=dict)
 
     @property
     def number(self) -> str:
-        """The job number with which the folder's name begins; the whole name if it has none."""
+        """The job number with which the folder's name begins.
+
+        If the name does not begin with a number, this is the whole name.
+        """
         name = Path(self.folder).name
         number = name.partition("_")[0]
         return number if number.isdigit() else name
 
     @property
     def dense_identity(self) -> frozenset[str]:
-        """The facts on which the dense model's numbers depend, as one text for each evaluation.
+        """The facts on which the measured numbers of the dense model depend.
 
-        The documents that a task leaves out are among these facts, because the dense model is not
-        measured on these documents.
+        There is a JSON text for each evaluation, with the model, the options of the evaluation, and
+        the documents that tasks leave out. Runs with equal texts share the numbers.
         """
         config = self.report.config
         documents = {task: self.report.inputs.get(task) for task in self.report.left_out}
@@ -68,11 +71,13 @@ class RunRecord:
         return frozenset(json.dumps(identity, sort_keys=True) for identity in identities)
 
     def difference_to(self, first: "RunRecord", name: str) -> Difference | None:
-        """Return the difference of a number, this run minus `first`; None if it is unknown.
+        """Return the difference of a number between two runs, this run minus `first`.
 
-        The difference is unknown if the two runs have not stored values of the same documents. The
-        difference of an average over tasks is computed from the differences of these tasks, and is
-        unknown if the two runs have averaged different tasks.
+        Return None if the two runs have not stored values of the same documents. The difference of
+        an average over tasks is computed from the differences of these tasks. If the two runs have
+        averaged different tasks, return None.
+
+        name: the name of the number, such as "boolq/acc".
         """
         parts = self.report.averages.get(name)
         if parts != first.report.averages.get(name):
@@ -87,14 +92,17 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run. If files of the run are damaged, its state is "damaged", and `error` says why."""
+    """Read a run from its folder.
+
+    If files of the run are damaged, `RunRecord.state` is "damaged", and `RunRecord.error` says why.
+    """
     state, error, report = _read_result(folder)
     settings = folder / ".hydra"
     choices = _read_choices(settings / "hydra.yaml")
     config = report.config or read_yaml(settings / "config.yaml")
     texts = flatten(config, choices)
 
-    # Without a result, the config of a run still has interpolations ("${…}") of unknown values.
+    # if there is no report, interpolations ("${…}") in the config are not resolved; leave them out
     resolved = {key: value for key, value in flat(config).items() if "${" not in str(value)}
     name = resolved.get("model.name")
     if resolved.get("plan"):
@@ -165,7 +173,7 @@ def _read_overrides(path: Path, config: FlatConfig) -> FlatConfig:
     """Read the settings that a run's command line changes: {"calibration.num_samples": "32"}.
 
     config: the flat config of the run, from which the values are taken. If a key is missing in this
-        config, its value is returned as it was typed.
+        config, the value is taken from the command line.
     """
     overrides = {}
     for line in read_yaml(path, list):

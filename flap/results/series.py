@@ -27,14 +27,15 @@ LINES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"))
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a plot: runs that differ only in their ratio, seed and sweep."""
+    """A line of a plot: runs that differ only in their ratio or targets, seed and sweep."""
 
     # the metric, and other settings that distinguish this line from lines with the same metric
     label: str
     structure: str
     rows: DataFrame  # the rows of `Study.results` for the runs of this line
-    # For each ratio: the minimum, mean and maximum of each number over the runs with different
-    # seeds. For runs with a target, the ratio is the share of the parameters that was removed.
+    # A table with a row for each ratio. The columns are the minimum, mean and maximum of each
+    # number over the runs with different seeds. For runs with a target, the ratio is the share of
+    # the parameters that was removed.
     by_ratio: DataFrame
     # matplotlib options: the colour, which depends on the label, and the marker and the dashes,
     # which depend on the structure
@@ -42,11 +43,7 @@ class Series:
 
 
 def series_of(study: Study) -> list[Series]:
-    """Return the series of a study, sorted by label and structure.
-
-    Runs that differ only in their targets form one series, in the same way as runs that differ only
-    in their ratios.
-    """
+    """Group the runs of a study into series, sorted by label and structure."""
     without_targets = study.results.options.str.replace(r"(^| )target\.\S+", "", regex=True)
     runs = study.results.assign(options=without_targets.str.strip())
 

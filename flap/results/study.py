@@ -15,7 +15,7 @@ from flap.results.configs import flat
 from flap.results.number_texts import domain_of, in_order, is_bits_per_byte
 from flap.results.run_folder import RunRecord
 
-# The columns of a study's table with the sweep and the settings of each run.
+# The columns of a study's table that contain the sweep and the settings of each run.
 CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "ratio", "seed")
 COLUMNS = [
     "cell",
@@ -38,12 +38,12 @@ UNSHOWN = ["requested", "parameters_before"]
 class Study:
     """The runs of one or more sweeps.
 
-    Runs are sorted by ratio, and then by the first number in `measured`. Runs without a result come
-    last.
+    Runs are sorted by ratio. Runs with the same ratio are sorted by the first number in `measured`.
+    Runs without a result come last.
     """
 
-    folder: Path  # where the files of the study are written
-    commands: list[str]  # commands that started the sweeps; unrecorded commands are missing
+    folder: Path  # the folder into which the files of the study are written
+    commands: list[str]  # commands that started the sweeps, as far as Hydra has recorded them
     runs: list[RunRecord]
 
     @property
@@ -76,7 +76,7 @@ class Study:
 
     @cached_property
     def frame(self) -> DataFrame:
-        """A table with a row for each run: its settings, sizes and numbers.
+        """A table with a row for each run: its settings, its sizes and its measured numbers.
 
         A number that was not measured is None. An infinite number is the text "nan".
         """
@@ -109,12 +109,12 @@ class Study:
 
     @cached_property
     def dense(self) -> DataFrame:
-        """The rows of `results` from which the numbers of the dense models are shown.
+        """The rows of `results` from which the page and the plots take the dense models' numbers.
 
-        Runs with the same model and the same evaluations share the numbers of a dense model, and
-        the row of the first of these runs is taken. A dense model has several rows if it was
-        measured in several ways, such as with different windows. If the evaluations of one run are
-        a part of the evaluations of another run, only the row of the other run is taken.
+        All runs with the same model and the same evaluations have measured the same numbers of the
+        dense model, so only the first of these runs has a row here. A dense model has several rows
+        if runs have measured it in several ways, such as with different window lengths. A run has
+        no row if another run has done all of its evaluations, and more.
         """
         first: dict[frozenset[str], int] = {}
         for i in self.results.index:
@@ -124,10 +124,10 @@ class Study:
 
     @property
     def measured(self) -> list[str]:
-        """The sorted names of all numbers of pruned models, without standard errors.
+        """The sorted names of all numbers that were measured on pruned models.
 
-        If some runs have trimmed the vocabulary, bits per byte come first, because they can be
-        compared between different tokenizers.
+        Standard errors are left out. If some runs have trimmed the vocabulary, bits per byte come
+        first, because they can be compared between different tokenizers.
         """
         names = in_order(chain(*(run.report.evaluation["pruned"] for run in self.runs)), {})
         if self.trimmed:
@@ -146,16 +146,17 @@ class Study:
     def domain(self, name: str) -> str:
         """Return the domain of the text on which a number is measured: "calibration" or "other".
 
-        "calibration" means that the run reads the data set or documents of this text, for example
-        for calibration. The result is empty if the domain is unknown, or if the runs disagree, for
-        example because they have different calibration texts.
+        The domain is "calibration" if the runs also use the data set or documents of this text for
+        another purpose, such as calibration. The result is empty if the domain is unknown, or if
+        the text has different domains in different runs.
         """
         return _agreed(domain_of(name, run.report.domains) for run in self.finished)
 
     def better(self, name: str) -> str:
         """Return whether "lower" or "higher" values of a number are better.
 
-        The result is empty if no run has recorded this, or if the runs disagree.
+        The result is empty if no run has recorded this, or if two runs have recorded different
+        answers.
         """
         return _agreed(run.report.better.get(name, "") for run in self.runs)
 
@@ -164,12 +165,12 @@ class Study:
         return f"dense {model}" if len(self.values("model")) > 1 else "dense"
 
     def values(self, name: str) -> list[Any]:
-        """Return the distinct values of a column, sorted; unknown values are left out."""
+        """Return the distinct values of a column of `frame`, sorted. Leave out missing values."""
         return sorted({*self.frame[name]} - {None, ""})
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    """Return the row of a run in `Study.frame`; `frame` ignores keys without a column."""
+    """Return the row of a run in `Study.frame`, which ignores keys that are not its columns."""
     report = run.report
     numbers = {
         "dense": report.evaluation["dense"],
@@ -191,6 +192,6 @@ def _row(run: RunRecord) -> dict[str, Any]:
 
 
 def _agreed(values: Iterable[str]) -> str:
-    """Return the only distinct non-empty value; "" if there is none, or more than one."""
+    """Return the value on which all non-empty values agree; "" if they differ or all are empty."""
     distinct = {*values} - {""}
     return distinct.pop() if len(distinct) == 1 else ""

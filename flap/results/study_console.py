@@ -17,7 +17,7 @@ UNFOLDED = 10_000  # a width of the console in characters into which every table
 
 
 def show_study(study: Study) -> None:
-    """Print the settings that differ between runs, and as many numbers as fit into the console."""
+    """Print the settings that differ between runs, and as many results as fit into the console."""
     console = Console(highlight=False)
     table = _without_constant_choices(study)
     left_out = list[str]()
@@ -58,6 +58,6 @@ def _in_console(entry: TableEntry) -> Text:
 
 
 def _width(table: Table, console: Console) -> int:
-    """Return the width in characters that a table needs if none of its texts is wrapped."""
+    """Return the width in characters that a table needs if no cell of the table is wrapped."""
     options = console.options.update(width=UNFOLDED)
     return Measurement.get(console, options, table.console()).maximum

@@ -41,8 +41,8 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
 def save_study(study: Study) -> Path:
     """Write the table, plots and page of a study into its folder, and return the page's path.
 
-    The contents of all files are created before the first file is written. If they cannot be
-    created, the files of an earlier call stay unchanged.
+    The contents of all files are created before the first file is written. If this fails, files
+    that an earlier call has written stay unchanged.
 
     Raises:
         ValueError: the files cannot be written.
@@ -94,7 +94,10 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
 
 
 def _by_real_path(folders: Iterable[Path]) -> dict[Path, Path]:
-    """Return each folder once, by its path with symbolic links resolved."""
+    """Return a dict from real paths, without symbolic links, to folders.
+
+    If a folder is given several times, for example by a symbolic link, it appears only once.
+    """
     return {folder.resolve(): folder for folder in folders}
 
 
@@ -129,19 +132,20 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
 
 
 def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
-    """Return what identifies the cell of a run, that is, one combination of the sweep's options.
+    """Return a value that is equal for all runs of the same cell, and differs between cells.
 
-    The result is the name of the run's folder without the job number, and the run's overrides.
+    The value consists of the name of the run's folder without the job number, and of the overrides
+    of the run. A cell is one combination of the options of a sweep.
     """
     return run.folder.partition("_")[2], run.overrides
 
 
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
-    """Return the runs with `options` set to the overrides that differ between the runs.
+    """Set `options` of each run to those of its overrides that differ between the runs.
 
     An override is left out if its key has the same value in the configs of all runs, including runs
     in which this value is the default. Overrides that choose evaluations are also left out, because
-    they do not change the pruned model.
+    they do not change the pruned model. The changed runs are returned as copies.
     """
     different = varying(run.config | run.overrides for run in runs)
     described = []
@@ -161,10 +165,10 @@ def _chooses_evaluations(key: str) -> bool:
 
 
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
-    """Return the sort key of a run.
+    """Return a sort key for runs.
 
-    The key sorts runs by four values: finished runs come before all others, then smaller ratios,
-    then smaller values of one measured number, then folders in alphabetical order.
+    Finished runs come before runs that have not finished. Within both groups, runs are sorted by
+    ratio, then by a measured number, and then by the name of the folder, always in ascending order.
 
     number: the name of the measured number; "" if nothing was measured.
     """
@@ -175,7 +179,7 @@ def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
 
 def command_of(sweep: Path) -> str:
     """Return the command line of a sweep without secrets; "" if it was not recorded."""
-    # Hydra sweepers that are not part of flap write secrets into multirun.yaml
+    # remove secrets, because other sweepers than flap's write them into multirun.yaml
     record = flat(redacted(read_yaml(sweep / "multirun.yaml")))
     try:
         words = ["python", "-m", "flap", "-m"]

@@ -12,23 +12,23 @@ from flap.results.study import CHOSEN, Study
 
 # Settings that are always shown. Any other setting is shown only if the runs differ in it.
 ALWAYS_SHOWN = ("metric", "structure", "ratio")
-# The formats of results that are not measured by an evaluator.
-# The seconds of all stages of a run. A result from the cache counts with the seconds that it took
-# when it was computed, so the run itself may have been faster.
+# The heading of the column with the total seconds of all stages of a run. If a result comes from
+# the cache, the seconds of its original computation count, so the run itself may have been faster.
 SECONDS = "compute seconds"
+# The formats of columns whose values do not come from an evaluation task.
 FORMATS = {"removed": "{:.4f}", "parameters": "{:,}", "vocabulary": "{:,}", SECONDS: "{:,.1f}"}
 
-# The mark of a measured number. Runs with the same model and the same requested size are compared,
-# and the best number is marked "best". If numbers of other runs do not differ significantly from
-# the best number, the best number and these numbers are marked "near" instead. "" means no mark.
+# The mark of a measured number. Runs with the same model and the same requested size are compared.
+# The best value of a number is marked "best". If values of other runs do not differ significantly
+# from the best value, the best value and these values are marked "near" instead. "" means no mark.
 Mark = Literal["best", "near", ""]
-# The marks of all numbers. A key consists of the index of the run in `Study.runs`, and the name of
-# the number.
+# The marks of all numbers in the table of a study. A key consists of the index of the run in
+# `Study.runs`, and the name of the number.
 Marks = dict[tuple[int, str], Mark]
 
 
 class TableEntry(NamedTuple):
-    """One value of the table: its text, its mark, and the key by which its row is sorted."""
+    """One cell of the table: its text, its mark, and a key for sorting the rows."""
 
     text: str = ""
     mark: Mark = ""
@@ -47,7 +47,7 @@ class StudyTable(NamedTuple):
 
 
 def tabulate(study: Study) -> StudyTable:
-    """Return the table of a study. Numbers are shown with their standard errors, if known."""
+    """Return the table of a study. If the standard error of a number is known, it is shown, too."""
     choices = [name for name in CHOSEN if name in (*ALWAYS_SHOWN, *study.different)]
     results = ["removed", "parameters", *study.measured, SECONDS]
     if study.trimmed:
@@ -93,9 +93,10 @@ def _result(numbers: dict[str, Any], name: str, mark: Mark = "") -> TableEntry:
 
 
 def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
-    """Return the results of a model.
+    """Return a model's measured numbers, number of parameters and vocabulary size.
 
-    model: "dense" or "pruned". moment: "before" pruning for the dense model, else "after".
+    model: "dense" or "pruned".
+    moment: "before" for the dense model, and "after" for the pruned model.
     """
     return report.evaluation[model] | {
         "parameters": report.parameters.get(f"total_{moment}"),
@@ -104,7 +105,6 @@ def _numbers(report: Report, model: str, moment: str) -> dict[str, Any]:
 
 
 def _marks(study: Study) -> Marks:
-    """Return the marks of all numbers of a study."""
     marks: Marks = {}
     for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False):
         for name in study.measured:
@@ -117,16 +117,18 @@ def _marks(study: Study) -> Marks:
 
 
 def _marks_of(study: Study, ranked: list[int], name: str) -> Marks:
-    """Return the marks of one number in the runs that are compared.
+    """Return the marks of one measured number in the runs that are compared.
 
-    "best": the number is significantly better than in every other run. "near": the number does not
-    differ significantly from the best number. If another number is marked "near", the best number
-    is marked "near", too.
+    "best" means that the value of this run is significantly better than the values of all other
+    runs. "near" means that the value does not differ significantly from the best value. If another
+    value is marked "near", the best value is also marked "near".
 
-    If two runs have not stored values of the same documents, it is unknown whether their difference
-    is significant. If this is unknown for the best run and another run, no number is marked "best".
+    If two runs have not stored values of the same documents, it is unknown whether the difference
+    between these runs is significant. If this is unknown for the best run and another run, no value
+    is marked "best".
 
-    ranked: the indices of the runs that have the number, from the best to the worst number.
+    ranked: the indices of the runs that have measured the number, from the best to the worst value.
+    name: the name of the number.
     """
     if len(ranked) < 2:
         return {}

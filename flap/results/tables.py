@@ -22,7 +22,7 @@ def wide_console() -> Console:
 
 
 class Table(NamedTuple):
-    """A table: its headings and rows. A `Text` is a value with a style, such as bold."""
+    """A table: its headings and rows. A value with a style, such as bold, is a `Text` of rich."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str | Text]]

@@ -7,9 +7,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 def template(name: str, **filters: Callable[..., str]) -> Template:
-    """Return the Jinja template `name`, which can use `filters`.
+    """Return the Jinja template in the file `name`.
 
-    Values that are inserted into an HTML template are escaped.
+    In an HTML template, the inserted values are escaped.
+
+    filters: functions that the template can use as Jinja filters.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

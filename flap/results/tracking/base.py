@@ -30,8 +30,8 @@ PROGRESS_SECONDS = 1.0  # minimum seconds between two progress messages of a sta
 WIDTHS = ("query_heads", "kv_heads", "neurons")
 # columns of the table with the widths of the layers
 LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
-# The sections of the report that trackers show as the summary of a run, together with the section
-# `evaluation`.
+# Sections of the report that are sent to the tracker as the summary of a run. The section
+# `evaluation` is sent, too.
 SUMMARIZED = (
     "difference_stderr",
     "difference_p_value",
@@ -54,7 +54,8 @@ class JobInfo:
     id: str  # a text that is unique on this machine, such as the run's folder
     name: str
     group: str | None = None  # the name of the sweep; None for a single run
-    job_type: str = "run"  # "run": a single run; "sweep": a run of a sweep; "study": its table
+    # "run": a single run; "sweep": a run of a sweep; "study": the table with all runs of a sweep
+    job_type: str = "run"
     tags: tuple[str, ...] = ()
 
 
@@ -63,7 +64,7 @@ class RunInTracker(ABC):
 
     @abstractmethod
     def log(self, values: Numbers) -> None:
-        """Send current values, such as the progress of a stage."""
+        """Send values that change during the run, such as the progress of a stage."""
 
     @abstractmethod
     def summarize(self, values: Config) -> None:
@@ -75,7 +76,7 @@ class RunInTracker(ABC):
 
     @abstractmethod
     def log_files(self, run_dir: Path) -> None:
-        """Send report.json, and the picture of the layers if it could be drawn."""
+        """Send report.json, and layers.png (a plot of the units of each layer) if it exists."""
 
     @abstractmethod
     def log_lineage(self, report: Report) -> None:
@@ -88,7 +89,7 @@ class RunInTracker(ABC):
 
 @dataclass
 class TrackedRun:
-    """A run and its tracker.
+    """A run whose progress and results are sent to a tracker.
 
     The first error of the tracker is logged in one line. Later errors are ignored. No error of a
     tracker ends the run.
@@ -98,12 +99,12 @@ class TrackedRun:
     run_dir: Path
     opened: RunInTracker | None = None  # the run in the tracker; None if nothing is tracked
     _warned: bool = False
-    # for each stage, the earliest time at which its progress may be sent again, in seconds of
+    # the earliest time at which the progress of a stage may be sent again, in seconds of
     # `time.monotonic`; the keys are the names of the stages
     _due: Numbers = field(default_factory=dict)
 
     def warn(self, error: Exception) -> None:
-        """Log an error in one line, unless an error of this tracker was logged before."""
+        """Log an error in one line, unless an earlier error of this tracker was already logged."""
         if self._warned:
             return
         self._warned = True
@@ -145,7 +146,10 @@ class TrackedRun:
         self.send(lambda opened: opened.log(values))
 
     def finish(self, report: Report) -> None:
-        """Send the results of a finished run, its files, and its input and output models."""
+        """Send the results and files of a finished run.
+
+        If the run has saved a checkpoint, also send links to the dense model and the checkpoint.
+        """
         self.send(lambda opened: opened.summarize(redacted(summary(report))))
         self.send(lambda opened: opened.log_table("layers", LAYERS, layer_rows(report)))
         self.send(lambda opened: opened.log_files(self.run_dir))
@@ -185,11 +189,14 @@ class Tracking(ABC):
         """Start a run in the tracker and return it; return None if nothing is tracked.
 
         config: the config of the run as dicts and lists, without secrets.
-        run: its method `warn` logs errors of the tracker.
+        run: the run to track, whose method `warn` logs errors of the tracker.
         """
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return environment variables; `start` sets those that the user has not set already."""
+        """Return environment variables for the tracker's package.
+
+        `start` sets each of these variables, unless the user has already set it.
+        """
         return {}
 
     @contextmanager
@@ -210,9 +217,9 @@ class Tracking(ABC):
                 run.send(lambda opened: opened.finish(failed))
 
     def log_study(self, sweep_dir: Path, columns: list[str], rows: Rows) -> None:
-        """Send the table of a sweep to the tracker, as one more run in the sweep's group.
+        """Send the table of a sweep to the tracker, as an additional run in the sweep's group.
 
-        A second call for the same sweep updates this run in the tracker.
+        A second call for the same sweep updates this additional run.
         """
         group = sweep_dir.name
         job = JobInfo(f"{sweep_dir}/study", f"{group} study", group, job_type="study")
@@ -222,7 +229,7 @@ class Tracking(ABC):
 
 @dataclass(frozen=True)
 class NoTracking(Tracking):
-    """Track nothing. The only record of a run is its folder."""
+    """Track nothing. The results of a run are only in its folder."""
 
     def check(self) -> None:
         """Do nothing, because this tracker has no options."""
@@ -234,10 +241,11 @@ class NoTracking(Tracking):
 def kept_id(folder: Path, text: str) -> str:
     """Return the id of a run in its tracker.
 
-    The id is created and stored at the first call, so that a restarted run keeps it. The id is
-    unique across machines.
+    The first call creates the id and stores it in a file, so that a run that is started again has
+    the same id. The id is unique across machines.
 
-    folder: the folder in which the id is stored. text: `JobInfo.id`.
+    folder: the folder in which the id is stored.
+    text: a text that is unique on this machine (`JobInfo.id`), from which the id is made.
     """
     file = folder / "id"
     if not file.is_file():
@@ -248,8 +256,8 @@ def kept_id(folder: Path, text: str) -> str:
 def legal_id(text: str) -> str:
     """Return an id that trackers accept for runs and artifacts.
 
-    The id consists of the last characters of the text, with "-" in place of special characters, and
-    of a hash of the whole text.
+    The id consists of the last 80 characters of the text, with "-" in place of special characters,
+    and of a hash of the whole text.
     """
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[-80:].strip("-.")
     return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

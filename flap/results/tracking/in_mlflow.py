@@ -54,7 +54,7 @@ class MLflow(Tracking):
             )
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return environment variables that silence MLflow and limit its waiting for the server."""
+        """Return variables that silence MLflow and limit how long it waits for the server."""
         return {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -87,7 +87,7 @@ class MLflow(Tracking):
         from mlflow import MlflowException
 
         if not client.get_experiment_by_name(self.experiment):
-            # another job may have created the experiment since the check
+            # another job may have created the experiment after the line above
             with suppress(MlflowException):
                 client.create_experiment(self.experiment)
         experiment = client.get_experiment_by_name(self.experiment).experiment_id
@@ -104,14 +104,14 @@ class MLflow(Tracking):
 
 @dataclass
 class MLflowRun(RunInTracker):
-    """A run in MLflow. `log` lets the client send numbers in another thread."""
+    """A run in MLflow. The MLflow client sends the values of `log` in another thread."""
 
     client: Any
     id: str
     sent: list[Any] = field(default_factory=list)  # asynchronous calls that may still be running
 
     def log(self, values: Numbers) -> None:
-        """Send numbers without waiting for the server."""
+        """Send values, such as the progress of a stage, without waiting for the server."""
         self.sent.append(self.client.log_batch(self.id, self._metrics(values), synchronous=False))
 
     def summarize(self, values: Config) -> None:
@@ -136,7 +136,7 @@ class MLflowRun(RunInTracker):
         self.client.log_dict(self.id, {"columns": columns, "data": rows}, f"{name}.json")
 
     def log_files(self, run_dir: Path) -> None:
-        """Send report.json, and the picture of the layers if it exists."""
+        """Send report.json, and layers.png (a plot of the units of each layer) if it exists."""
         for name in ("layers.png", "report.json"):
             if (run_dir / name).is_file():
                 self.client.log_artifact(self.id, run_dir / name)
@@ -146,7 +146,7 @@ class MLflowRun(RunInTracker):
         self.client.set_tag(self.id, "dense_model", str(report.config["model"]["path"]))
 
     def finish(self, failed: bool) -> None:
-        """End the run, and wait until all numbers have been sent."""
+        """End the run, and wait until all values of `log` have been sent."""
         self.client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
         for operation in self.sent:
             operation.wait()

@@ -10,11 +10,12 @@ MODES = ("auto", "online", "offline")
 
 
 def resolve_mode(mode: str) -> str:
-    """Return the mode that W&B uses, for the option `tracking.mode`.
+    """Return the mode in which W&B runs, given the value of the option `tracking.mode`.
 
     "online" and "offline" are returned unchanged. For "auto", the result is the mode that the
-    variable WANDB_MODE or the command `wandb offline` has set. If neither has set a mode, the
-    result is "online". In both cases, "offline" replaces "online" if W&B has no API key.
+    environment variable WANDB_MODE or the command `wandb offline` has set. If neither has set a
+    mode, the result is "online". But if W&B has no API key, "auto" never gives "online", and the
+    result is "offline" instead.
     """
     import wandb
 
@@ -57,7 +58,7 @@ def require_key() -> None:
 
 @contextmanager
 def environment(**defaults: str) -> Iterator[None]:
-    """Set environment variables during a `with` block, unless they are set already."""
+    """Set environment variables during a `with` block. Variables that are already set are kept."""
     added = {name: value for name, value in defaults.items() if name not in os.environ}
     os.environ.update(added)
     try:

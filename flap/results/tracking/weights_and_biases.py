@@ -36,7 +36,7 @@ class Wandb(Tracking):
 
     project: str = "flap"  # name of the project in W&B
     entity: str | None = None  # user or team in W&B; None: as in the user's W&B settings
-    mode: str = "auto"  # "online", "offline", or "auto", for which `resolve_mode` chooses one
+    mode: str = "auto"  # "online", "offline", or "auto" (`resolve_mode` chooses online or offline)
     group: str | None = None  # group of the run in W&B; defaults to the name of the sweep's folder
     # tags of 1 to 64 characters each; flap adds the names of the metric and the structure
     tags: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Wandb(Tracking):
     name = "W&B"
 
     def check(self) -> None:
-        """Check the mode and the tags. With the mode online, also check the API key.
+        """Check the mode and the tags. If the mode is "online", also check the API key.
 
         Raises:
             ValueError: the mode is unknown, W&B would refuse a tag, or the mode is "online" and W&B
@@ -122,7 +122,7 @@ class WandbRun(RunInTracker):
     run: "wandb.Run"
 
     def log(self, values: Numbers) -> None:
-        """Send numbers as one step of the run's history in W&B."""
+        """Send values, such as the progress of a stage, as a step of the run's history in W&B."""
         self.run.log(values)
 
     def summarize(self, values: Config) -> None:
@@ -137,7 +137,7 @@ class WandbRun(RunInTracker):
         self.run.log({name: table})
 
     def log_files(self, run_dir: Path) -> None:
-        """Send report.json as an artifact, and the picture of the layers if it exists."""
+        """Send report.json as an artifact, and the plot of the layers (layers.png) if it exists."""
         import wandb
 
         picture = run_dir / "layers.png"
@@ -148,7 +148,10 @@ class WandbRun(RunInTracker):
         self.run.log_artifact(artifact)
 
     def log_lineage(self, report: Report) -> None:
-        """Send two W&B artifacts, with references to the dense model and to the checkpoint."""
+        """Send two W&B artifacts, one for the dense model and one for the checkpoint.
+
+        The artifacts contain only references to the files, so the weights are not uploaded.
+        """
         import wandb
 
         path = str(report.config["model"]["path"])

@@ -33,9 +33,10 @@ COLUMNS = ("summary:folder", "summary:checkpoint", "config:ratio", "config:metho
 
 
 def main(arguments: list[str]) -> None:
-    """Save a workspace, and print its address in W&B, or if W&B is offline, the path of its file.
+    """Save a workspace, and print its URL in W&B.
 
-    On an error, print one line and exit with code 1.
+    If W&B is offline, print the path of the file with the workspace instead. On an error, print one
+    line and exit with code 1.
     """
     description = (
         "The W&B workspace of sweeps that were run with tracking=wandb; offline, the file "
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> None:
 
 
 def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
-    """Save a workspace in W&B, and return its address.
+    """Save a workspace in W&B, and return its URL.
 
     If W&B is offline, write the file workspace.json into the folder of the first sweep instead, and
     return the path of this file.
@@ -107,9 +108,9 @@ def _group(study: Study, run: RunRecord) -> str:
 def _sections(study: Study) -> list["Section"]:
     """Return the sections of the workspace.
 
-    For each size or speed in OVER, a section has one plot for each measured quality, such as an
-    accuracy. If the speed was not measured, it has no section. Two more sections show the pictures
-    of the layers, and how the configs of the runs differ.
+    There is a section for each size or speed in OVER, with a plot for each measured quality, such
+    as an accuracy. If the speed was not measured, it has no section. Two more sections show the
+    plots of each run's layers, and how the configs of the runs differ.
     """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
