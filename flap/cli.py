@@ -150,8 +150,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     _find_modules_here()
     if isinstance(sys.stdout, TextIOWrapper):
-        # print "?" in place of a character that the encoding of the terminal does not have
-        sys.stdout.reconfigure(errors="replace")
+        sys.stdout.reconfigure(errors="replace")  # print "?" where the terminal lacks a character
     protect_output()
     if arguments and arguments[0] in SUBCOMMANDS:
         try:
@@ -180,8 +179,7 @@ def main() -> None:
             _run_with_short_errors()
     finally:
         with suppress(KeyboardInterrupt):  # ignore a second Ctrl-C
-            # The callback `on_multirun_end` writes the study of a sweep, but Hydra does not call
-            # this callback if a run has failed.
+            # if a run has failed, Hydra does not call `on_multirun_end`, which writes the study
             write_open_study()
 
 

@@ -132,9 +132,7 @@ def prune(run: Run, model: PlacedModel) -> Compressed:
 def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned:
     """Make the pruned model of a run, and save it if the config asks for a checkpoint.
 
-    This function generates texts with the dense model, trims the vocabulary, removes units, and
-    trains the pruned model, in this order. All of these steps except the removal of units are
-    optional.
+    The steps are: generate texts with the dense model, trim the vocabulary, remove units, train.
     """
     reset_peak_memory()
     may_replace = may_replace_checkpoint(run)
@@ -156,9 +154,7 @@ def make_pruned_model(run: Run, dense: Opened, references: References) -> Pruned
     report.weight_passes = model.passes - passes
     report.repairs = {block: fit._asdict() for block, fit in compressed.fits.items()}
     report.loads_with = compressed.loads_with
-    # Pruning has changed the loaded model in place. Forget this model, so that the next call of
-    # `dense` loads the unchanged weights.
-    dense.close()
+    dense.close()  # pruning has changed this model in place; the next `dense()` loads a dense model
 
     if run.choices.recovery is not None:
         compressed_model = Opened(lambda: model)

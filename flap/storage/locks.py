@@ -37,16 +37,13 @@ def file_lock(
     """Hold the lock file `path` for the duration of the `with` block.
 
     Yield "held" if this process holds the lock, "busy" if another process still holds the lock
-    after `wait_seconds`, and "none" if no lock can be created. The locks of a killed process are
-    released.
+    after `wait_seconds`, and "none" if no lock can be created. A killed process loses its locks.
 
-    field: the config key that sets the path of the folder. It is named in the warning that is
-        logged if no lock can be created. If None, no warning is logged.
+    field: the config key that the warning names if no lock can be created; None: no warning.
     wait_seconds: how long to wait if another process holds the lock; `FOR_EVER` means no limit.
     waiting: a line that is logged before this process waits for another process.
     """
-    # With fallback_to_soft=True, filelock might use a "soft" lock, which is a file that stays if
-    # the process is killed.
+    # filelock's "soft" locks are no alternative, because they stay if the process is killed
     lock = FileLock(path, fallback_to_soft=False)
     state: LockState = "held"
     try:
@@ -62,8 +59,7 @@ def file_lock(
         state = "busy"
     except OSError as error:
         state = "none"
-        # do not warn about a folder that cannot be written to, because the next write into this
-        # folder raises an error anyway
+        # if the folder cannot be written to, do not warn: writing a file raises an error later
         if field and os.access(path.parent, os.W_OK):
             _warn_once(
                 "%s: no file lock in %s (%s); processes that use it do not wait for each other",
