@@ -1,8 +1,9 @@
 """Allocation: use the scores of all units and a budget to choose the units that stay.
 
 A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an expert. The
-budget says how many parameters to remove (`Budget`). A structure (`Structure`) chooses the units
-that stay, and returns a plan, which lists these units for each layer (`PruningPlan`).
+budget (`Budget`) says how many parameters to remove, and sets upper bounds on costs of the pruned
+model, such as its bytes. A structure (a subclass of `Structure`) is an algorithm that chooses the
+units that stay. It returns a plan (`PruningPlan`), which lists the kept units of each layer.
 """
 
 from flap.method.allocation.adaptive import ALAM, ALMM

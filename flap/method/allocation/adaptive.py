@@ -4,8 +4,8 @@ A unit is a KV head with its query heads, a neuron of an MLP, or an expert. Unit
 FLAP's z-score, or by the error that their removal causes in the output of their layer. Units of a
 layer that can only be removed together form a block.
 
-Legend: G attention units (KV heads) · C channels of a unit · I neurons or experts of an MLP · B
-blocks of N units.
+Legend: G: attention units (KV heads) · C: channels of a unit · I: neurons or experts of an MLP · B:
+blocks · N: units of a block.
 """
 
 from collections.abc import Sequence
@@ -43,8 +43,9 @@ class Scaled(Structure):
       of 1 / ‖h‖² over tokens (`LayerStatistics.inverse_power`). h is the input of the layer (the
       residual stream) at a token.
 
-    In a mixture of experts, errors are measured at the output of the layer, where the output of
-    each expert is multiplied by the router's weight (`Scores.routed_power`).
+    If neurons of experts are ranked by `error` or `relative`, the squared error in the output of an
+    expert is multiplied by the mean square of the weight that the router gives this expert
+    (`Scores.routed_power`). The product is the squared error in the output of the layer.
     """
 
     # the value by which units are ranked: z-score, error or relative
@@ -55,13 +56,13 @@ class Scaled(Structure):
 
     @property
     def ranks_errors(self) -> bool:
-        """Whether scores must be squared errors in layer outputs: not if `scale` is z-score."""
+        """Whether scores must be squared errors in layer outputs: true unless `scale=z-score`."""
         return self.scale != "z-score"
 
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
-        """Return score_G and score_I of each layer, comparable across layers; higher = keep.
+        """Return score_G and score_I of each layer on a scale that all layers share.
 
-        The scores are in float64.
+        The scores are in float64. The units with the lowest scores are removed first.
         """
         if not self.ranks_errors:
             return [
@@ -79,9 +80,10 @@ class Scaled(Structure):
 def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
     """Return the squared error that the removal of each unit causes in the output of its layer.
 
-    In a mixture of experts, neurons are removed together, one of each expert, so the error of their
-    removal is the sum of their errors. But the ranking uses the mean of their errors (`in_blocks`).
-    So the error of each neuron is multiplied by the number of experts.
+    In a mixture of experts, one neuron of each expert is removed at the same time, so the error of
+    this removal is the sum of the errors of these neurons. But the ranking uses the mean of these
+    errors (`in_blocks`). So this function multiplies the error of each neuron by the number of
+    experts.
     """
     score_GC, score_I = scores.layers[layer]
     error_I = score_I.double()
@@ -97,14 +99,14 @@ def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
 class ALAM(Scaled):
     """AL-AM, the default: one ranking of all units (FLAP, arXiv 2312.11983, section 3.3).
 
-        keep the highest-scored units whose Σ price is nearest to (1 − ratio) · total
+        keep the n highest-ranked units, with n such that Σ price is nearest to (1 − ratio) · total
 
     The units of all layers are ranked by the value that `scale` selects (see `Scaled`). price: the
     number of parameters that are removed with a unit. total: the sum of the prices of all units.
-    Every layer keeps a minimum number of units (see `Structure`). With a target instead of a ratio,
-    units are kept from the highest value to the lowest. A unit with which the model would exceed
-    the target is removed, together with all lower-ranked units of the same attention or MLP
-    (`ranking.within`).
+    Every layer keeps a minimum number of units (see `Structure`). If a target is set instead of a
+    ratio, AL-AM goes through the units from the highest rank to the lowest, and keeps each unit
+    with which the model does not exceed the target. If a unit is removed, all lower-ranked units of
+    the same attention or MLP are also removed (`ranking.within`).
 
         python -m flap structure=AL-AM
     """
@@ -115,11 +117,11 @@ class ALAM(Scaled):
 
 @dataclass(frozen=True)
 class ALMM(Scaled, ManualHeads):
-    """AL-MM: one ranking of all heads, one of all neurons (FLAP, arXiv 2312.11983, section 3.3).
+    """AL-MM: separate rankings of heads and neurons (FLAP, arXiv 2312.11983, section 3.3).
 
-    The lowest-ranked heads are removed until `remove_heads` query heads are gone. KV heads and
-    their query heads are removed together. Then the lowest-ranked neurons are removed until the
-    budget is met. `Scaled` describes the values by which units are ranked.
+    The lowest-ranked KV heads of the whole model are removed with their query heads, until
+    `remove_heads` query heads are removed. Then the lowest-ranked neurons of the whole model are
+    removed until the budget is met. `Scaled` describes the values by which units are ranked.
 
         python -m flap structure=AL-MM structure.remove_heads=32
     """
@@ -160,7 +162,7 @@ class ALMM(Scaled, ManualHeads):
 class Blocks(NamedTuple):
     """The attention units or neurons of a layer, in blocks of units that are removed together."""
 
-    score_B: Tensor  # mean score of the units of each block, from the highest mean to the lowest
+    score_B: Tensor  # for each block, the mean score of its units; in descending order
     units_BN: Tensor  # indices of the units of each block
     price: int  # number of parameters that are removed with one block
     fewest: int  # minimum number of blocks that the layer keeps
@@ -172,7 +174,7 @@ def one_ranking(
 ) -> PruningPlan:
     """Rank all units of all layers together, and return the plan that meets the budget.
 
-    scaled: score_G and score_I of each layer, comparable across layers.
+    scaled: score_G and score_I of each layer, on a scale that all layers share.
     """
     heads, neurons = _in_blocks(structure, scaled, budget)
     blocks = heads + neurons
@@ -194,7 +196,8 @@ def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
 
     Each layer keeps at least `Blocks.fewest` blocks.
 
-    to_keep: the number to which the sum of the kept blocks' prices must be as near as possible.
+    to_keep: the desired sum of the prices of all kept blocks. The actual sum is as near to this
+        number as possible.
     """
     scores = [layer.score_B for layer in blocks]
     sizes = [len(score_B) for score_B in scores]
@@ -212,7 +215,7 @@ def _in_blocks(
 ) -> Pair[list[Blocks]]:
     """Return each layer's blocks of attention units, and each layer's blocks of neurons.
 
-    scaled: score_G and score_I of each layer, comparable across layers.
+    scaled: score_G and score_I of each layer, on a scale that all layers share.
     """
     pair: Pair[list[Blocks]] = Pair([], [])
     for i, layer in enumerate(budget.layers):

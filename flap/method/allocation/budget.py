@@ -1,10 +1,10 @@
-"""The budget of a plan: the number of parameters to remove, and bounds such as maximum bytes.
+"""The budget of a plan: the share of parameters to remove, and bounds such as a maximum of bytes.
 
 A plan lists the units that stay in each layer. A unit is removed as a whole: a KV head with its
 query heads, a neuron of an MLP, or an expert. A block is the attention or the MLP of a layer.
 
-Legend: the suffix K is an axis with one element for each number of units that a block can keep: 0,
-1, 2, …, all units.
+Legend: The suffix K is the axis of the numbers of units that a block can keep (0, 1, 2, …, all
+units). For example, cost_K[k] is the cost of a block that keeps k units.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ from torch import Tensor
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Block, ModelAdapter, Pair
 
-# The numbers of units that the attention and the MLP of each layer keep. If a block has several
-# members, such as the experts of a mixture, the number says how many units each single member
-# keeps.
+# For each layer, the number of units that its attention keeps, and the number of units that its MLP
+# keeps. If a block has several members, such as the experts of a mixture, the number says how many
+# units each single member keeps.
 Widths = Sequence[Pair[int]]
 STEPS = 40  # number of ratios that the bisection in `lowest_ratio` tries
 # minimum price of a unit, as a share of the highest price of all units; above 0, because scores are
@@ -63,7 +63,7 @@ class Bound:
     target: str  # name of the target in the config section `target`, such as "bytes"
     asked: float  # the highest allowed cost: the value of the target in the config
     fixed: float  # cost of the parts of the model that pruning does not change
-    # cost_K of the attention and of the MLP of each layer: the costs of keeping 0, 1, 2, … units
+    # for the attention and the MLP of each layer, cost_K with the costs of keeping 0, 1, 2, … units
     costs: tuple[Pair[Tensor], ...]
     size: float = 0  # cost of one parameter; 0 if the target does not count parameters
     # the part of `costs` that does not come from parameters, such as the bytes of keys and values;
@@ -75,7 +75,7 @@ class Bound:
         return self.fixed + _sum(self.costs, widths)
 
     def cost_of(self, parameters: int, widths: Widths) -> float:
-        """Return the cost of a model of which both the number of parameters and `widths` are known.
+        """Return the cost of a model with the given number of parameters and the given widths.
 
         The target must count parameters. The method `cost` does not get the number of parameters,
         and assumes the largest number that a model with these widths can have.
@@ -119,7 +119,10 @@ def _sum(costs: Sequence[Pair[Tensor]], widths: Widths) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """The number of parameters to remove, to within one unit, and the bounds on a plan's costs."""
+    """The share of parameters that a plan must remove, and upper bounds on the model's costs.
+
+    Without bounds, a plan removes this share to within one unit.
+    """
 
     layers: tuple[Pair[Units], ...]
     # The share of the prunable parameters to remove. If there are bounds, no plan that removes a
@@ -140,16 +143,17 @@ class Budget:
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
         """Return a copy of this budget with the given bounds.
 
-        If every plan that meets the bounds must remove a higher share than `ratio`
-        (`_least_share`), the copy has this higher ratio.
+        If every plan that meets the bounds must remove a higher share of parameters than `ratio`,
+        this higher share (`_least_share`) is the ratio of the copy.
         """
         ratios = [self.ratio, *map(self._least_share, bounds)]
         return replace(self, ratio=max(ratios), bounds=bounds)
 
     def _least_share(self, bound: Bound) -> float:
-        """Return a lower limit of the share of parameters that must be removed to meet a bound.
+        """Return a lower limit on the share of parameters that must be removed to meet a bound.
 
-        This share would be enough if every removed unit had the highest cost per parameter.
+        Removing this share meets the bound only if every removed parameter saves as much cost as
+        the parameters of the block with the highest cost per parameter.
         """
         most = 0.0
         for layer, costs in zip(self.layers, bound.prices, strict=True):
@@ -162,11 +166,11 @@ class Budget:
     def prices(self) -> list[Pair[float]]:
         """For each block, the price of one unit.
 
-        Structures that rank units by errors or divergences divide these values by the prices. If
-        the dense model exceeds no bound, the price is the number of parameters of the unit. If the
-        model exceeds one bound, the price is the cost that the removal of the unit saves, as a
-        share of `Bound.excess`. If the model exceeds several bounds, the price is the sum of these
-        shares.
+        Structures that rank units by errors or divergences divide each unit's error or divergence
+        by its price. If the dense model exceeds no bound, the price is the number of parameters of
+        the unit. If the dense model exceeds one bound, the price is the cost that the removal of
+        the unit saves, as a share of `Bound.excess`. If it exceeds several bounds, the price is the
+        sum of these shares over all exceeded bounds.
         """
         exceeded = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
         if not exceeded:
@@ -209,10 +213,10 @@ class Budget:
 
 
 def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budget:
-    """Find the lowest ratio whose plan meets all bounds, and return a budget with this ratio.
+    """Return a budget with the lowest ratio at which the plan meets all bounds.
 
-    The ratio is found by bisection. The returned budget has no bounds. A budget without bounds is
-    returned unchanged.
+    The ratio is found by bisection. The returned budget has no bounds. If the given budget has no
+    bounds, it is returned unchanged.
 
     widths_at: a function that gets a budget, and returns the number of units that each block keeps
         in the plan for this budget.
@@ -238,7 +242,7 @@ def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budge
 
 
 def price(adapter: ModelAdapter, ratio: float) -> Budget:
-    """Return the budget of a model, for the share `ratio` of parameters to remove.
+    """Return a budget without bounds for removing the share `ratio` of the prunable parameters.
 
     The units of every layer and their parameters are counted from the tensors of the model.
     """

@@ -4,7 +4,8 @@ KV heads are removed together with their query heads, in blocks of `multiple_of_
 size of a block is its number of query heads. In some models, blocks of different layers have
 different sizes.
 
-Legend: the suffix B is the axis of blocks: those of one layer, or those of one size in all layers.
+Legend: The suffix B is the axis of blocks. They are the blocks of one layer, or all blocks of one
+size in the whole model.
 """
 
 import math
@@ -25,11 +26,12 @@ from flap.method.allocation.structure import Structure
 class ManualHeads(Structure):
     """Base class of structures whose number of removed heads can be set in the config.
 
-    An attention that cannot be divided into heads stays whole.
+    The attention of a layer is not pruned if it cannot be divided into heads.
     """
 
     # Number of query heads to remove from the whole model. Each KV head is removed together with
-    # all of its query heads. None stands for the share `ratio` of all query heads.
+    # all of its query heads. If this option is None, about the share `ratio` of all query heads is
+    # removed.
     remove_heads: int | None = None
 
     def check(self, budget: Budget) -> None:
@@ -75,8 +77,9 @@ class ManualHeads(Structure):
     def blocks_to_remove(self, scores: Sequence[Tensor], budget: Budget) -> dict[int, int]:
         """Return a dict from each size of blocks to the number of blocks of this size to remove.
 
-        These numbers remove `heads_to_remove` query heads in all. Of all such numbers, those with
-        the lowest sum of size · score over all removed blocks are returned.
+        Together with the query heads that are always removed (`_always`), the removed blocks have
+        `heads_to_remove` query heads. If several choices of blocks meet this condition, the choice
+        with the lowest sum of size · score over all removed blocks is returned.
 
         scores: for each layer, score_B of the blocks that may be removed.
         """
@@ -108,8 +111,9 @@ class ManualHeads(Structure):
     def _feasible(self, budget: Budget) -> list[int]:
         """Return the possible numbers of query heads to remove, ascending.
 
-        A number is possible if the plan can meet the budget by also removing neurons. If no number
-        is possible, return only the number with which the plan comes nearest to the budget.
+        A number is possible if the plan can meet the budget by removing this number of heads and a
+        suitable number of neurons. If no number is possible, return only the number with which the
+        plan comes nearest to the budget.
         """
         limits = [self.limits(layer) for layer in budget.layers]
 
@@ -144,7 +148,8 @@ def _prunable_heads(budget: Budget) -> list[Units]:
 
 class _Choice(NamedTuple):
     score: float  # the sum of size · score over all removed blocks
-    blocks: dict[int, int]  # from each size of blocks to the number of removed blocks of this size
+    # a dict from each size of blocks to the number of removed blocks of this size
+    blocks: dict[int, int]
 
 
 def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
@@ -152,8 +157,8 @@ def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
 
     A choice is a dict from each size of blocks to the number of removed blocks of this size. Among
     blocks of one size, the lowest-scored blocks are removed first. If several choices remove the
-    same number of heads, the best of them has the lowest sum of size · score over all removed
-    blocks.
+    same number of heads, the best choice is the one with the lowest sum of size · score over all
+    removed blocks.
 
     scores: a dict from each size of blocks to score_B of all blocks of this size.
     """

@@ -39,8 +39,8 @@ class GivenPlan:
             file or folder takes precedence over a packaged plan of the same name.
 
         Raises:
-            ValueError: the folder or file contains no plan, or nothing with the name `origin`
-                exists.
+            ValueError: the folder or file contains no plan, or `origin` is neither an existing path
+                nor the name of a packaged plan.
         """
         plans = packaged_plans()
         allowed = f"the folder of a finished run, or its {FILE}"
@@ -69,8 +69,8 @@ class GivenPlan:
         """Check that the plan was made for a model with the same layers and units as in `budget`.
 
         Raises:
-            ValueError: the layers or units are different, or the plan keeps units that this model
-                cannot keep. The message names the first difference.
+            ValueError: the plan is for a model with other layers or units, or it keeps a set of
+                units that this model cannot keep. The message names the first difference.
         """
         difference = next(self._differences(budget), None)
         if difference is not None:
@@ -105,9 +105,9 @@ class GivenPlan:
 def _fit(kept: tuple[int, ...], units: Units) -> bool:
     """Return whether a block with these `units` can keep exactly the units with the indices `kept`.
 
-    The indices must be ascending. Every member of the block, such as an expert, must keep the same
-    number of units: at least `Units.fewest`, and at least one. If `Units.fixed` is true, the block
-    must keep all units.
+    The indices must be ascending. All members of the block, such as experts, must keep the same
+    number of units. Each member must keep at least `Units.fewest` units, and at least one unit. If
+    `Units.fixed` is true, the block must keep all units.
     """
     inside = all(0 <= unit < units.count * units.members for unit in kept)
     ascending = list(kept) == sorted(set(kept))

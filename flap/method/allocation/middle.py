@@ -20,16 +20,16 @@ class Middle(ULUM):
         and then neurons, until it has lost share · (its parameters)
 
     ratio: the share of the parameters of all layers that is removed. G: the number of attention
-    units of the layer. The first and the last layers stay whole, because pruning them would harm a
-    model most. The defaults come from the authors' code for LLaMA-7B, which prunes the layers 4 to
-    29, counted from 0, of 32 layers.
+    units of the layer. The first and the last layers are not pruned, because pruning them would
+    harm a model most. The defaults come from the authors' code for LLaMA-7B. In this code, layers 4
+    to 29 of the 32 layers are pruned (counted from 0).
 
         python -m flap structure=middle structure.keep_first=4 structure.keep_last=2
     """
 
-    # the number of layers at the beginning of the model that are not pruned, 0 or more
+    # the number of layers at the beginning of the model that are not pruned; must be at least 0
     keep_first: int = 4
-    # the number of layers at the end of the model that are not pruned, 0 or more
+    # the number of layers at the end of the model that are not pruned; must be at least 0
     keep_last: int = 2
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Middle(ULUM):
         super().check(replace(budget, layers=tuple(layers)))
 
     def quotas(self, budget: Budget) -> list[Pair[int]]:
-        """Return the number of units that each layer keeps.
+        """Return the numbers of attention units and of neurons that each layer keeps.
 
         The first `keep_first` and the last `keep_last` layers keep all of their units.
         """

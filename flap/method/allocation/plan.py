@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 from flap.models import Pair
 from flap.storage import load_json, write_text
 
-# The indices of the kept units of one layer, ascending: of KV heads for the attention, and of
-# neurons or experts for the MLP. If the MLP has several members, such as experts, unit u of member
-# m has the index m · U + u, where U is the number of units of a member in the dense model.
+# The indices of the kept units of one layer, ascending. The units of the attention are KV heads.
+# The units of the MLP are neurons or experts. If the MLP has several members, such as experts, unit
+# u of member m has the index m · U + u, where U is the number of units of a member in the dense
+# model.
 LayerPlan: TypeAlias = Pair[tuple[int, ...]]
 
 
@@ -24,10 +25,11 @@ class PruningPlan:
     """The kept units of every layer, from the first layer to the last."""
 
     layers: tuple[LayerPlan, ...]
-    # for each layer, what a unit of its MLP is: "neuron" or "expert"; empty if all units are
-    # neurons
+    # for each layer, the kind of its MLP's units ("neuron" or "expert"); empty if the MLP units of
+    # all layers are neurons
     mlp_units: tuple[str, ...] = field(default=(), compare=False)
-    # for each layer of the dense model, its numbers of units; empty if these numbers are unknown
+    # for each layer, the numbers of units that its attention and its MLP have in the dense model;
+    # empty if these numbers are unknown
     dense: tuple[Pair[int], ...] = field(default=(), compare=False)
 
     def save(self, path: Path) -> None:
@@ -84,10 +86,12 @@ class PruningPlan:
 
 
 def _entries(plain: Any, field: str) -> list[dict[str, Any]]:
-    """Return the list of objects in a field of a plan's JSON.
+    """Return the value of a field in the JSON of a plan, which must be a list of JSON objects.
+
+    plain: the parsed JSON of the plan.
 
     Raises:
-        ValueError: the field is not a list of objects, or it is empty.
+        ValueError: the value is not a list of JSON objects, or the list is empty.
     """
     entries = plain.get(field) if isinstance(plain, dict) else None
     objects = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)

@@ -5,8 +5,9 @@ units that are removed together. `best_of_each`, `affordable` and `within` can a
 blocks, as if each block were a unit. The members of an MLP are the experts of a mixture, which all
 keep the same number of neurons. An MLP without experts has one member.
 
-Legend: I neurons · B blocks of N neurons · M members · U units of a ranking · R ranks of a member's
-units · K kept units, or numbers of kept units (0, 1, 2, …) in cost_K.
+Legend: I: neurons · B: blocks · N: neurons of a block · M: members of an MLP · U: units of a
+ranking · R: ranks of a member's units · K: kept units; in cost_K, the numbers of units that a layer
+can keep (0, 1, 2, …).
 """
 
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ from torch import Tensor
 
 
 def standardise(score: Tensor) -> Tensor:
-    """Return (score - mean) / unbiased standard deviation of all given scores, in float64.
+    """Subtract the mean from all scores, and divide them by their unbiased standard deviation.
 
-    If all scores are equal, all results are zero.
+    The result is in float64. If all scores are equal, the result is 0 for each score.
     """
     wide = score.double()
     if wide.numel() < 2:
@@ -101,12 +102,12 @@ def within(
 ) -> Tensor:
     """Return a mask that is true for the units to keep in all layers, so that all bounds are met.
 
-    Units are kept from the highest score to the lowest. A unit that would exceed a bound is removed
-    together with all lower-scored units of its layer.
+    Go through the units from the highest score to the lowest. If the model would exceed a bound
+    with a unit, remove this unit and all lower-scored units of its layer. Keep all other units.
 
     scores: the scores of the units of each layer; an attention and an MLP count as two layers.
     fewest: the minimum number of units that each layer keeps.
-    costs: for each bound, cost_K of each layer: the cost of a layer that keeps 0, 1, 2, … units.
+    costs: for each bound and each layer, cost_K with the costs of keeping 0, 1, 2, … units.
     most: for each bound, the highest allowed total cost of all layers.
     """
     # 1. rank the units of all layers; the units that always stay come first
@@ -114,14 +115,14 @@ def within(
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layer_of_each_unit(scores)[order_U]
 
-    # 2. for each bound, compute the cost that each unit adds, and the highest allowed sum of these
+    # 2. for each bound, compute the cost added by each unit, and the highest allowed sum of costs
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):
         cost_of_none = sum(float(cost_K[0]) for cost_K in layers)
         rooms.append(limit - cost_of_none)
 
-    # 3. while kept units exceed a bound, remove the first of them, and what follows in its layer
+    # 3. remove the first unit that exceeds a bound and all later units of its layer, and repeat
     kept_U = torch.ones(len(order_U), dtype=torch.bool)
     while True:
         exceeds_U = torch.zeros_like(kept_U)

@@ -1,4 +1,4 @@
-"""The base class of structures. A structure chooses the units that stay in each layer.
+"""The base class of structures, the algorithms that choose which units of each layer stay.
 
 A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an expert. A
 block is the attention or the MLP of a layer.
@@ -27,16 +27,17 @@ class Limits(NamedTuple):
 
     size: int  # number of units that are removed together; 1 if no unit may be removed
     fewest: int  # minimum number of groups that stay
-    # the numbers of units that may be removed, ascending; the first number counts the units that do
-    # not fill a group, which are always removed
+    # The possible numbers of removed units, ascending. The first number is the number of units that
+    # are left over when the block is divided into groups. These units are always removed.
     counts: range
 
     @classmethod
     def of(cls, units: Units, size: int, least: int) -> "Limits":
         """Return the limits of a block with these units.
 
-        size: number of units that are removed together. least: minimum number of units that stay,
-            unless `units.fewest` sets another minimum.
+        size: number of units that are removed together.
+        least: minimum number of units that stay if `units.fewest` is 0. Otherwise, `units.fewest`
+            is the minimum.
         """
         if units.fixed:
             size = 1
@@ -51,19 +52,19 @@ class Limits(NamedTuple):
 class Structure(ABC):
     """Base class of the structures, which use scores and a budget to select the units that stay."""
 
-    # minimum number of attention units (KV heads with their query heads) that a layer keeps, 1 or
-    # more
+    # minimum number of attention units (KV heads with their query heads) that a layer keeps; must
+    # be at least 1
     min_heads: int = 1
-    # minimum number of neurons that a layer keeps, 1 or more
+    # minimum number of neurons that a layer keeps; must be at least 1
     min_neurons: int = 1
-    # the number of attention units that a layer keeps is a multiple of this number, which is from 1
-    # to the number of KV heads of a layer
+    # The number of attention units that a layer keeps is a multiple of this number. Allowed values
+    # are 1 to the number of KV heads of a layer.
     multiple_of_heads: int = 1
     # the number of neurons that a layer keeps is a multiple of this number: 8, 32, 64, 128, 256, or
     # None for any number of neurons
     round_to: int | None = None
-    # If true, whole experts of a mixture are removed instead of neurons. A layer keeps at least as
-    # many experts as the router chooses for each token.
+    # If true, a mixture of experts loses whole experts instead of neurons. A layer keeps at least
+    # as many experts as the router chooses for each token.
     experts: bool = False
 
     # whether the kept units of a layer depend only on the scores of this layer
@@ -73,9 +74,9 @@ class Structure(ABC):
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return a plan that meets the budget.
 
-        Without bounds, the plan removes the share `ratio` of the prunable parameters, to within one
-        unit or one group of units that are removed together. With bounds, the plan meets all
-        bounds.
+        If the budget has no bounds, the plan removes the share `budget.ratio` of the prunable
+        parameters, to within one unit or one group of units that are removed together. If the
+        budget has bounds, the plan meets all of these bounds.
         """
 
     @property
@@ -89,16 +90,16 @@ class Structure(ABC):
         return Pair(attention, Limits.of(layer.mlp, self.round_to or 1, self.min_neurons))
 
     def check(self, budget: Budget) -> None:
-        """Check that the options, and the ratio or the targets, fit the model of this budget.
+        """Check that the model can be pruned with the options of the structure and this budget.
 
         Raises:
-            ValueError: an option, the ratio or a target does not fit. The message names the config
-                field and says which values fit.
+            ValueError: an option, the ratio or a target does not fit the model. The message names
+                the config field and says which values fit.
         """
         self._check_options(budget)
 
-        # the minimum number of units of each block, and the number of parameters that are removed
-        # if only these units stay
+        # the minimum number of units that each block keeps, and the number of parameters that are
+        # removed if every block keeps only this minimum
         fewest = []
         most_removed = 0
         for layer in budget.layers:
@@ -166,12 +167,13 @@ def _check_minimum(
 ) -> None:
     """Check that a layer can keep at least `least` of its `count` units.
 
-    The number of kept units must be a multiple of the value in `multiple`, so such a multiple must
-    lie between `least` and `count`.
+    The number of kept units must be a multiple of the value in `multiple`. So at least one multiple
+    of this value must lie between `least` and `count`.
 
-    field: name of the config field with the value `least`.
-    kind: name of the units in messages.
-    multiple: name and value of the config field that sets the multiple.
+    field: name of the config field that sets `least`.
+    kind: name of the units in error messages, such as "neurons".
+    multiple: name and value of a config field; the number of kept units must be a multiple of this
+        value.
     """
     require(1 <= least <= count, field, least, f"1 to {count}, the {kind} of a layer")
     name, size = multiple
@@ -183,7 +185,13 @@ def _check_minimum(
 
 
 def _stay(layers: Sequence[Pair[Units]], fewest: Sequence[Pair[int]]) -> str:
-    """Describe the fewest units that may stay, such as "1 KV head and 2 experts or 1 neuron"."""
+    """Return a phrase that states the minimum number of units that each layer keeps.
+
+    For example, the phrase is "1 KV head and 2 experts or 1 neuron" if some layers have experts and
+    the other layers have neurons.
+
+    fewest: for each layer, the minimum number of units of the attention and of the MLP.
+    """
     heads = []
     others = []
     for layer, kept in zip(layers, fewest, strict=True):

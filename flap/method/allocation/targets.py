@@ -1,12 +1,12 @@
 """Compute bounds from the targets of a config, such as parameters, bytes, KV cache and memory.
 
-A target is an option of the config section `target`. A bound is the highest cost, such as bytes,
-that the pruned model may have. The bounds that this module computes depend only on the shapes of a
-model's tensors. A block is the attention or the MLP of a layer. A unit of a block is a KV head with
-its query heads, a neuron, or an expert.
+A target is an option of the config section `target`, such as `target.bytes`. A bound is an upper
+limit on a cost of the pruned model, such as its bytes. The bounds that this module computes depend
+only on the shapes of a model's tensors. A block is the attention or the MLP of a layer. A unit of a
+block is a KV head with its query heads, a neuron, or an expert.
 
-Legend: the suffix K is an axis with one element for each number of units that a block can keep: 0,
-1, 2, …, all units.
+Legend: The suffix K is the axis of the numbers of units that a block can keep (0, 1, 2, …, all
+units). For example, cost_K[k] is the cost of a block that keeps k units.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,11 @@ CACHES = ("kv_cache_bytes", "memory")  # targets that count the bytes of cached 
 class Biases:
     """The biases that pruning adds to a model."""
 
-    # whether compensation adds a bias to the output projection of a block that loses units
+    # whether each block that loses units gets a bias in its output projection, which corrects the
+    # output of the pruned block (`Compensation`)
     outputs: bool
-    # whether input projections may get biases of zeros, which some classes of transformers require
-    # in a checkpoint
+    # whether input projections without biases may get biases of zeros, because some model classes
+    # of transformers can load biases of output projections only together with these biases
     inputs: bool = False
 
 
@@ -44,16 +45,16 @@ def bounds_of_shapes(
     biases: Biases,
     max_length: int | None,
 ) -> tuple[Bound, ...]:
-    """Return the bounds of the targets that depend only on the shapes of a model's tensors.
+    """Return one bound for each target that is set in the config.
 
     layers: the units of each layer.
     itemsize: bytes of one element of a weight, a key or a value.
     biases: the biases that pruning adds.
-    max_length: the longest context of the model in tokens; None if it is unknown.
+    max_length: the maximum context length of the model in tokens; None if it is unknown.
 
     Raises:
         ValueError: the size of the KV cache cannot be computed, because the context length is
-            unknown, or because an attention has no heads that can be pruned.
+            unknown, or because the attention of a layer has no heads that can be pruned.
     """
     bounds = []
     context = target.context or max_length
@@ -78,8 +79,8 @@ def bounds_of_shapes(
 def _with_caches(bound: Bound, caches: tuple[Pair[Tensor], ...]) -> Bound:
     """Return a copy of the bound that also counts the bytes of keys and values.
 
-    caches: cost_K of each block: the bytes of its keys and values. If the target does not count
-        these bytes, `caches` is empty, and the bound itself is returned.
+    caches: for each block, cost_K with the bytes of the block's keys and values. If the target does
+        not count these bytes, `caches` is empty, and the given bound is returned unchanged.
     """
     if not caches:
         return bound
@@ -92,13 +93,15 @@ def _with_caches(bound: Bound, caches: tuple[Pair[Tensor], ...]) -> Bound:
 def _of_weights(
     name: str, asked: float, size: int, adapter: ModelAdapter, layers: Layers, biases: Biases
 ) -> Bound:
-    """Return a bound on all parameters of the model, or on its active parameters.
-
-    size: the cost of one parameter, for example its bytes.
+    """Return a bound on the cost of all parameters of the model, or of its active parameters.
 
     Active parameters are the parameters that the model uses for one token. Experts that the router
     does not choose for the token are not included. If whole experts are removed, the router still
     chooses the same number of experts for each token.
+
+    name: the name of the target. With "active_parameters", only active parameters are counted.
+    asked: the highest allowed cost.
+    size: the cost of one parameter, for example its bytes.
     """
     active = name == "active_parameters"
     total = sum(parameter.numel() for parameter in adapter.model.parameters())
@@ -116,7 +119,9 @@ def _of_weights(
 
 
 def _parameters_by_width(block: Block, units: Units, biases: Biases, active: bool) -> Tensor:
-    """Return the number of parameters of a block for each number of kept units.
+    """Return, for each number of kept units, the number of parameters of these units.
+
+    The biases that pruning adds to the block are also counted.
 
     active: whether to count only active parameters (see `_of_weights`).
     """
@@ -142,11 +147,11 @@ def _parameters_by_width(block: Block, units: Units, biases: Biases, active: boo
 def _kv_costs(
     name: str, adapter: ModelAdapter, layers: Layers, context: int, itemsize: int
 ) -> tuple[Pair[Tensor], ...]:
-    """Return cost_K of each block: the bytes of its keys and values, which are 0 for an MLP.
+    """Return cost_K with the bytes of the keys and values of each block. They are 0 for an MLP.
 
     A layer with sliding-window attention stores the keys and values of only one window.
 
-    name: the name of the target, for the message.
+    name: the name of the target, for the error message.
     itemsize: bytes of one element of a key or value, times the number of cached sequences.
 
     Raises:

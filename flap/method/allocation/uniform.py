@@ -3,10 +3,10 @@
 Source: FLAP, arXiv 2312.11983, section 4.4.
 
 An attention unit is a KV head with its query heads. A block is a group of attention units, or of
-neurons, that are removed together. With structure.experts=true, what is said here of neurons holds
-for whole experts.
+neurons, that are removed together. With structure.experts=true, whole experts are removed instead
+of neurons, and every statement about neurons in this module applies to experts.
 
-Legend: G attention units of a layer · B blocks of attention units.
+Legend: G: attention units of a layer · B: blocks of attention units.
 """
 
 from abc import abstractmethod
@@ -42,8 +42,9 @@ class UniformLayers(Structure):
         """Return the numbers of attention units and of neurons that each layer keeps.
 
         Every layer has to lose the same share of its parameters. `removed_kv_heads` says how many
-        attention units are removed. The remaining parameters of this share are removed as neurons,
-        whose number is rounded to a whole number of neurons or of blocks of neurons.
+        attention units are removed. The remaining parameters of this share are removed by removing
+        neurons. The number of removed neurons is rounded to whole neurons, or to whole blocks of
+        neurons.
         """
         budget = lowest_ratio(budget, self.quotas)
         removed_heads = self.removed_kv_heads(budget)
@@ -74,7 +75,7 @@ class UniformLayers(Structure):
         return quotas
 
     def _left_for_neurons(self, layer: Pair[Units], removed: int, budget: Budget) -> float:
-        """Return the number of parameters that a layer has to lose as neurons.
+        """Return the number of parameters that a layer has to lose by the removal of neurons.
 
         removed: the number of attention units that are removed from the layer.
         """
@@ -107,15 +108,15 @@ def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPl
 
 
 def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:
-    """Round the number of blocks to remove from each layer to a whole number from 0 to a limit.
+    """Round each layer's number of blocks to remove to a whole number from 0 to the layer's limit.
 
     If the unrounded number of a layer is below 0 or above the layer's limit, it is set to 0 or to
-    the limit. To make up for this, the layers that can still change lose more or fewer parameters,
-    all by about the same number.
+    the limit. This changes the total number of removed parameters. To restore the total, the
+    difference is divided evenly among the layers whose numbers can still change.
 
-    targets: the unrounded number of blocks to remove from each layer. limits: the largest possible
-    number of blocks to remove from each layer. prices: the number of parameters of one block of
-    each layer.
+    targets: the unrounded number of blocks to remove from each layer.
+    limits: the largest possible number of blocks to remove from each layer.
+    prices: the number of parameters of one block of each layer.
     """
     counts = []
     for target, limit in zip(targets, limits, strict=True):
@@ -123,7 +124,8 @@ def _round_within_limits(targets: list[float], limits: list[int], prices: list[i
 
     # Each iteration computes how many more parameters have to be removed (`missing`, negative if
     # too many are removed), and divides this number evenly among the layers that can still change.
-    # After it, either none are missing, or at least one more layer has reached 0 or its limit.
+    # After an iteration, either `missing` would be 0, or at least one more layer has reached 0 or
+    # its limit.
     for _ in targets:
         missing = 0.0
         for target, count, price in zip(targets, counts, prices, strict=True):
@@ -160,9 +162,10 @@ class ULUM(UniformLayers):
     def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:
         """Return the number of attention units to remove from a layer.
 
-        Return the number nearest to ratio · G for which the layer can lose the share `ratio` of
-        its parameters if neurons are also removed. If no number makes this possible,
-        return the number with which the layer comes nearest to this share.
+        A number is possible if the layer can lose the share `ratio` of its parameters by losing
+        this number of attention units and a suitable number of neurons. Return the possible number
+        that is nearest to ratio · G. If no number is possible, return the number with which the
+        layer comes nearest to this share.
         """
         heads, neurons = (limit.counts for limit in self.limits(layer))
         least = neurons[0] * layer.mlp.price
@@ -192,17 +195,18 @@ class ULMM(UniformLayers, ManualHeads):
     def removed_kv_heads(self, budget: Budget) -> list[int]:
         """Return the number of attention units to remove from each layer.
 
-        Layers with the same number of query heads per KV head lose numbers of units that differ by
-        at most one unit (or one block of units). A layer that reaches its limit may lose fewer
-        units.
+        Layers with the same number of query heads per KV head lose equal numbers of blocks, or
+        numbers that differ by one block. A layer loses fewer blocks if it has already lost as many
+        as its limits allow (`Structure.limits`).
         """
         removable = [self.limits(layer).attention.counts for layer in budget.layers]
 
-        # 1. choose how many blocks of each size (number of query heads) are removed from all layers
-        # together. The n-th removed block of a layer gets the score (2 n - 1) · queries, which
-        # `blocks_to_remove` multiplies by the size. So the sum over n blocks is proportional to the
-        # square of their number of query heads. The total over all layers is lowest if all layers
-        # lose the same number of query heads.
+        # 1. choose how many blocks of each size (number of query heads) are removed from the whole
+        # model. The n-th removed block of a layer gets the score (2 n - 1) · queries, where
+        # `queries` is the number of query heads per KV head. `blocks_to_remove` multiplies this
+        # score by the size of the block. So the sum over the first n removed blocks of a layer is
+        # proportional to the square of their number of query heads. The total over all layers is
+        # lowest if all layers lose the same number of query heads.
         costs = []
         for layer, counts in zip(budget.layers, removable, strict=True):
             cost_B = 2.0 * torch.arange(len(counts) - 1) + 1
@@ -229,13 +233,14 @@ def _evenly(number: int, limits: Sequence[int]) -> list[int]:
     def total(level: int) -> int:
         return sum(min(level, limit) for limit in limits)
 
-    # 1. find the highest level to which all parts can rise if each part stops at its limit, and
-    # the sum of the parts is at most `number`
+    # 1. set each part to the minimum of a common level and the part's limit, with the highest level
+    # for which the sum of all parts is at most `number`
     levels = range(max(limits) + 1)
     level = max(level for level in levels if total(level) <= number)
     counts = [min(level, limit) for limit in limits]
 
-    # 2. spread the rest evenly over the parts below their limits, at most 1 for each part
+    # 2. add the rest to the parts that are below their limits: spread it evenly, and add at most 1
+    # to each part
     free = [i for i, limit in enumerate(limits) if limit > level]
     rest = number - sum(counts)
     added = 0
