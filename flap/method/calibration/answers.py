@@ -1,4 +1,4 @@
-"""Let the model answer prompts, and make a calibration text of prompts and answers.
+"""Let the model answer prompts, and make a calibration text from the prompts and the answers.
 
 Source: RESP, arXiv 2512.02185, section 3. In this paper, the dense model answers prompts of the
 task for which the pruned model will be used.
@@ -32,7 +32,7 @@ Answered = tuple[str | None, bool]
 
 @dataclass
 class _Collected:
-    """The answers to the prompts of one text so far, and counts of dropped prompts and answers."""
+    """The answers collected so far for one text, and the numbers of dropped prompts and answers."""
 
     windows: Windows
     asked: Asked
@@ -42,7 +42,7 @@ class _Collected:
     # number of prompts after which an answer of maximum length does not fit into the context
     too_long: int = 0
     dropped: int = 0  # number of answers that are empty or repeat themselves
-    cut: int = 0  # number of added answers that are cut off at max_new_tokens
+    cut: int = 0  # number of answers in `pairs` that are cut off at max_new_tokens
 
     def add(self, prompt: Prompt, text: str | None, ended: bool) -> None:
         """Add an answer, unless the prompt is too long, or the answer is empty or repeats itself.
@@ -104,12 +104,13 @@ def answer(
 ) -> dict[str, Any]:
     """Let the model answer the prompts of a text until the windows of this text can be filled.
 
-    The prompts are shuffled with the seed of the windows. A prompt is dropped if an answer of
-    maximum length does not fit into the context after it. An answer is dropped if it is empty or
-    repeats itself. The result of this function can be stored as JSON, and `text_of` turns it into a
-    text.
+    The prompts are shuffled with the seed of the windows. A prompt is dropped if the prompt and an
+    answer of maximum length do not fit into the context. An answer is dropped if it is empty or
+    repeats itself. The result of this function can be stored as JSON, and `text_of` turns this
+    result into a text.
 
-    part: the index of the text in the mixture of calibration texts.
+    windows: the windows for which the texts are needed.
+    part: the index of the text in the mixture of texts of `windows`.
     context: the context length of the model in tokens; None if it is unlimited.
     work: the working directory, which stores batches of answers. Batches that an interrupted run
         has stored are not written again.
@@ -143,8 +144,8 @@ def _collect(
     with showing("the model answers", needed) as reach:
         for number, (prompt, (text, ended)) in enumerate(zip(prompts, answers, strict=True), 1):
             collected.add(prompt, text, ended)
-            # the progress is at least the share of the prompts that are already answered, because
-            # the prompts may run out before there are enough tokens
+            # The prompts may run out before there are enough tokens. So the progress bar shows at
+            # least the share of the prompts that are already answered.
             share_of_prompts = number / len(prompts)
             tokens = max(collected.tokens, int(share_of_prompts * needed))
             reach(min(tokens, needed), collected.tokens)
@@ -153,7 +154,7 @@ def _collect(
 
 
 def key(windows: Windows, part: int) -> dict[str, Any]:
-    """Return, for the cache key, all inputs on which the answers depend, except the model."""
+    """Return everything that the answers depend on, except the model, as a part of a cache key."""
     return {
         "asked": windows.asked[part].key,
         "num_tokens": windows.tokens_to_write(part),
@@ -171,13 +172,13 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
 
 
 def without_answers(windows: Windows) -> Windows:
-    """Return windows that need no text of the model.
+    """Return a copy of the windows for which the model does not have to write any text.
 
-    With `vocabulary=trim`, flap estimates from these windows how many tokens stay, before the model
-    has written its text.
+    With `vocabulary=trim`, flap uses this copy to estimate how many tokens of the vocabulary stay,
+    before the model has written any text.
 
-    In place of the model's answers, prompts get the answers in their file, or empty answers if the
-    file has none. The text `self`, which the model writes as a whole, is left out.
+    Each prompt gets the answer from its file instead of an answer of the model. If the file has no
+    answer, the answer is empty. The text `self`, which the model writes as a whole, is left out.
     """
     for part, asked in windows.asked.items():
         pairs = list[tuple[Prompt, str]]()
@@ -231,8 +232,9 @@ def _batch(
     rows = continued(model, [prompts[n] for n in fitting], tokenizer, options)
     for n, row in zip(fitting, rows, strict=True):
         answer_ids = without_cut_character(row, tokenizer)
-        # Without a chat template, the answer is decoded after its prompt, so that its first space
-        # is not lost. A chat template already contains this space.
+        # Without a chat template, the answer is decoded together with its prompt, because a space
+        # at the beginning of the answer would otherwise be lost. A chat template already contains
+        # this space.
         before = [] if asked.chat else prompts[n]
         text = continuation(before, answer_ids, tokenizer)
         texts[n] = (text, len(row) < options.max_new_tokens)

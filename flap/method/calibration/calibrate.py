@@ -1,11 +1,12 @@
 """Collect statistics of each layer, and yield them while the layer is in memory.
 
-Every fifth calibration window is held out. The held-out windows are used to test compensations, and
-with structure=search also to measure the effect of pruning a single block, which is the attention
-or the MLP of a layer. Their tokens are called held-out tokens, and the tokens of all other windows
-are called fitting tokens.
+Every fifth calibration window is held out. The held-out windows are used to test compensations,
+which change output projections to reduce the error that removed units cause. With structure=search,
+these windows are also used to measure the effect of pruning a single block, which is the attention
+or the MLP of a layer. The tokens of held-out windows are called held-out tokens. The tokens of all
+other windows are called fitting tokens.
 
-Legend: N windows · T tokens in a window.
+Legend: N: windows · T: tokens in a window.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,8 @@ class Calibration:
     batch_size: int  # number of windows in a forward pass
     # statistics of each layer, without covariances; empty if no statistics are needed
     layers: list[LayerStatistics]
-    # for each window, the index of its text; None if there is only one text
+    # for each window, the index of the calibration text from which the window was cut; None if
+    # there is only one text
     text_N: Tensor | None = None
     # mask of the tokens on whose predictions structure=search measures the effect of pruning; None
     # if all tokens are used
@@ -57,9 +59,9 @@ class Calibration:
             read from files one after another. A model in memory runs all layers in one forward
             pass, so its calibration cannot resume.
         gradients: whether to add to the statistics the first-order effect that removing each unit
-            (a KV head with its query heads, a neuron, or an expert) has on the loss. To compute it,
-            a forward and a backward pass are run on each window. The whole model must be on one
-            device.
+            (a KV head with its query heads, a neuron, or an expert) has on the loss. To compute
+            this effect, another forward pass and a backward pass are run on each window. The whole
+            model must be on one device.
 
         Raises:
             ValueError: activations or gradients are not finite (the message names the first block
@@ -108,9 +110,11 @@ class Calibration:
         return self.along(walk, covariance, separate_held_out)
 
     def along(self, walk: Walk, covariance: bool, separate_held_out: bool = True) -> Visits:
-        """Do the same as `visit`, in a pass over the layers (`Walk`) that the caller has created.
+        """Do the same as `visit`, but in a pass over the layers that the caller has created.
 
         During this pass, the caller may also run the layers on other hidden states.
+
+        walk: the pass over the layers.
         """
         if not covariance:
             for i in walk:

@@ -1,13 +1,14 @@
 """Compute the covariance of an output projection's input channels from co-moments, on demand.
 
-The co-moment of two channels is the sum of the products of their deviations from the mean.
+The co-moment of two channels is the sum, over tokens, of the product of their deviations from their
+means.
 
 A covariance matrix has I² elements, which take 0.3 GB for the MLP of a model with 1B parameters. So
-only strips of its rows are computed, one after another. The only full matrix is the matrix that a
-metric factorises (`Covariance.hessian`), which is filled from these strips.
+only strips of its rows are computed, one after another. Only `Covariance.hessian` fills a full
+matrix from these strips, because a metric factorises this matrix.
 
-Legend: I input channels · R selected channels, as rows · C selected channels, as columns · O output
-channels.
+Legend: I: input channels · R: channels selected as rows · C: channels selected as columns · O:
+output channels.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Covariance:
     Each set has a co-moment matrix, a mean and a number of tokens T. μ is the mean over the tokens
     of all sets. The covariance is Σ (co-moment + T · (mean - μ) (mean - μ)ᵀ) / Σ T, summed over the
     sets (Chan, Golub and LeVeque 1979). This is the covariance over the tokens of all sets, except
-    for rounding errors. If there are no tokens, it is 0.
+    for rounding errors. If there are no tokens, the covariance is 0.
     """
 
     num_tokens: int
@@ -49,7 +50,7 @@ class Covariance:
         return cls(merged.num_tokens, merged.mean_I.float(), tuple(comoments), tuple(shifts))
 
     def block(self, rows_R: Tensor, columns_C: Tensor) -> Tensor:
-        """Return covariance_RC, of the channels `rows_R` with the channels `columns_C`.
+        """Return the covariances of the channels `rows_R` with the channels `columns_C`.
 
         While this function runs, all I columns of the rows are in memory.
         """
@@ -83,7 +84,7 @@ class Covariance:
     def error(self, map_OI: Tensor, origin_I: Tensor) -> float:
         """Return the mean of ‖map · (x - origin)‖² over all tokens.
 
-        x: the values of the channels at a token.
+        map: the matrix `map_OI`. x: the values of the channels at a token.
         """
         spread = torch.stack([comoment.form(map_OI) for comoment in self.comoments]).sum()
         for scaled_I, step_I in self.shifts:

@@ -8,8 +8,9 @@ A block is the attention or the MLP of a layer. A unit is a KV head with its que
 or an expert. In a mixture of experts, the members of the MLP are its experts. A token is counted in
 the loss if its mask is true.
 
-Legend: N windows · T tokens in a window · D hidden size · Q positions of a batch that predict a
-counted token · U units of a block · M members of a block · R rows or columns of a unit in a tensor.
+Legend: N: windows · T: tokens in a window · D: hidden size · Q: positions of a batch that predict a
+counted token · U: units of a block · M: members of a block · R: rows or columns of a unit in a
+tensor.
 """
 
 from collections import defaultdict
@@ -36,7 +37,7 @@ from flap.runtime.temporary_state import replaced
 
 
 class UnitSums:
-    """For each unit of a block, the sum of w · ∂L/∂w over its weights w. L is the loss."""
+    """For each unit of a block, the sum of w · ∂L/∂w over the unit's weights w. L is the loss."""
 
     def __init__(self, block: Block) -> None:
         device = block.output.weight.device
@@ -44,9 +45,9 @@ class UnitSums:
         self.sum_U = torch.zeros(block.num_units, dtype=widest_float(device), device=device)
 
     def add(self, tensor: UnitTensor) -> None:
-        """Add the products w · ∂L/∂w of one tensor of the block to the sums of its units.
+        """Add the products w · ∂L/∂w of one tensor of the block to the sums of the block's units.
 
-        tensor: a tensor of the block, whose values have been replaced with the products.
+        tensor: a tensor of the block, whose values w have been replaced with these products.
         """
         products = tensor.values
         dtype = self.sum_U.dtype
@@ -59,7 +60,7 @@ class UnitSums:
 def add_effects(
     layers: Sequence[LayerStatistics], model: PlacedModel, batches: Sequence[Batch]
 ) -> list[LayerStatistics]:
-    """Add the first-order effect that removing each unit has on the loss to the statistics.
+    """Add to the statistics the first-order effect that removing each unit has on the loss.
 
     batches: the windows that this process runs; may be empty.
     """
@@ -143,7 +144,8 @@ def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
 def _parameter_of(tensor: Tensor) -> Tensor:
     """Return the parameter of which a tensor is a view, or the tensor itself if it is a parameter.
 
-    For example, the weight of GPT-2's Conv1D as a Linear is the transposed view of a parameter.
+    For example, flap treats a Conv1D of GPT-2 as a Linear. The weight of this Linear is a view, the
+    transpose of the Conv1D's parameter.
     """
     node: Any = tensor.grad_fn
     if node is None:

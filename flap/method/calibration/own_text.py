@@ -2,7 +2,7 @@
 
 Source: Williams and Aletras, arXiv 2410.17711.
 
-Legend: N sequences · T tokens in a sequence.
+Legend: N: sequences · T: tokens in a sequence.
 """
 
 import logging
@@ -42,7 +42,7 @@ SEQ_LEN = 512  # tokens per sequence; fewer if the context of the model is short
 class Draft:
     """The part of the text `self` that the model has written so far."""
 
-    windows: Windows  # the windows that need the text; their mixture contains the text `self`
+    windows: Windows  # the windows for which texts are needed; one of these texts is `self`
     context: int | None = None  # the context length of the model in tokens; None if it is unlimited
     documents: list[str] = field(default_factory=list)
     tokens: int = 0  # number of tokens of all documents so far
@@ -58,7 +58,7 @@ class Draft:
 
     @property
     def key(self) -> dict[str, Any]:
-        """All inputs on which the text depends, except the model: a part of the cache key."""
+        """Everything that the text depends on, except the model, as a part of a cache key."""
         wanted = {
             "num_tokens": self.needed,
             "seq_len": self.seq_len,
@@ -84,14 +84,14 @@ class Draft:
 
     @property
     def left(self) -> int:
-        """The number of tokens that are still to be written."""
+        """The number of tokens that the model must still write."""
         return self.needed - self.tokens
 
     def show(self, reach: Reach, beside: int = 0) -> None:
-        """Show how many tokens of the text are written.
+        """Show in the progress bar how many tokens of the text are written.
 
-        reach: a callback that shows the progress. beside: the number of tokens already written in a
-        batch that is not yet complete.
+        reach: a callback that shows the progress.
+        beside: the number of tokens already written in a batch that is not yet complete.
         """
         tokens = min(self.tokens + beside, self.needed)
         reach(tokens, tokens)
@@ -123,7 +123,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
 
     Each token is sampled from the distribution that the model predicts (temperature 1). Sequences
     do not stop at EOS, because the model was trained on sequences of several documents. `draft`
-    collects the documents. `written_text` turns the result, which fits into JSON, into a text.
+    collects the documents. `written_text` makes a text from the result, which JSON can store.
 
     work: the working directory, which stores batches. Batches of an interrupted run are used again.
 
@@ -169,15 +169,15 @@ def written_text(written: dict[str, Any]) -> Text:
 def _batches_at_once(draft: Draft) -> int:
     """Return how many of the next batches can be written at the same time.
 
-    These are the batches that are needed for certain. If the text is complete, there are none.
+    Only batches that are certainly needed are counted. The result is 0 if the text is complete.
     """
     if draft.left <= 0:
         return 0
-    # assume that a batch has 10 % more tokens than are sampled, because a text may have more tokens
-    # when it is tokenised again
+    # Assume that the text of a batch has 10 % more tokens than were sampled, because it may have
+    # more tokens when it is tokenised again.
     tokens_per_batch = 1.1 * draft.sequences * draft.seq_len
-    # The size of the last batch depends on the length of the text so far. So a batch that may be
-    # the last one is written only after all other batches.
+    # The size of the last batch depends on the number of tokens in all earlier batches. So a batch
+    # that may be the last batch is written only after all earlier batches.
     last_batch = 1.5 * draft.sequences * draft.seq_len / 1.02
     others = int((draft.left - last_batch) // tokens_per_batch)
     return 1 + max(0, others)
@@ -185,8 +185,8 @@ def _batches_at_once(draft: Draft) -> int:
 
 def _batch(model: PlacedModel, draft: Draft, reach: Reach) -> dict[str, Any]:
     """Write the next batch, and return its tokens_NT. reach: a callback that shows the progress."""
-    # Sample 2 % more tokens than needed, because the text may have fewer tokens when it is
-    # tokenised again.
+    # In the last batch, sample 2 % more tokens than are needed, because the text may have fewer
+    # tokens when it is tokenised again.
     sequences = math.ceil(1.02 * draft.left / draft.seq_len)
     if sequences >= 1.5 * draft.sequences:
         sequences = draft.sequences

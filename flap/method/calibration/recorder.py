@@ -2,11 +2,13 @@
 
 A block is the attention or the MLP of a layer. In a mixture of experts, the members of the MLP are
 its experts. Every fifth calibration window is held out. The held-out windows are used to test
-compensations, and with structure=search also to measure the effect of pruning a single block. Their
-tokens are called held-out tokens, and the tokens of all other windows are called fitting tokens.
+compensations, which change output projections to reduce the error that removed units cause. With
+structure=search, these windows are also used to measure the effect of pruning a single block. The
+tokens of held-out windows are called held-out tokens. The tokens of all other windows are called
+fitting tokens.
 
-Legend: I input channels of an output projection · T tokens · P positions of a batch · D hidden size
-· M members of a block · E[…] mean over tokens.
+Legend: I: input channels of an output projection · T: tokens · P: positions of a batch · D: hidden
+size · M: members of a block · E[…]: mean over tokens.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,10 +35,11 @@ from flap.runtime import ranks
 
 
 class Comoments:
-    """Collects co-moments: for each pair of channels, the sum of products of their deviations.
+    """Collects the co-moment of each pair of channels.
 
-    The products are summed over tokens. Deviations are differences from the mean of all tokens.
-    While batches are added, differences from a fixed origin are used instead: the mean of the first
+    A co-moment is the sum, over tokens, of the product of the deviations of both channels.
+    Deviations are differences from the mean of all tokens. This mean is not known while batches are
+    added. So differences from a fixed origin are used at first. The origin is the mean of the first
     batch, or zero. At the end, the sums are corrected for the difference between the origin and
     the mean of all tokens. Rounding errors are small if the origin is within a few standard
     deviations of this mean.
@@ -78,7 +81,7 @@ class BlockRecorder:
     """Collects statistics of the inputs of a block's output projections.
 
     Each member of the block has separate statistics. If the block has a router, the squares of the
-    weights that the router gives a member are also summed over tokens.
+    weights that the router gives each member are also summed over tokens.
     """
 
     def __init__(self, block: Block, covariance: bool) -> None:
@@ -87,7 +90,7 @@ class BlockRecorder:
         self.statistics: list[Statistics] = []
         # `LayerStatistics.routed`, but only over the tokens of this process
         self.routed: list[Statistics] = []
-        # for each member, the sum over tokens of the squared weights that the router gives it
+        # for each member, the sum over tokens of the router's squared weights for this member
         self.routed_M: Tensor | float = 0.0
         self.num_routed = 0  # number of tokens that the router has seen
 
@@ -235,7 +238,7 @@ def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
 
     The router multiplies the output of member m by w_m, which is 0 for tokens that are not sent to
     m. If the output of the member has an error e that is independent of w_m, the output of the
-    layer has the mean squared error E[w_m²] · E[‖e‖²]. Without a router, the result is empty.
+    layer has the mean squared error E[w_m²] · E[‖e‖²]. If there is no router, the result is empty.
     """
     of_process = list[tuple[int, Tensor]]()
     for recorder in recorders:
@@ -257,7 +260,7 @@ def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
     token. The simpler ratio E[‖e‖²] / E[‖h‖²] would not describe a typical token. The reason is
     that a few tokens, mostly the first token of a window, have massive activations, which later
     layers only pass on. With these tokens, the mean of ‖h‖² can be 240 times as large as without
-    them (layer 12 of SmolLM2-135M). The result is 0 if every h_t is 0.
+    them (layer 12 of SmolLM2-135M). If every h_t is 0, this function returns 0.
     """
     sums = chain(*ranks.gather([(float(r.total), int(r.num_tokens)) for r in recorders]))
     total, num_tokens = map(sum, zip(*sums, strict=True))

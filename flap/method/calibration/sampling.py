@@ -1,7 +1,7 @@
 """Sample text from a model, in batches that do not depend on each other.
 
-Legend: N sequences · T tokens per sequence · S tokens in the key-value cache · H query heads · G KV
-heads · D head size · B sequences times KV heads · Q query heads of one KV head.
+Legend: N: sequences · T: tokens per sequence · S: tokens in the key-value cache · H: query heads ·
+G: key-value heads · D: head size · B: sequences times KV heads · Q: query heads of one KV head.
 """
 
 import logging
@@ -31,10 +31,10 @@ from flap.storage import Kind, Notes, as_json, results_of_steps
 
 log = logging.getLogger(__name__)
 
-# stores a batch of written texts, and the seconds that the model took to write them
+# the file format for a batch of texts that a model has written, and the seconds that this took
 BATCH: Kind[Any] = as_json("batch")
-# The config sections whose texts a model can write. For each section, different random numbers are
-# drawn, so that a model is not trained on the text on which it was calibrated.
+# The config sections for which a model can write texts. Each section gets different random numbers,
+# so that a model is not trained on the same text on which it was calibrated.
 USES = ("calibration", "recover")
 # A sequence counts as repeating itself, and is dropped, if the share of distinct 4-grams among its
 # 4-grams is below this value.
@@ -68,9 +68,9 @@ def batches(
 
 
 def ready_to_write(model: PlacedModel, where: str) -> PlacedModel:
-    """Return the model, loaded into memory if it fits. If it does not fit, warn.
+    """Load the model into memory if it fits, and return it. If it does not fit, log a warning.
 
-    where: the option that needs text from the model, for the warning.
+    where: the config option that needs text from the model. The warning begins with this option.
     """
     if model.fits_in_memory():
         return model.in_memory()
@@ -117,10 +117,10 @@ def continued(
 ) -> list[list[int]]:
     """Return the tokens that the model writes after each prompt, up to an end-of-sequence token.
 
-    The end-of-sequence tokens in the model's generation_config and in the tokenizer end a text, and
-    are not returned. All other options in generation_config are ignored.
+    Generation ends at the end-of-sequence tokens in the model's generation_config and in the
+    tokenizer. These tokens are not returned. All other options in generation_config are ignored.
 
-    stops: texts at which decoding may end. The caller must ignore the tokens after such a text.
+    stops: strings at which generation may end. The caller must ignore tokens after such a string.
     """
     of_model = model.model.generation_config.eos_token_id
     of_tokenizer = tokenizer.eos_token_id
@@ -151,7 +151,10 @@ def continued(
 
 
 def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Pad on the left, so that all answers begin at the same position."""
+    """Return the prompts as one tensor, padded on the left, and the attention mask.
+
+    With padding on the left, all answers begin at the same position.
+    """
     longest = max(map(len, prompts))
     tokens_NT = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask_NT = torch.zeros_like(tokens_NT)
@@ -170,7 +173,7 @@ def _before_end(ends: Sequence[int], tokens: Sequence[int]) -> list[int]:
 
 
 class Drawn(LogitsProcessor):
-    """A logits processor that draws a token, so that greedy decoding samples at temperature 1.
+    """A logits processor that draws each token, so that greedy decoding samples at temperature 1.
 
     The processor needs one uniform random number per drawn token. The option `do_sample` of
     transformers needs one exponential random number for each token of the vocabulary. On a CPU,

@@ -2,11 +2,14 @@
 
 A block is the attention or the MLP of a layer. In a mixture of experts, the members of the MLP are
 its experts. Every fifth calibration window is held out. The held-out windows are used to test
-compensations, and with structure=search also to measure the effect of pruning a single block. Their
-tokens are called held-out tokens, and the tokens of all other windows are called fitting tokens.
+compensations, which change output projections to reduce the error that removed units cause. With
+structure=search, these windows are also used to measure the effect of pruning a single block. The
+tokens of held-out windows are called held-out tokens. The tokens of all other windows are called
+fitting tokens.
 
-Legend: I input channels of an output projection · T tokens · E[…] mean over tokens · M members of a
-block · U units of a member · S rows and J columns of a strip of a `Symmetric` matrix.
+Legend: I: input channels of an output projection · T: tokens · E[…]: mean over tokens · M: members
+of a block · U: units of a member · S: rows of a strip of a `Symmetric` matrix · J: columns of a
+strip.
 """
 
 from collections.abc import Sequence
@@ -79,13 +82,13 @@ class LayerStatistics:
 
     blocks: Pair[tuple[Statistics, ...]]  # for attention and MLP, statistics of each member
     inverse_power: float  # E[1 / ‖h‖²] of the layer's input h (`recorder.inverse_power`)
-    # E[w²] for each member, where w is the weight that the router gives the member; empty without a
-    # router (`recorder.routed_power`)
+    # for each member of the MLP, E[w²], where w is the weight by which the router multiplies the
+    # member's output; empty if there is no router (`recorder.routed_power`)
     routed_power: tuple[float, ...] = ()
     # If units are whole experts, the statistics of each expert over the tokens that are routed to
-    # the expert; otherwise empty. The channels are the expert's outputs, before they are multiplied
-    # by the router's weights, followed by the norm of these outputs and the norm of the multiplied
-    # outputs (`OfToken` in flap/models/whole_experts.py).
+    # the expert; otherwise empty. The first channels are the channels of the expert's output before
+    # it is multiplied by the router's weight. The last two channels are the norms of this output
+    # and of the multiplied output (`OfToken` in flap/models/whole_experts.py).
     routed: tuple[Statistics, ...] = ()
 
 
@@ -104,8 +107,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
     if seen.num_tokens:
         mean_I = activation_TI.mean(0)
         centred_TI = activation_TI - mean_I
-        # `mean_I` was rounded to float32. The mean of the centred values is this rounding error. It
-        # is used to correct the mean and the deviation.
+        # `mean_I` was rounded to float32. The mean of the centred values is this rounding error,
+        # and is used to correct the mean and the deviation.
         error_I = centred_TI.mean(0).to(wide)
         deviation_I = centred_TI.square_().sum(0).to(wide) - seen.num_tokens * error_I.square()
         seen = Statistics(seen.num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
@@ -118,7 +121,7 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     """Return the statistics of the union of two disjoint sets of tokens.
 
     The result is exact except for rounding (Chan, Golub and LeVeque 1979). It has no co-moments,
-    because these are merged later, strip by strip, by the class `Covariance`.
+    because the class `Covariance` merges the co-moments later, strip by strip.
     """
     num_tokens = a.num_tokens + b.num_tokens
     step_I = b.mean_I - a.mean_I
@@ -140,7 +143,7 @@ def merged_over_ranks(local: Sequence[Statistics], device: torch.device) -> list
     device = local[0].mean_I.device if local else device
     cpu = torch.device("cpu")
     # for each member, its statistics without co-moments, and the number of rows of its co-moment
-    # matrix (None if it has no co-moments)
+    # matrix (None if no co-moments were collected)
     sent = list[tuple[Statistics, int | None]]()
     for member in local:
         size = None if member.comoments is None else member.comoments.size

@@ -3,8 +3,8 @@
 The rows are divided into strips. A strip stores the columns from the diagonal element of its first
 row to the last column.
 
-Legend: I rows and columns · S rows of a strip · J columns of a strip · R selected rows · T tokens ·
-O outputs of a linear map.
+Legend: I: rows, or columns, of the matrix · S: rows of a strip · J: columns of a strip · R:
+selected rows · T: tokens · O: outputs of a linear map.
 """
 
 from collections.abc import Iterator
@@ -20,8 +20,9 @@ STRIP = 256  # number of rows in a strip of a symmetric matrix
 class Symmetric:
     """A symmetric matrix in float32.
 
-    The strips have I · (I + STRIP) / 2 elements: 58 % of the elements of the whole matrix if I is
-    1536. `add_products` also needs only this share of the operations that a whole matrix needs.
+    The strips have I · (I + STRIP) / 2 elements. If I is 1536, these are 58 % of the elements of
+    the whole matrix. `add_products` also needs only this share of the operations that it would need
+    for a whole matrix.
     """
 
     # each strip_SJ has STRIP rows (the last strip may have fewer), and begins at the diagonal
@@ -42,12 +43,12 @@ class Symmetric:
         return self.strips[0].shape[1]
 
     def add_products(self, matrix_TI: Tensor) -> None:
-        """Add XᵀX, where X is `matrix_TI`."""
+        """Add XᵀX to this matrix in place, where X is `matrix_TI`."""
         for rows, strip_SJ in self._strips_with_rows():
             strip_SJ.addmm_(matrix_TI[:, rows].T, matrix_TI[:, rows.start :])
 
     def add_outer(self, left_I: Tensor, right_I: Tensor, alpha: float) -> None:
-        """Add alpha · left rightᵀ.
+        """Add alpha · left rightᵀ to this matrix in place.
 
         One vector must be a multiple of the other vector, so that the matrix stays symmetric.
         """
@@ -66,8 +67,8 @@ class Symmetric:
             if len(within):
                 stored = strip_SJ.index_select(0, in_strip_R[within])
                 matrix_RI[:, rows.start :].index_copy_(0, within, stored)
-            # the elements of a row below this strip in the columns `rows` are read from a column of
-            # this strip, because the matrix is symmetric
+            # The columns `rows` of the selected rows below this strip are not stored. Their
+            # elements are read from this strip, because the matrix is symmetric.
             if len(behind):
                 mirrored = strip_SJ.index_select(1, in_strip_R[behind])
                 matrix_RI[:, rows].index_copy_(0, behind, mirrored.T)
