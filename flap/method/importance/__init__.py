@@ -1,4 +1,4 @@
-"""Importance: metrics, which score how much each channel or expert matters.
+"""Importance: metrics that score how much each channel or expert matters to the model.
 
 A channel is an input of an output projection, which is the last matrix of an attention or an MLP.
 Channels and experts with low scores are removed.

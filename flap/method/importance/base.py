@@ -1,12 +1,12 @@
-"""The base class of the metrics, and the scoring of layers.
+"""The base class of the metrics, and functions that score layers with a metric.
 
-Most metrics score the input channels of an output projection, from its weight and the statistics of
-these channels. Metrics of whole experts use the statistics of the experts' outputs (experts.py). A
-unit consists of the channels that are removed together. A block is the attention or the MLP of a
-layer. In a mixture of experts, the members of the MLP are its experts.
+Most metrics score the input channels of an output projection. They use the weight of the projection
+and the statistics of these channels. Metrics of whole experts use the statistics of the experts'
+outputs (experts.py). A unit consists of the channels that are removed together. A block is the
+attention or the MLP of a layer. In a mixture of experts, the members of the MLP are its experts.
 
-Legend: G attention units (KV heads) · U units · C channels of a unit · I, O input and output
-channels.
+Legend: G: attention units (KV heads) · U: units · C: channels of a unit · I: input channels · O:
+output channels.
 """
 
 from abc import ABC, abstractmethod
@@ -45,9 +45,10 @@ class Metric(ABC):
 
     @abstractmethod
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I, the score of each input channel, in float32; higher = keep.
+        """Return score_I, the score of each input channel, in float32.
 
-        `statistics` is None only if `needs_statistics` is False.
+        The channels with the lowest scores are removed first. `statistics` is None only if
+        `needs_statistics` is False.
         """
 
     def score_units(
@@ -56,7 +57,7 @@ class Metric(ABC):
         """Return score_UC, the scores of the channels of each unit.
 
         Metrics that score whole units instead of channels override this method. `weight_OI` has the
-        dtype of the model, so that such a metric can convert it directly to the dtype in which the
+        dtype of the model. Such a metric can convert the weight directly to the dtype in which the
         metric computes.
 
         columns_UC: the indices of the columns of the weight that belong to each unit.
@@ -81,7 +82,9 @@ class Metric(ABC):
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
     ) -> list[Callable[[], Tensor]]:
-        """Return, for each member of a block, a function that returns its score_UC on the CPU.
+        """Return, for each member of a block, a function that computes the member's score_UC.
+
+        The functions return the scores on the CPU.
 
         statistics: the statistics of each member; empty if there was no calibration.
         routed: `LayerStatistics.routed` if the units of the block are whole experts; otherwise
@@ -107,11 +110,11 @@ MetricFunction = Callable[[Tensor, Statistics], Tensor]  # score(weight_OI, stat
 
 
 def metric_of(function: MetricFunction) -> Metric:
-    """Make a metric from a function `score(weight_OI, statistics) -> score_I`; higher = keep.
+    """Make a metric from a function `score(weight_OI, statistics) -> score_I`.
 
-    The statistics that the function gets have no covariances. Reports and error messages show the
-    class of a metric, so the class of the returned metric gets the name and the module of the
-    function.
+    Channels with the lowest scores are removed first. The statistics that the function gets have no
+    covariances. Reports and error messages show the class of a metric, so the class of the returned
+    metric gets the name and the module of the function.
     """
 
     @dataclass(frozen=True)
@@ -189,8 +192,8 @@ def score_layer(
 def _check_finite(score_UC: Tensor, block: Block) -> None:
     """Check that the scores and the weights of a block are finite.
 
-    The weights are checked even if the metric does not use them, because the compensation uses them
-    later.
+    The weights are checked even if the metric does not use them, because the compensation of the
+    removed units uses these weights later.
     """
     finite = bool(torch.isfinite(score_UC).all())
     # check one member at a time, because the weights of all experts together take gigabytes

@@ -23,7 +23,8 @@ class IFV(Metric):
 
     var (I): the sample variance of the input channels of the output projection over the calibration
     tokens. The score measures how much channel j varies around its mean. If channel j is removed,
-    FLAP's bias (`BiasCompensation`) replaces its values with this mean. Higher = keep.
+    FLAP's bias (`BiasCompensation`) has the effect of replacing all values of the channel with this
+    mean. Higher = keep.
 
         python -m flap metric=IFV
     """
@@ -86,7 +87,8 @@ class Wanda(WIFN):
 
         score_j = mean_o |W_oj| · √msq_j
 
-    Wanda is by Sun et al. (2023). See `WIFN` for W and msq. Unlike in `WIFN`, the scores of
+    Wanda (Sun et al. 2023) scores single weights. Wanda-sp, a baseline in the paper on FLAP, scores
+    whole channels. See `WIFN` for the definitions of W and msq. Unlike in `WIFN`, the scores of
     attention channels are not squared. Higher = keep.
 
         python -m flap metric=wanda
@@ -100,7 +102,7 @@ class Wanda(WIFN):
 
 @dataclass(frozen=True)
 class Magnitude(Metric):
-    """The norm of a channel's weights: Mag-sp in FLAP's experiments (arXiv 2312.11983, section 4).
+    """The norm of a channel's weights, called Mag-sp by FLAP (arXiv 2312.11983, section 4).
 
         score_j = ‖W_:j‖₂
 
@@ -143,5 +145,5 @@ class Random(Metric):
         return torch.Generator().manual_seed(self.seed)
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I with the generator's next random numbers, in float32; higher = keep."""
+        """Return the next random numbers of the generator as score_I, in float32."""
         return torch.rand(weight_OI.shape[1], generator=self.generator)

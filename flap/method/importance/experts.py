@@ -1,7 +1,7 @@
 """Metrics that score whole experts by their effect on the tokens that are routed to them.
 
-Legend: E experts of a layer · R tokens that are routed to one expert · N fields of `OfToken`, which
-are the norms of an expert's output with and without the router's weight.
+Legend: E: experts of a layer · R: tokens that are routed to one expert · N: fields of `OfToken`,
+which are the norms of an expert's output without and with the router's weight.
 """
 
 from abc import abstractmethod
@@ -25,7 +25,8 @@ class Routed(NamedTuple):
     """
 
     tokens_E: Tensor  # number R of tokens that are routed to each expert
-    mean: OfToken  # mean of each field over the tokens of each expert; each field has shape (E)
+    # the means of the two norms in `OfToken` over the tokens of each expert; each has shape (E)
+    mean: OfToken
     # sample variance of each expert's output over its tokens, with divisor R - 1, summed over the
     # output channels
     variance_E: Tensor
@@ -57,7 +58,10 @@ class ExpertMetric(WIFV):
 
     @abstractmethod
     def score_experts(self, routed: Routed) -> Tensor:
-        """Return score_E, the score of each expert, in any floating-point dtype; higher = keep."""
+        """Return score_E, the score of each expert, in any floating-point dtype.
+
+        The experts with the lowest scores are removed first.
+        """
 
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
@@ -90,7 +94,7 @@ class REAP(ExpertMetric):
 
 @dataclass(frozen=True)
 class EAN(ExpertMetric):
-    """Expert activation norm (EAN, arXiv 2504.05586), a baseline in the paper of REAP.
+    """Expert activation norm (EAN, arXiv 2504.05586), a baseline in the paper on REAP.
 
         score_e = Σ_t ‖f_e(x_t)‖₂
 

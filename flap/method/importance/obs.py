@@ -1,12 +1,12 @@
-"""The metric OBS: the error in the output that the removal of a unit causes.
+"""The metric OBS, which scores a unit by the error that its removal causes in the output.
 
-The output is the output of an attention or an MLP. The error is computed for the best case: the
+The output is the output of the unit's attention or MLP. The error is computed for the case that the
 weights of all other units in the output projection are adjusted so that the error is as small as
 possible. A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an
 expert.
 
-Legend: O output channels · I input channels · U units · R units whose channels are still in the
-matrices · C channels of a unit · L removed channels.
+Legend: O: output channels · I: input channels · U: units · R: units whose channels are still in the
+matrices W and H⁻¹ (see `OBS`) · C: channels of a unit · L: removed channels.
 """
 
 import logging
@@ -28,8 +28,8 @@ from flap.models.devices import widest_float
 log = logging.getLogger(__name__)
 
 RIDGES = 4  # number of ridges to try; each ridge is ten times the previous ridge
-# maximum number of steps; each step removes 1/64 of all units, rounded up, and adjusts the weights
-# of all units that are not yet removed
+# maximum number of steps in which units are removed. Each step removes 1/64 of all units, rounded
+# up, and adjusts the weights of all units that are not yet removed.
 STEPS = 64
 
 
@@ -47,8 +47,8 @@ class OBS(Metric):
     [H⁻¹]_uu: the rows and columns of H⁻¹ for these channels. The cost is the expected squared error
     in the output if the unit is removed with the best linear compensation. Units are removed in at
     most 64 steps. Each step removes the units with the lowest costs, and updates W and H⁻¹. A
-    unit's score is its cost at the moment of its removal, divided evenly over its channels. A cost
-    that is lower than the highest cost in an earlier step is raised to that highest cost.
+    unit's score is its cost at the moment of its removal, divided evenly over its channels. If a
+    cost is lower than the highest cost of all earlier steps, it is raised to this highest cost.
     Higher = keep.
 
     Rounding errors can make the inversion of H fail. This happens with massive activations, whose
@@ -126,8 +126,8 @@ def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tens
     """Return cost_U, the cost of each unit at the moment of its removal.
 
     A unit has `channels` consecutive channels. W (`weight_OI`) and H⁻¹ (`inverse_II`) are changed
-    in place. Removed channels stay in these tensors as zeros until they are at least half of the
-    channels in the tensors. They are then dropped from the tensors.
+    in place. Removed channels at first remain in these two matrices as zeros. As soon as at least
+    half of the channels in the matrices are removed channels, they are dropped from the matrices.
     """
     num_units = weight_OI.shape[1] // channels
     step_size = math.ceil(num_units / STEPS)
@@ -193,7 +193,7 @@ def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int
 
 
 def _remove(weight_OI: Tensor, inverse_II: Tensor, removed_L: Tensor) -> None:
-    """Update W and H⁻¹ in place, so that the channels L are removed with the least output error."""
+    """Remove the channels `removed_L` with the least output error: update W and H⁻¹ in place."""
     inverse_LI = inverse_II[removed_L]
     map_LI = torch.cholesky_solve(inverse_LI, torch.linalg.cholesky(inverse_LI[:, removed_L]))
     weight_OI.addmm_(weight_OI[:, removed_L], map_LI, alpha=-1)

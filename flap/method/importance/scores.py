@@ -2,7 +2,7 @@
 
 Several runs that differ only in the ratio use the same file, so that scores are computed only once.
 
-Legend: G attention units (KV heads) · C channels of a unit · I input channels.
+Legend: G: attention units (KV heads) · C: channels of a unit · I: input channels.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ BY_LAYER = ("routed_power", "divergences")
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of all units of all layers; higher = keep.
+    """The scores of all units of all layers. The lowest-scored units are removed first.
 
     Structures that rank units by errors in the outputs of layers may multiply the scores by the
     fields `inverse_power` and `routed_power`. These fields are empty if there was no calibration,
@@ -35,8 +35,9 @@ class Scores:
     inverse_power: tuple[float, ...] = ()
     # `LayerStatistics.routed_power` of each layer
     routed_power: tuple[tuple[float, ...], ...] = ()
-    # for each layer, the divergence of each trial of structure=search (`Search`), which prunes one
-    # block, from the dense model, in nats per token; empty with other structures
+    # For each layer, KL(dense ‖ trial) of each trial of structure=search (`Search`), in nats per
+    # token. In a trial, only the attention or only the MLP of this layer is pruned. Empty with
+    # other structures.
     divergences: tuple[tuple[float, ...], ...] = ()
 
     @classmethod

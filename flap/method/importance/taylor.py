@@ -2,7 +2,8 @@
 
 A unit is removed as a whole: a KV head with its query heads, a neuron, or an expert.
 
-Legend: U units · C channels of a unit · O, I output and input channels of an output projection.
+Legend: U: units · C: channels of a unit · O: output channels of an output projection · I: input
+channels of an output projection.
 """
 
 from dataclasses import dataclass
@@ -21,20 +22,20 @@ class Taylor(Metric):
 
         score_u = |Σ_w w · ∂L/∂w|
 
-    w: all weights that are removed with unit u, from all matrices: the rows of the input
-    projections with their biases, and the columns of the output projection. The paper calls these
-    weights a coupled group. For a KV head, the group includes the weights of its query heads. L:
-    the mean cross-entropy of the next token over the calibration windows, in nats per token. To
-    first order, the score is the absolute change of the loss if the unit is removed. The score is
-    divided evenly over the channels of the unit. Higher = keep.
+    w: each weight that is removed with unit u. These are the weights and biases in the unit's rows
+    of the input projections, and the weights in its columns of the output projection. The paper
+    calls these weights a coupled group. For a KV head, the group includes the weights of its query
+    heads. L: the mean cross-entropy of the next token over the calibration windows, in nats per
+    token. To first order, the score is the absolute change of the loss if the unit is removed. The
+    score is divided evenly over the channels of the unit. Higher = keep.
 
     Equation 3 of the paper is the Taylor expansion of the loss for a group of weights. The score is
     the first-order term of this expansion, with the whole group as one vector. Gradients are summed
-    over all windows, so opposite effects in different windows cancel. The paper has two more ways
-    to score a group, which are not implemented: one scores each matrix of the group, and takes the
-    sum, product or maximum of these scores; the other (equation 4) scores each weight, with the
-    absolute value inside the sum. The second-order term of the expansion (equation 5) is not
-    implemented, either.
+    over all windows, so opposite effects in different windows cancel. flap does not implement two
+    other ways to score a group that the paper describes. The first way scores each matrix of the
+    group, and takes the sum, product or maximum of these scores. The second way (equation 4) scores
+    each weight, with the absolute value inside the sum. flap does not implement the second-order
+    term of the expansion (equation 5), either.
 
         python -m flap metric=taylor calibration.num_samples=10
 
