@@ -29,8 +29,8 @@ CACHES = ("kv_cache_bytes", "memory")  # targets that count the bytes of cached 
 class Biases:
     """The biases that pruning adds to a model."""
 
-    # whether each block that loses units gets a bias in its output projection, which corrects the
-    # output of the pruned block (`Compensation`)
+    # Whether the output projection of each block that loses units gets a bias. This bias corrects
+    # the output of the pruned block (`Compensation`).
     outputs: bool
     # whether input projections without biases may get biases of zeros, because some model classes
     # of transformers can load biases of output projections only together with these biases
