@@ -140,7 +140,7 @@ def answer(
 def _collect(
     collected: _Collected, prompts: list[Prompt], answers: Iterator[Answered], needed: int
 ) -> None:
-    """Add answers until they and their prompts have `needed` tokens, and show the progress."""
+    """Add answers until prompts and answers together have `needed` tokens; show the progress."""
     with showing("the model answers", needed) as reach:
         for number, (prompt, (text, ended)) in enumerate(zip(prompts, answers, strict=True), 1):
             collected.add(prompt, text, ended)

@@ -1,8 +1,8 @@
 """Compute the first-order effect that removing each unit has on the loss, with backward passes.
 
-The whole model must be on one device. As soon as the gradient of a matrix is computed, its products
-with the weights are summed for each unit, and the gradient is freed. So only the gradient of one
-matrix is in memory at a time.
+The whole model must be on one device. As soon as the gradient of a matrix is computed, it is
+multiplied by the weights of the matrix, element by element. The products are summed for each unit,
+and the gradient is freed. So only the gradient of one matrix is in memory at a time.
 
 A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron,
 or an expert. In a mixture of experts, the members of the MLP are its experts. A token is counted in

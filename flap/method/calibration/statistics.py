@@ -97,8 +97,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
 
     Each vector of I activations belongs to one token.
 
-    num_tokens: the number of all tokens, if tokens with zero activations are left out of the batch;
-        None if no tokens are left out.
+    num_tokens: the number of all tokens, if tokens whose activations are all zero are left out of
+        the batch; None if no tokens are left out.
     """
     activation_TI = activation.flatten(end_dim=-2).float()
     wide = widest_float(activation.device)
