@@ -1,9 +1,9 @@
-"""The metric OBS, which scores a unit by the error that its removal causes in the output.
+"""The metric OBS, which scores a unit by the error that the removal of the unit causes.
 
-The output is the output of the unit's attention or MLP. The error is computed for the case that the
-weights of all other units in the output projection are adjusted so that the error is as small as
-possible. A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an
-expert.
+This is the error in the output of the attention or MLP to which the unit belongs. The metric
+assumes that the weights of all other units in the output projection are adjusted so that the error
+is as small as possible. A unit is removed as a whole: a KV head with its query heads, a neuron of
+an MLP, or an expert.
 
 Legend: O: output channels · I: input channels · U: units · R: units whose channels are still in the
 matrices W and H⁻¹ (see `OBS`) · C: channels of a unit · L: removed channels.
@@ -70,7 +70,7 @@ class OBS(Metric):
         require(0 < self.ridge < math.inf, "metric.ridge", self.ridge, "a number > 0")
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I, where each channel is a separate unit."""
+        """Score each channel as a separate unit, and return score_I."""
         columns_U1 = torch.arange(weight_OI.shape[1])[:, None]
         return self.score_units(weight_OI, statistics, columns_U1).flatten()
 
@@ -112,7 +112,7 @@ def _costs_with(
     covariance = Covariance.of(*(statistics.parts or [statistics]))
     matrix_II = covariance.hessian(columns, ridge, wide)
     if not matrix_II.diagonal().any():
-        # all channels are constant, so every unit can be replaced with its mean without an error
+        # all channels are constant, so they can be replaced with their means without an error
         return weight_OI.new_zeros(len(columns_UC), dtype=wide)
 
     # factorise and invert in place, because the matrix may take gigabytes
@@ -126,8 +126,8 @@ def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tens
     """Return cost_U, the cost of each unit at the moment of its removal.
 
     A unit has `channels` consecutive channels. W (`weight_OI`) and H⁻¹ (`inverse_II`) are changed
-    in place. Removed channels at first remain in these two matrices as zeros. As soon as at least
-    half of the channels in the matrices are removed channels, they are dropped from the matrices.
+    in place. Removed channels at first remain in these two matrices as zeros. As soon as they are
+    at least half of all channels in the matrices, the matrices are made smaller without them.
     """
     num_units = weight_OI.shape[1] // channels
     step_size = math.ceil(num_units / STEPS)

@@ -16,7 +16,7 @@ from torch import Tensor
 from flap.models import Pair
 from flap.storage import Kind
 
-# fields of `Scores` with several numbers for each layer
+# fields of `Scores` with several values for each layer
 BY_LAYER = ("routed_power", "divergences")
 
 

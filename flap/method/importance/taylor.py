@@ -31,11 +31,11 @@ class Taylor(Metric):
 
     Equation 3 of the paper is the Taylor expansion of the loss for a group of weights. The score is
     the first-order term of this expansion, with the whole group as one vector. Gradients are summed
-    over all windows, so opposite effects in different windows cancel. flap does not implement two
-    other ways to score a group that the paper describes. The first way scores each matrix of the
-    group, and takes the sum, product or maximum of these scores. The second way (equation 4) scores
-    each weight, with the absolute value inside the sum. flap does not implement the second-order
-    term of the expansion (equation 5), either.
+    over all windows, so opposite effects in different windows cancel. The paper also describes two
+    other ways to score a group, which are not implemented here. The first way scores each matrix of
+    the group, and takes the sum, product or maximum of these scores. The second way (equation 4)
+    scores each weight, with the absolute value inside the sum. The second-order term of the
+    expansion (equation 5) is not implemented, either.
 
         python -m flap metric=taylor calibration.num_samples=10
 
@@ -46,7 +46,7 @@ class Taylor(Metric):
     needs_gradients: ClassVar[bool] = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I, where each channel is a separate unit."""
+        """Score each channel as a separate unit, and return score_I."""
         columns_U1 = torch.arange(weight_OI.shape[1])[:, None]
         return self.score_units(weight_OI, statistics, columns_U1).flatten()
 
