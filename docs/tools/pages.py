@@ -102,7 +102,7 @@ def _rooms() -> dict[str, list[str]]:
 def _reference(room: str, modules: list[str]) -> str:
     """Return a page of the Python reference as Markdown: its package's docstring, and its modules.
 
-    room: the name of the page, as in `_rooms`.
+    room: the name of the page: a key of the dict that `_rooms` returns.
     """
     package = "flap" if room == "flap" else f"flap.{room}"
     own = f"::: {package}\n    options: {{heading_level: 1, members: false}}"
