@@ -1,12 +1,12 @@
-"""Compare plans, weights and numbers of 25 runs before and after a refactoring.
+"""Compare plans, weights and measured numbers of 25 runs before and after a refactoring.
 
     python benchmarks/golden.py write FOLDER       # once before the refactoring, and once after it
-    python benchmarks/golden.py compare OLD NEW    # equal plans; weights and numbers within 1e-6
+    python benchmarks/golden.py compare OLD NEW    # equal plans; all else within 1e-6
 
-A plan says which heads and neurons of a model stay. The numbers are the perplexities of the dense
-and the pruned model. The script starts the runs through flap's command line, so that it also works
-if the code inside flap has changed. All runs use one thread. Compare only runs that were made on
-the same machine.
+A plan says which heads and neurons of a model stay. The measured numbers are the perplexity and the
+bits per byte of the dense and the pruned model. The script starts the runs through flap's command
+line, so that it also works if the code inside flap has changed. All runs use one thread. Compare
+only runs that were made on the same machine.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def write(folder: Path) -> None:
 
 
 def row(run_dir: Path) -> str:
-    """Return a line with digests of the plan and of the weights, and the pruned model's numbers."""
+    """Return a line with digests of the plan and the weights, and the pruned model's results."""
     numbers = json.loads((run_dir / "report.json").read_text())["evaluation"]["pruned"]
     return f"plan {plan_digest(run_dir)} weights {weights_digest(run_dir)} {numbers}"
 
@@ -146,8 +146,8 @@ def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
 def compare(old: Path, new: Path) -> bool:
     """Print by how much each run differs between two folders, and return whether all runs agree.
 
-    Two runs agree if their plans are equal, and their weights and numbers differ by at most
-    TOLERANCE.
+    Two runs agree if their plans are equal, and their weights and measured numbers differ by at
+    most TOLERANCE.
     """
     same = True
     for name in cells(old / "mixture"):

@@ -82,7 +82,7 @@ PROBE_LAYERS = 2
 # for each token as a bare forward pass: the search has few windows, so the GPU often waits for the
 # host.
 SLOWER = 4
-MISSING = ("not_begun", "stopped", "failed")  # reasons why a step has no numbers
+MISSING = ("not_begun", "stopped", "failed")  # reasons why a step has no results
 COLUMNS = ("step", "seconds", "of them", "peak GPU, GB", "peak host, GB", "")
 
 
@@ -107,7 +107,7 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 class StepTable:
-    """The table of all steps with their numbers.
+    """The table of all steps with their times and peak memory.
 
     When a step ends, its row is printed, and the JSON file `output` is written again.
     """
@@ -121,11 +121,11 @@ class StepTable:
         print("|" + "---|" * len(COLUMNS), flush=True)
 
     def step(self, name: str, work: Callable[[], Figures], needs: float = 0.0) -> Figures:
-        """Run a step if enough time is left before the deadline, and return its numbers.
+        """Run a step if enough time is left before the deadline, and return its results.
 
-        work: a function that does the step and returns its numbers.
-        needs: the expected time of the step in seconds. If the time could not be estimated, it is
-            infinite, and the step does not run.
+        work: a function that does the step and returns its results, such as seconds and peak bytes.
+        needs: the expected time of the step in seconds. If this time could not be estimated,
+            `needs` is infinite, and the step does not run.
         """
         left = max(0.0, self.deadline - time.time())
         self.steps[name] = figures = (
@@ -319,14 +319,15 @@ def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfi
     The estimate is a sum of two times. The first is the time of the least-squares fits: the time of
     `probe` (flap_plus on PROBE_LAYERS layers), multiplied by `num_layers` / PROBE_LAYERS. The
     second is the time of the search's trials. In a trial, the windows also pass through all layers
-    behind the pruned layer. The time of these passes is estimated from `passed`, the numbers of a
-    bare forward pass. If the step of `probe` or the step of `passed` has no numbers, the result is
-    infinite.
+    behind the pruned layer. The time of these passes is estimated from `passed`, the results of a
+    bare forward pass. If the step that measures `probe` or the step that measures `passed` was not
+    completed, the estimate is infinite.
     """
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf
     search = config.structure
-    plans = 2 * len(search["levels"])  # trials in each layer: of its attention and its MLP
+    # trials in each layer: one of its attention and one of its MLP for each level
+    plans = 2 * len(search["levels"])
     passes = plans * num_layers / 2 * search["tokens"] / passed["tokens"]
     return float(probe["seconds"] * num_layers / PROBE_LAYERS + SLOWER * passes * passed["seconds"])
 

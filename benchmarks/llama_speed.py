@@ -3,8 +3,8 @@
     python benchmarks/llama_speed.py DENSE.gguf OTHER.gguf ...
 
 The script needs the wheel xllamacpp. In each round, it sends one prompt to each model in turn, so
-that slow moments of a shared machine meet all models. It prints the median speeds on one thread in
-tokens per second, and the medians of the ratios to the first file in the same round.
+that slow moments of a shared machine affect all models alike. It prints the median speeds on one
+thread in tokens per second, and the medians of the ratios to the first file in the same round.
 """
 
 import argparse
@@ -17,8 +17,10 @@ from llama_server import complete, serve
 
 PROMPT = 256  # number of tokens in a prompt
 NEW_TOKENS = 64
-IDS = range(1000, 10_000)  # ids of which prompts consist; a trimmed vocabulary has them, too
-SPEEDS = ("prompt_per_second", "predicted_per_second")  # names in the answers of llama.cpp's server
+# Prompts consist of tokens with these ids, which also exist in a trimmed vocabulary.
+IDS = range(1000, 10_000)
+# llama.cpp's server reports its speeds under these names.
+SPEEDS = ("prompt_per_second", "predicted_per_second")
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
     for number in range(options.rounds + 1):
         prompt = random.Random(number).sample(IDS, PROMPT)
         rounds.append([speeds(server, prompt) for server in servers])
-    del rounds[0]  # the first answers of a server are slower
+    del rounds[0]  # the first round is a warm-up, in which servers are slower
 
     for index, file in enumerate(options.files):
         print(file, *(summary(rounds, index, speed) for speed in SPEEDS), sep="\t")

@@ -2,8 +2,8 @@
 
 The script runs one sweep, `python -m flap -m`, with a cache that contains no statistics. The sweep
 prunes the packaged model in 24 cells: a cell is the run (the Hydra job) of one combination of 3
-metrics, 4 structures and 2 ratios. In these cells, flap measures no numbers and saves no
-checkpoint. The script prints three results:
+metrics, 4 structures and 2 ratios. In these cells, flap evaluates no model and saves no checkpoint.
+The script prints three results:
 
 - the wall-clock time of the sweep, divided by the bare time. The bare time is the time that
   `flap.prune` takes, in the process of this script, to calibrate once and to score, allocate and

@@ -44,7 +44,7 @@ def release(root: Path, version: str, today: date) -> list[str]:
     """Make the release `version` of the checkout `root`, and return its files in dist/.
 
     Raises:
-        ValueError: the version exists already or does not have the form of 0.2.0, the checkout has
+        ValueError: the version exists already or does not have the form 0.2.0, the checkout has
             uncommitted changes, or the changelog has no unreleased changes.
         CalledProcessError: a check has failed. Its output says why.
     """
