@@ -70,7 +70,7 @@ def a_sum(generator: random.Random) -> tuple[str, str]:
 
 
 def long_passages() -> list[str]:
-    """Return passages of BoolQ for evaluation that have at least as many words as are asked for."""
+    """Return passages of BoolQ for evaluation that have at least max(LENGTHS) words."""
     documents, _ = rows("boolq-passages", "boolq", "google/boolq", ["passage"])
     found = []
     for document in documents:

@@ -49,7 +49,7 @@ def prompts(count: int) -> list[tuple[str, str]]:
 
 @torch.no_grad()
 def predictions(model: PreTrainedModel, ids_S: Tensor, start: int) -> Tensor:
-    """Return the vocabulary's log-probabilities at each position that predicts an answer token.
+    """Return the log-probabilities of the next token at the positions that predict answer tokens.
 
     ids_S: a prompt with its answer.
     start: the position of the first token of the answer.
@@ -75,7 +75,7 @@ def answered(model: PreTrainedModel, prompt_S: Tensor, newline: int) -> Tensor:
 def divergence(
     dense: list[Tensor], model: PreTrainedModel, texts: list[tuple[Tensor, int]]
 ) -> list[Tensor]:
-    """Return KL(dense || model) of each token of each answer, in nats; lower is better.
+    """Return KL(dense || model), in nats, for each token of each answer; lower is better.
 
     dense: the dense model's `predictions` for each text.
     texts: prompts with answers, each with the position at which its answer begins.
@@ -85,7 +85,7 @@ def divergence(
 
 
 def main(dense_path: str, pruned_path: str, count: str = "50") -> None:
-    """Print KL for each kind of token, and by which share dense attentions or MLPs reduce it."""
+    """Print KL for each kind of token, and the share by which dense blocks reduce KL."""
     tokenizer = AutoTokenizer.from_pretrained(dense_path)
     dense, pruned = (flap.load(path).bfloat16().eval() for path in (dense_path, pruned_path))
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]

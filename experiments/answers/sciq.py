@@ -29,7 +29,8 @@ from flap.data.named_texts import for_evaluation, rows
 from flap.data.overlap import word_runs
 
 TURNS = 6  # number of documents in a calibration prompt; the last one has no answer
-STOPS = (".", ",")  # an answer in sciq_answers ends at one of these characters
+# In the task sciq_answers, the model's answer ends at the first of these characters.
+STOPS = (".", ",")
 
 
 class Document(NamedTuple):
@@ -46,15 +47,15 @@ class Document(NamedTuple):
 
     @property
     def runs(self) -> set[tuple[str, ...]]:
-        """All sequences of 13 words in this document. Documents that share one of them overlap.
+        """All sequences of 13 words in this document. Documents that share a sequence overlap.
 
-        If the passage, the question or the prompt is shorter, all its words are one sequence.
+        A passage, a question or a prompt with fewer than 13 words is a single sequence.
         """
         return word_runs(self.passage) | word_runs(self.question) | word_runs(self.asked)
 
     @property
     def can_be_answered(self) -> bool:
-        """Whether the right answer has no full stop and no comma, at which an answer would end."""
+        """Whether the right answer has no full stop and no comma, which end a model's answer."""
         return not any(stop in self.answer for stop in STOPS)
 
 
@@ -88,13 +89,13 @@ def evaluation_prompts(chosen: Iterable[Document]) -> list[dict[str, Any]]:
 
 
 def write(path: str, prompts: list[dict[str, Any]]) -> None:
-    """Write prompts as lines of JSON, and print how many they are."""
+    """Write each prompt as a line of JSON, and print the number of prompts."""
     Path(path).write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
     print(f"{path}: {len(prompts)} prompts")
 
 
 def main(calibration: str, held_out: str, contaminated: str) -> None:
-    """Write sciq.jsonl, held_out.jsonl and contaminated.jsonl."""
+    """Write sciq.jsonl, held_out.jsonl and contaminated.jsonl to the three given paths."""
     known = documents()
     for_calibration = [one for one in known if not for_evaluation(one.passage)]
     # Each prompt needs TURNS documents, so the last documents are left out if they do not fill a

@@ -36,16 +36,16 @@ from llama_quantize import quantise
 
 TYPES = {"f16": None, "q8_0": "Q8_0", "q5_1": "Q5_1", "q4_0": "Q4_0"}
 K_QUANTS = {"q6_k": "Q6_K", "q4_k_m": "Q4_K_M"}
-# These numbers of tokens are counted with the dense model's tokenizer.
+# The two constants below are counted in tokens of the dense model's tokenizer.
 SEQ_LEN = 256  # number of tokens in a window
 TOKENS = 16_384  # number of tokens in all windows of a text
 
 
 @torch.no_grad()
 def quantised(weight_OI: Tensor, kind: str) -> int:
-    """Round a matrix to a type in place, and return how many bytes fewer than in f16 it takes.
+    """Round a matrix in place to a GGUF type, and return the bytes that are saved against f16.
 
-    Legend: O outputs · I inputs.
+    Legend: O: output channels, I: input channels.
 
     kind: a key of TYPES. If the length of a row is not a multiple of 32, zeros are added to the row
         before it is rounded. The bytes of these zeros are counted, too.

@@ -22,7 +22,7 @@ DENSE = ("dense", "f16")
 
 
 def against(one: Cell, other: Cell) -> str:
-    """Return by how many per cent the cell `one` needs more bits per byte than the cell `other`.
+    """Return how many per cent more bits per byte the cell `one` needs than the cell `other`.
 
     The number after ± is the standard error, computed from the difference in each window.
     """

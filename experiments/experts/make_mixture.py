@@ -11,8 +11,8 @@ checkpoint to TARGET:
 The script measures the perplexity of SmolLM2, and of the mixture before and after its training, on
 boolq-passages, on sciq-passages and on the text of `--text FILE`.
 
-Legend: N windows · T tokens (of all windows or of one window) · D hidden size · I neurons · E
-    experts · K experts for each token.
+Legend: N: windows, T: tokens (of all windows or of one window), D: hidden size, I: neurons of an
+    MLP, E: experts, K: experts that the router chooses for a token.
 """
 
 import argparse
@@ -40,19 +40,20 @@ from flap.models import CheckpointSource, find_model
 from flap.storage import cache_root
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-TEXTS = ["boolq-passages", "hellaswag-passages"]  # each text gives half of the windows
+TEXTS = ["boolq-passages", "hellaswag-passages"]  # half of the windows come from each text
 EXPERTS = 16
 CHOSEN = 8
 SEQ_LEN = 256
 CLUSTER_TOKENS = 16_384
 ROUTER_TOKENS = 65_536
 HELD_OUT_TOKENS = 8_192
-# The share of an MLP's neurons that counts as active for a token: the neurons that add most to the
-# output of the MLP, measured by |activation of the neuron| · ‖its column of the down projection‖.
+# For each token, this share of an MLP's neurons counts as active: the neurons that add most to the
+# output of the MLP. How much a neuron adds is measured by |activation of the neuron| · ‖column of
+# the neuron in the down projection‖.
 ACTIVE = 0.25
-RIDGE = 1e-2  # ridge parameter in `ridge`, relative to the mean eigenvalue of `square_DD`
-# Factors by which the fitted router is multiplied. For each layer, the script tries all of them,
-# and uses the factor with the smallest `layer_error`.
+RIDGE = 1e-2  # ridge parameter of the router's fit, relative to the mean eigenvalue of `square_DD`
+# Factors by which the weights of the fitted router are multiplied. For each layer, the script tries
+# all factors, and uses the factor with the smallest `layer_error`.
 SHARPNESS = (0.05, 0.2, 0.5, 1.0)
 
 
@@ -62,8 +63,9 @@ class Cut(NamedTuple):
     order_I: Tensor  # the indices of the MLP's neurons, sorted by expert
     error: float  # the result of `layer_error` on held-out tokens
     router_ED: Tensor
-    # Factors of the experts' outputs. Without them, the mixture would be a mean of these outputs,
-    # because a token's router weights add up to 1, whereas the MLP is the sum of the outputs.
+    # Factors by which the experts' outputs are multiplied. The output of the MLP is the sum of the
+    # outputs of all experts. Without these factors, the mixture would compute a weighted mean
+    # instead, because the router's weights for a token add up to 1.
     scale_E: Tensor
 
 
@@ -76,7 +78,8 @@ def main() -> None:
     options = parser.parse_args()
     dense = source_of(SMOLLM2)
     cut = options.target / "cut"
-    # The folder `cut` already exists if this script was killed during the training before.
+    # The folder `cut` already has a checkpoint if an earlier run of this script was killed during
+    # the training.
     if not (cut / "config.json").exists():
         write(assembled(dense.open().model, cuts(dense)), dense, cut)
     report = {
@@ -91,7 +94,7 @@ def main() -> None:
 
 
 def source_of(path: str) -> CheckpointSource:
-    """Return the model `path` (a folder or a hub id) as a source, without loading its weights."""
+    """Return a source that opens the model `path` (a folder or a hub id) when it is needed."""
     return find_model(
         ModelConfig(path, path, dtype="bfloat16"), cache_root(None), trust_remote_code=False
     )
@@ -144,7 +147,7 @@ def mlp_inputs(model: PreTrainedModel, tokens_NT: Tensor) -> Iterator[tuple[nn.M
 def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
     """Divide the neurons of an MLP into experts, and fit the router to the experts.
 
-    draw: the source of random numbers.
+    draw: the generator of random numbers.
     """
     some_T = torch.randperm(ROUTER_TOKENS, generator=draw)[:CLUSTER_TOKENS]
     order_I = clusters(activations(mlp, input_TD[some_T]), mlp.down_proj.weight, draw).argsort(

@@ -66,10 +66,11 @@ def main(sweeps: list[Path]) -> None:
 
 
 def in_nats(name: str, value_N: Tensor) -> Tensor:
-    """Return the values of all windows in nats per token. Values of perplexities become losses.
+    """Return the values of all windows in nats per token. Perplexities are converted to losses.
 
-    name: the name of the measured values. For a perplexity p, flap has stored p · (1 + loss - mean
-        loss) for each window, from which this function computes the loss.
+    name: the name of the measured quantity, which contains "perplexity" for perplexities. For a
+        perplexity p, flap has stored p · (1 + loss - mean loss) for each window, from which this
+        function computes the loss.
     """
     if "perplexity" not in name:
         return value_N
@@ -77,7 +78,7 @@ def in_nats(name: str, value_N: Tensor) -> Tensor:
 
 
 def stacked(seeds: Seeds, name: str) -> Tensor:
-    """Return the values of a measured number as value_SN, for S seeds and N windows."""
+    """Return the values of a measured quantity as value_SN, for S seeds and N windows."""
     return torch.stack([seeds[seed][name] for seed in sorted(seeds)])
 
 
@@ -87,7 +88,7 @@ def value(name: str, nats_SN: Tensor) -> str:
 
 
 def difference(of_cell: Seeds, of_baseline: Seeds, name: str) -> str:
-    """Return "mean ± error" of `of_cell` - `of_baseline`, over the seeds that both have."""
+    """Return "mean ± error" of `of_cell` - `of_baseline`, over the seeds of both."""
     seeds = sorted(of_cell.keys() & of_baseline.keys())
     difference_SN = torch.stack([of_cell[seed][name] - of_baseline[seed][name] for seed in seeds])
     of_windows, of_seeds = (standard_error(difference_SN.mean(dim=axis)) for axis in (0, 1))

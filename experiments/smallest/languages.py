@@ -1,4 +1,4 @@
-"""Write the questions and the words of experiments/smallest in other languages than English.
+"""Write the questions and the lists of words in Spanish and Russian for experiments/smallest.
 
     pip install babel wordfreq
     python experiments/smallest/languages.py FOLDER
@@ -44,7 +44,7 @@ def questions(language: str, code: str) -> list[dict[str, str]]:
     other = Locale.parse(code).territories
     documents = []
     for territory, name in sorted(english.items()):
-        is_country = len(territory) == 2  # other codes are those of continents and regions
+        is_country = len(territory) == 2  # longer codes stand for continents and regions
         if is_country and territory in other and other[territory] != name:
             prompt = f"Question: What is the name of {name} in {language}?\nAnswer:"
             documents.append({"prompt": prompt, "answer": other[territory]})

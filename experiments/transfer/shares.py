@@ -50,8 +50,8 @@ def losses(run: Path, which: str) -> dict[str, Losses]:
 def share(dense: Losses, baseline: Losses, method: Losses) -> tuple[float, float]:
     """Return the loss of `method` divided by the loss of `baseline`, and the standard error.
 
-    Both losses are means over windows of the difference from `dense`. The standard error of the
-    quotient is over windows, by the delta method.
+    Each loss is the mean over windows of the difference from `dense`. The standard error of the
+    quotient over windows is computed by the delta method.
     """
     lost = [b - d for d, b in zip(dense, baseline, strict=True)]
     left = [m - d for d, m in zip(dense, method, strict=True)]
