@@ -1,7 +1,7 @@
-"""A run: its inputs, its stages, and its report.
+"""The code of a single run: its inputs, its stages, and its report.
 
 All inputs except the weights are created and checked before any weights are read.
 
-This file imports nothing, because Python also runs it when the command line imports
-`flap.runs.sweeps`, and the command line should not have to wait until torch is imported.
+This file imports nothing, because Python also runs this file when the command line imports
+`flap.runs.sweeps`, and the command line should not have to wait for the import of torch.
 """

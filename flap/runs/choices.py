@@ -1,4 +1,4 @@
-"""Make objects of a config's choices, check that they can be combined, and compute the budget.
+"""Instantiate the choices of a config, check that they can be combined, and compute the budget.
 
 A choice is the chosen option of a config group, such as WIFV for the group `metric`. The budget is
 the number of parameters to remove. A unit is a KV head with its query heads, an MLP neuron or an
@@ -55,29 +55,33 @@ class Selection(NamedTuple):
 class Choices:
     """The choices of a config.
 
-    For most config groups, a field holds an object of the chosen class. The sections `calibration`
-    and `target` stay config dataclasses.
+    For most config groups, a field holds an instance of the chosen class. The fields `calibration`
+    and `target` hold the dataclasses of the config sections with these names.
     """
 
-    # the metric and the structure; None if `plan=` gives the units that stay
+    # the metric and the structure; None if the option `plan` names a plan
     selection: Selection | None
-    given: GivenPlan | None  # the plan that `plan=` names; None if scores select the units
+    # the plan that the option `plan` names; None if the units are selected by their scores
+    given: GivenPlan | None
     compensation: Compensation
-    evaluators: Mapping[str, Evaluator]  # keys: names in the section `eval`
+    evaluators: Mapping[str, Evaluator]  # the keys are the names in the config section `eval`
     calibration: CalibrationConfig
     seed: int
-    ratio: float  # the share of the prunable parameters to remove; 0 with a target or a plan
+    # the share of the prunable parameters to remove; 0 if the config has a target or a plan
+    ratio: float
     target: TargetConfig
-    # whether the weights of removed units become zero, instead of the matrices becoming smaller
+    # If true, the weights of removed units are set to zero. If false, the rows and columns of
+    # removed units are cut out of the matrices.
     mask_only: bool
-    recovery: Recovery | None = None  # training after compression; None if there is none
-    vocabulary: Trim | None = None  # selects the tokens that stay; None if all tokens stay
+    recovery: Recovery | None = None  # the training after compression; None for no training
+    # selects the tokens that stay in the vocabulary; None if all tokens stay
+    vocabulary: Trim | None = None
 
     @cached_property
     def code(self) -> dict[str, str]:
-        """A cache key with a digest of the user's code for metric, structure and compensation.
+        """A part of cache keys: a digest of user code for metric, structure and compensation.
 
-        The key is empty if all three classes belong to flap. The digest covers the files that
+        The dict is empty if all three classes belong to flap. The digest covers the files that
         define the classes and their base classes, but no files that these files import. The files
         are read once, when a run begins. A class without a file, such as a class in a notebook,
         gets a random digest, so that no other run has the same key.
@@ -102,21 +106,24 @@ class Choices:
 
     @property
     def search(self) -> Search | None:
-        """The structure if the config has structure=search; else None."""
+        """The structure, if it is a search (structure=search); else None."""
         if self.selection is None or not isinstance(self.selection.structure, Search):
             return None
         return self.selection.structure
 
     @property
     def in_sequence(self) -> bool:
-        """Whether each layer is pruned before the next layer is calibrated, as in Wanda-sp."""
+        """Whether each layer is pruned before statistics of the next layer are collected.
+
+        The method Wanda-sp prunes in this way.
+        """
         return self.calibration.propagate == "pruned" and self.need_windows
 
     def keep_everything(self, budget: Budget) -> bool:
         """Return whether all units stay, so that no unit has to be scored.
 
-        Return False with a given plan. Also return False if an option of the structure, such as
-        `round_to`, may remove units to round the widths of layers, even if the ratio is 0.
+        Return False if the config names a plan. Also return False if an option of the structure,
+        such as `round_to`, may remove units to round the widths of layers, even if the ratio is 0.
         """
         if self.selection is None or budget.to_remove:
             return False
@@ -125,14 +132,17 @@ class Choices:
 
     @property
     def need_windows(self) -> bool:
-        """Whether a choice needs calibration windows, for statistics, a search or training."""
+        """Whether calibration windows are needed, for statistics, a search or training."""
         trained = self.recovery is not None and self.recovery.use == "calibration"
         needed = any(reader.needs_statistics for reader in self._readers)
         return trained or self.search is not None or needed
 
     @property
     def need_covariance(self) -> bool:
-        """Whether the metric or compensation needs covariances of inputs of output projections."""
+        """Whether the metric or the compensation needs covariances.
+
+        These are the covariances of the inputs of each output projection.
+        """
         return any(reader.needs_covariance for reader in self._readers)
 
     @property
@@ -144,15 +154,15 @@ class Choices:
     def read_plain_statistics(self) -> bool:
         """Whether statistics without covariances are collected in all layers before pruning begins.
 
-        They are collected if the metric or the compensation needs statistics but no covariances,
-        unless each layer is pruned before the next layer is calibrated (`in_sequence`).
+        These statistics are collected if the metric or the compensation needs statistics but no
+        covariances, unless `in_sequence` is true.
         """
         plain = [one for one in self._readers if not one.needs_covariance]
         return not self.in_sequence and any(reader.needs_statistics for reader in plain)
 
     @property
     def _readers(self) -> list[Metric | Compensation]:
-        """Choices that may need statistics: the compensation and, if there is one, the metric."""
+        """The choices that may need statistics: the compensation, and the metric without a plan."""
         if self.selection is None:
             return [self.compensation]
         return [self.selection.metric, self.compensation]
@@ -198,7 +208,7 @@ def choose(config: FlapConfig) -> Choices:
 
 
 def _recovery(chosen: Any, calibration: CalibrationConfig) -> Recovery | None:
-    """Return the training after compression; None if `recover` is not set.
+    """Instantiate the training after compression; return None if `recover` is not set.
 
     With recover=reconstruct, the model is trained on the calibration windows.
     """
@@ -211,7 +221,6 @@ def _recovery(chosen: Any, calibration: CalibrationConfig) -> Recovery | None:
 
 
 def _check_together(choices: Choices) -> None:
-    """Check that the choices can be combined."""
     if choices.mask_only:
         training = getattr(choices.recovery, "name", "")
         allowed = f"false with recover={training}, because training would change the masked units"
@@ -252,7 +261,6 @@ def _check_together(choices: Choices) -> None:
 
 
 def _check_selection(metric: Metric, structure: Structure) -> None:
-    """Check that a metric and a structure can be combined."""
     if structure.ranks_errors:
         scale = getattr(structure, "scale", "")
         allowed = (
@@ -280,7 +288,7 @@ def _source(module: str) -> str:
 def check_budget(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> Budget:
     """Check that the choices fit the model, and return the number of parameters to remove.
 
-    Parameters are counted from the shapes of the tensors.
+    Parameters are counted from the shapes of the tensors, without reading weights.
 
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model.
@@ -312,7 +320,7 @@ def check_budget(adapter: ModelAdapter, choices: Choices, model: ModelSource) ->
 
 
 def bounds(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> tuple[Bound, ...]:
-    """Return the upper bounds that the targets of a run set on the size of the pruned model.
+    """Return the upper bounds that the config section `target` sets on the pruned model's size.
 
     Raises:
         ValueError: the bytes of the weights or of the KV cache cannot be counted for this model.
@@ -327,7 +335,7 @@ def bounds(adapter: ModelAdapter, choices: Choices, model: ModelSource) -> tuple
 
 
 def _check_types(adapter: ModelAdapter, target: TargetConfig) -> None:
-    """Check that all weights have the same dtype if a target limits their bytes.
+    """Check that all weights have the same dtype if a target limits the bytes of the weights.
 
     Small weights that transformers always keeps in float32 are not checked.
     """

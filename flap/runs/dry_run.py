@@ -1,6 +1,6 @@
 """Estimate the memory, disk space and time of a run from its config, without reading weights.
 
-A run is refused if it clearly needs more memory or disk space than is free. The placement of a
+A run is refused if its estimate is clearly above the free memory or disk space. The placement of a
 model (`model.placement`) says whether the weights are on one device, are spread over devices, or
 are read layer by layer ("stream").
 """
@@ -35,16 +35,16 @@ MARGIN = 1.5
 # Host memory of a process that has imported torch, transformers and flap, and has loaded a
 # tokenizer and a text.
 PROCESS_BYTES = 720_000_000
-# While a layer runs, memory contains for each token HIDDEN_COPIES vectors of the hidden size, and
-# WIDE_COPIES vectors of the largest width of the layer.
+# While a layer runs, its activations take as much memory per token as HIDDEN_COPIES hidden states
+# and WIDE_COPIES inputs of the widest output projection.
 HIDDEN_COPIES = 5
 WIDE_COPIES = 3
-# For a backward pass, each layer stores for each token KEPT_HIDDEN vectors of the hidden size, and
-# KEPT_WIDE vectors of the largest width of the layer.
+# For a backward pass, each layer stores as much per token as KEPT_HIDDEN hidden states and
+# KEPT_WIDE inputs of its widest output projection.
 KEPT_HIDDEN = 14
 KEPT_WIDE = 4
-# Number of tensors of the size of the logits in a backward pass: the logits in float32, the
-# log-probabilities, and the gradients of these two.
+# A backward pass stores this many float32 tensors of the shape of the logits: the logits, the
+# log-probabilities, and a gradient for each of these two tensors.
 LOGITS_COPIES = 4
 HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device        host  cache disk"
 
@@ -53,16 +53,19 @@ HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device     
 class Needs:
     """The peak memory and disk space of a run in bytes, for one `model.placement`."""
 
-    # Weights that are on the device at the same time. These are all weights. With
-    # model.placement=stream, they are those of the largest layer, or the weights outside the
-    # layers, whichever take more memory.
+    # The weights that are on the device at the same time. With model.placement=stream, these are
+    # either the weights of the largest layer or all weights outside the layers, whichever take
+    # more memory. With any other placement, these are all weights.
     weights: float
-    states: float  # stored hidden states of the calibration windows and of a search's trials
-    statistics: float  # calibration statistics of one layer, and matrices for computing with them
+    # stored hidden states of the calibration windows, and of the trial prunings of a search
+    states: float
+    # the calibration statistics of one layer, and the matrices that are computed from them
+    statistics: float
     device: float  # memory of the device that runs the layers
     host: float  # memory of the host; includes `device` if the device is cpu or mps
     disk: float  # disk space that the run needs below cache_dir
-    mapped: float  # the part of `host` in memory-mapped files; the system can free it
+    # the part of `host` that is in memory-mapped files, which the operating system can drop
+    mapped: float
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class DryRun:
 
     choices: Choices
     source: ModelSource
-    adapter: ModelAdapter  # the adapter of the model on the meta device
+    adapter: ModelAdapter  # gives access to the layers of the model, which is on the meta device
     budget: Budget
     cache: Cache
     processes: int = 1
@@ -83,12 +86,15 @@ class DryRun:
 
     @property
     def removed(self) -> float:
-        """The number of parameters that pruning removes; 0 if weights are only masked."""
+        """The number of parameters that pruning removes; 0 if weights are only set to zero."""
         return 0.0 if self.choices.mask_only else self.budget.ratio * self.budget.total
 
     @property
     def passes(self) -> int:
-        """How many times pruning goes through all layers (`weight_passes` in the report)."""
+        """The number of times that pruning runs all layers, or reads the weights of all layers.
+
+        The report contains this number as `weight_passes`.
+        """
         if self.choices.keep_everything(self.budget):
             return 0
         if self.choices.in_sequence:
@@ -99,7 +105,7 @@ class DryRun:
 
     @property
     def tokens(self) -> int:
-        """The number of calibration tokens of one process; 0 if no choice needs calibration."""
+        """The number of calibration tokens of one process; 0 if no calibration is needed."""
         calibration = self.choices.calibration
         windows = calibration.num_samples if self.choices.need_windows else 0
         return math.ceil(windows * calibration.seq_len / self.processes)
@@ -149,11 +155,12 @@ class DryRun:
         return Needs(weights, states, statistics, device, host, disk, mapped)
 
     def _statistics(self, layer: int) -> float:
-        """Return the bytes of a layer's statistics, and of the matrices for computing with them.
+        """Return the bytes of a layer's statistics, and of the matrices computed from them.
 
-        If a choice needs covariances, the statistics of a block (attention or MLP) are two
-        covariance matrices, which are factorised. Otherwise the statistics are means and variances,
-        and the matrices for computing take 8 bytes per weight of the block's output projection.
+        A block is the attention or the MLP of the layer. If the metric or the compensation needs
+        covariances, the statistics of a block are two covariance matrices, which are factorised.
+        Otherwise the statistics are means and variances, and the matrices computed from them take
+        8 bytes for each weight of the block's output projection.
         """
         sets = 0.0
         factors = []
@@ -170,8 +177,8 @@ class DryRun:
     def _states(self, streams: bool) -> float:
         """Return the bytes of all hidden states that are stored while a layer runs.
 
-        For the dense model, and for each trial pruning of a search, 2 · tokens · hidden size values
-        are stored: the inputs and the outputs of the layer.
+        The inputs and the outputs of the layer are stored, which are 2 · tokens · hidden size
+        values for the dense model, and as many for each trial pruning of a search.
         """
         tokens = self.tokens if streams or self.choices.need_covariance else 0
         search = self.choices.search
@@ -193,9 +200,9 @@ class DryRun:
     def _gradients(self) -> float:
         """Return the bytes that a backward pass takes in addition to the weights.
 
-        A backward pass stores the activations of one batch in all layers. It also stores the
-        gradient of the largest parameter, two float32 tensors that are computed from this gradient,
-        and the logits of a chunk of positions with their gradients.
+        A backward pass stores the activations of one batch in all layers. In addition, memory holds
+        the gradient of the largest parameter, two float32 tensors that are computed from this
+        gradient, and the logits of a chunk of positions with the gradients of these logits.
         """
         itemsize = self.source.dtype.itemsize
         values = 0
@@ -218,8 +225,8 @@ class DryRun:
     def check(self, left: int = 0) -> None:
         """Refuse the run if the free memory or disk space is clearly too small.
 
-        left: bytes of the files below cache_dir that an earlier, interrupted start of the run has
-            left. These files are used again, so they need no additional space.
+        left: bytes of the files below cache_dir that remain from an earlier invocation of the run
+            that was interrupted. These files are used again, so they need no additional space.
 
         Raises:
             ValueError: memory or disk space is clearly too small. The message says how much the run
@@ -247,7 +254,7 @@ class DryRun:
         _check("cache_dir", needs.disk, disk + left, "on its disk", advice)
 
     def lines(self) -> Iterator[str]:
-        """Yield lines with the number of parameters and of forward passes, and a table of sizes.
+        """Yield lines with the numbers of parameters and of forward passes, and then a table.
 
         The table shows the memory and disk space that the run needs with each `model.placement`.
         """
@@ -297,7 +304,7 @@ def dry_run(config: FlapConfig) -> DryRun:
 
     If the model has a tokenizer, the prompts that the model will answer are read, to check that
     they fit into the context of the model. With vocabulary=trim, all texts of the run are read,
-    because they include the text whose tokens are counted.
+    because token counts in these texts decide how many tokens stay.
 
     Raises:
         ValueError: the config has an error that can be found without weights. The message names the
@@ -318,7 +325,7 @@ def dry_run(config: FlapConfig) -> DryRun:
 def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
     """Return the free bytes in device memory, in host memory, and on the disk with the cache.
 
-    Without a GPU, the memory of the device is the memory of the host.
+    If CUDA is not available, the host's memory counts as the memory of a CUDA device.
     """
     if device.type == "cuda" and not torch.cuda.is_available():
         device = torch.device("cpu")

@@ -1,6 +1,7 @@
-"""Check whether a run may use its folder, and find the folder of an earlier start of the run.
+"""Check whether a run may use its folder, and find the folder of an earlier invocation.
 
-A run has an earlier start if its command was run before, for example until an interruption.
+`python -m flap` may be invoked several times for the same run, for example again after an
+interruption. In a sweep, an earlier invocation may have used another folder.
 """
 
 import glob
@@ -22,11 +23,11 @@ def check_home(run: Run) -> None:
     """Check that the run's folder does not hold a finished run of another config.
 
     It is no error if the finished run has the same config but other inputs, for example because a
-    text was edited since. Then a log line says that the run is repeated.
+    text was edited since then. In this case, a log line says that the run is repeated.
 
     Raises:
-        ValueError: the folder holds a finished run of another config, or its report cannot be read
-            by this version of flap.
+        ValueError: the folder holds a finished run of another config, or this version of flap
+            cannot read the report of the finished run.
     """
     folder = run.run_dir
     if folder is None or read_state(folder) != "finished":
@@ -54,7 +55,7 @@ def check_home(run: Run) -> None:
 
 
 def earlier_start(run: Run) -> Path | None:
-    """Return the folder in which an earlier start of the run has stored its pruned model.
+    """Return the folder in which an earlier invocation of the run has stored the pruned model.
 
     The function searches the run's folder, and the folders of the same sweep whose names end with
     the name of the run. It returns None if none of these folders has the pruned model of this run.

@@ -12,13 +12,13 @@ from flap.config import FlapConfig
 def check_inputs_stay(config: FlapConfig, target: Path) -> None:
     """Check that no file or folder that the config names lies in the folder of the checkpoint.
 
-    Saving a checkpoint replaces its whole folder. So a file in this folder would be deleted, even
-    if the config names a symbolic link in another folder that leads to the file. A link in this
-    folder would be deleted, even if it leads to a file in another folder.
+    Saving a checkpoint replaces the whole folder of the checkpoint, so files in this folder may be
+    deleted. A symbolic link that the config names must not lie in this folder, and must not lead to
+    a file or folder in it.
 
     Raises:
-        ValueError: a file or folder would be deleted. The message names the config field that
-            contains the path of this file or folder.
+        ValueError: a file or folder that the config names might be deleted. The message names the
+            config field that contains the path of this file or folder.
     """
     # os.path.realpath accepts a link that leads to itself, for which Path.resolve fails
     folder = Path(os.path.realpath(target))
@@ -35,12 +35,12 @@ def check_inputs_stay(config: FlapConfig, target: Path) -> None:
 
 
 def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
-    """Yield the field and the value of each string in a config. Any string may be a path."""
+    """Yield the field and the value of every string in a config, as any string may be a path."""
     if isinstance(value, str):
         yield field, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if field.endswith("dataset"):  # in a mixture of texts, the keys may be paths of texts
+            if field.endswith("dataset"):  # a mixture of texts is a dict, whose keys may be paths
                 yield field, str(key)
             inner = f"{field}.{key}" if field else str(key)
             if inner != "checkpoint":
@@ -51,7 +51,7 @@ def _names(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _places(path: Path) -> Iterator[Path]:
-    """Yield the absolute path, and if the path is a link, each path to which the link leads."""
+    """Yield the absolute path; for a symbolic link, also each path in its chain of links."""
     place = path.parent.resolve() / path.name
     yield place
     while place.is_symlink():

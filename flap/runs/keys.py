@@ -1,4 +1,4 @@
-"""The keys under which the results of the stages of a run are stored.
+"""The keys under which a run stores the results of its stages.
 
 A stage is a part of a run, such as calibration or scoring. A key contains everything that changes
 the result of a stage, and nothing else.
@@ -35,7 +35,7 @@ DECIDING = (  # the sections and keys of the config that determine the compresse
 def windows(run: Run) -> Key:
     """Return the cache key of the calibration windows and of the kind of units that are scored.
 
-    In a mixture of experts, the scored units are either neurons or whole experts.
+    In a mixture of experts, either neurons or whole experts are scored.
     """
     key: Key = {}
     if run.choices.experts:
@@ -46,9 +46,9 @@ def windows(run: Run) -> Key:
 
 
 def processes() -> Key:
-    """Return the number of processes as a cache key; empty for one process.
+    """Return a cache key with the number of processes; an empty key if there is only one process.
 
-    The number of processes changes how sums are rounded.
+    The number of processes matters because it changes how sums are rounded.
     """
     if ranks.size() == 1:
         return {}
@@ -61,7 +61,7 @@ def dense(run: Run) -> Key:
 
 
 def on_device(run: Run) -> Key:
-    """Return the cache key of results of the dense model that depend on the type of device."""
+    """Return the cache key of results that depend on the dense model and on the type of device."""
     return {**run.source.fingerprint, "device": run.source.device.type}
 
 
@@ -76,10 +76,10 @@ def statistics(run: Run) -> Key:
 def scores(run: Run) -> Key | None:
     """Return the cache key of the scores, which do not depend on the ratio.
 
-    For a search, the key also contains the compensation and the options of its trial prunings.
+    For a search, the key also contains the compensation and the options of the trial prunings.
 
-    Return None if the scores are not stored: with a given plan, or if the scores are computed from
-    statistics without covariances, which is fast.
+    Return None if the scores are not stored. This is so if the config names a plan, and if the
+    scores are computed from statistics without covariances, which is fast.
     """
     search = run.choices.search
     selection = run.choices.selection
@@ -94,14 +94,17 @@ def scores(run: Run) -> Key | None:
 
 
 def counted_texts(run: Run) -> Key:
-    """Return the key of the texts whose tokens `vocabulary=trim` counts; empty without trimming."""
+    """Return the key of the texts in which vocabulary=trim counts tokens.
+
+    The key is empty if the vocabulary is not trimmed.
+    """
     if run.choices.vocabulary is None:
         return {}
     return {"counted_texts": [text.sha256 for text in counted_in(run.texts).existing]}
 
 
 def recovery(run: Run) -> Key:
-    """Return the key of the training after compression; empty if the model is not trained."""
+    """Return the key of the training after compression; an empty key if there is no training."""
     training = run.choices.recovery
     if training is None:
         return {}
@@ -115,8 +118,8 @@ def recovery(run: Run) -> Key:
 def compressed(run: Run, plan: PruningPlan) -> Key:
     """Return the key of a compressed model.
 
-    The key contains the dense model, the plan, the compensation with its calibration windows, and
-    whether removed units are only masked.
+    Among other things, the key contains the dense model, the plan, the compensation, the
+    calibration windows, and whether the weights of removed units are only set to zero.
     """
     options = run.described
     return {
@@ -132,12 +135,15 @@ def compressed(run: Run, plan: PruningPlan) -> Key:
 
 
 def pruned(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of the final pruned model, which may be trained after compression."""
+    """Return the key of the final pruned model, which may have been trained after compression."""
     return compressed(run, plan) | recovery(run)
 
 
 def timed(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of times measured on a pruned model, with the device and number of threads."""
+    """Return the key of times that are measured on a pruned model.
+
+    The key contains the name of the device and the number of CPU threads.
+    """
     device = {"device": device_name(run.source.device), "threads": torch.get_num_threads()}
     return pruned(run, plan) | device
 
@@ -145,8 +151,8 @@ def timed(run: Run, plan: PruningPlan) -> Key:
 def inputs(run: Run) -> dict[str, str]:
     """Return a digest of each input that changes the pruned model, except the config.
 
-    These inputs are the weights, the texts, the user's own code, and the plan, if the user gives
-    one.
+    These inputs are the weights, the texts, the user's own code, and the plan, if the config names
+    a plan.
     """
     found = {"model": run.source.fingerprint, "vocabulary": counted_texts(run), **recovery(run)}
     if "calibration" in run.texts:
@@ -159,7 +165,7 @@ def inputs(run: Run) -> dict[str, str]:
 def of_the_run(run: Run) -> Key:
     """Return the key under which a run stores its pruned model.
 
-    The key contains the inputs of the run, and the part of the config that changes the result.
+    The key contains the inputs of the run, and those options that change the pruned model.
     """
     options = flat(run.described)
     saved = {"save": run.config.checkpoint.save, "dir": run.config.checkpoint.dir}

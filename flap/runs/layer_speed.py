@@ -2,9 +2,9 @@
 
 The layers get random weights, so no file with weights is read.
 
-Legend: N windows · T tokens of a window, or of the whole batch in tensors without N · P positions ·
-D hidden size · I input channels of the output projection of an MLP · U units · C channels of a unit
-· S rows and J columns of a strip of a covariance (see `Symmetric`).
+Legend: N: windows, T: tokens of a window (in tensors without N: tokens of the whole batch),
+P: positions, D: hidden size, I: input channels of the output projection of an MLP, U: units,
+C: channels of a unit, S: rows and J: columns of a strip of a covariance (see `Symmetric`).
 """
 
 import time
@@ -25,7 +25,7 @@ from flap.runtime.agenda import Speed
 # Maximum number of tokens in a timed batch, unless a single window has more tokens. This number is
 # so small that timing takes only seconds even for a layer of 1 GB.
 TOKENS = 512
-ROWS = 16  # number of sequences, of one token each, in the batch that times text generation
+ROWS = 16  # text generation is timed with a batch of this many sequences of one token
 ENOUGH = 0.3  # a measurement is repeated until all repetitions together take this many seconds
 MOST_CHANNELS = 4096  # the covariance that is timed has at most this many channels
 
@@ -34,8 +34,8 @@ class LayerSpeed(NamedTuple):
     """The speed of a model on a device."""
 
     layers: float  # seconds per token in all decoder layers
-    head: float  # seconds per position in the LM head and its softmax
-    written: float  # seconds per generated token
+    head: float  # seconds per position in the LM head and the softmax of the logits
+    written: float  # seconds per generated token, in all decoder layers and in the LM head
     product: float  # seconds per multiply-accumulate of a covariance, in float32
 
     @property
@@ -45,7 +45,7 @@ class LayerSpeed(NamedTuple):
 
 
 def why_not_measured(device: torch.device) -> str:
-    """Return the reason why layers cannot be timed on a device; "" if they can be timed."""
+    """Return the reason why layers cannot be timed on a device; "" if timing is possible."""
     is_there = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -87,7 +87,7 @@ def _without_weights(source: ModelSource) -> ModelAdapter:
 
 
 def _shapes(adapter: ModelAdapter) -> dict[int, int]:
-    """Return how many layers have each shape, by the index of the first layer of this shape."""
+    """Return a dict from the first layer of each shape to the number of layers of this shape."""
     first: dict[tuple[tuple[str, torch.Size], ...], int] = {}
     counts: dict[int, int] = {}
     for index, layer in enumerate(adapter.layers):
@@ -98,7 +98,6 @@ def _shapes(adapter: ModelAdapter) -> dict[int, int]:
 
 
 def _layer_seconds(adapter: ModelAdapter, index: int, windows: int, seq_len: int) -> float:
-    """Return the seconds that a layer takes for a batch of windows."""
     device = next(adapter.layers[index].parameters()).device
     tokens_NT = torch.ones(windows, seq_len, dtype=torch.long, device=device)
     hidden_NTD, calls = enter(adapter, tokens_NT)
@@ -114,7 +113,7 @@ def _log_probabilities(adapter: ModelAdapter, positions: int) -> None:
 
 
 def _product_seconds(adapter: ModelAdapter, tokens: int) -> float:
-    """Return the seconds per multiply-accumulate of a covariance."""
+    """Return the seconds that a multiply-accumulate takes when a covariance is computed."""
     device = adapter.model.get_input_embeddings().weight.device
     channels = min(adapter.mlp(0).columns_UC.numel(), MOST_CHANNELS)
     inputs_TI = torch.rand(tokens, channels, device=device)
@@ -124,7 +123,7 @@ def _product_seconds(adapter: ModelAdapter, tokens: int) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the mean seconds of a call of `work`; the first call is not counted."""
+    """Return the mean time of a call of `work` in seconds, without the first call."""
     _timed(work, device)
     times: list[float] = []
     while sum(times) < ENOUGH:

@@ -1,8 +1,9 @@
 """The stages that measure the dense model, the pruned model, and the two models side by side.
 
 A task is a measurement, such as the accuracy on boolq. The agenda is the list of tasks to be done.
-A run that is started again, for example after an interruption, uses the numbers of its earlier
-start.
+The results of a task are stored as soon as the task ends. `python -m flap` may be invoked several
+times for the same run, for example again after an interruption. A later invocation reads the stored
+results of an earlier invocation, and does not repeat these tasks.
 """
 
 import logging
@@ -26,20 +27,20 @@ from flap.storage import VERSION, Key, Store, WorkFolder, digest
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# what `Task.reference` returns for the dense model, such as its predictions; the keys are the names
-# of the tasks
+# what `Task.reference` returns for the dense model, such as the predictions of this model; the keys
+# are the names of the tasks
 References = dict[str, Any]
 
 
 def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> References:
     """Measure the dense model, and return its predictions for tasks that compare two models.
 
-    The numbers of the dense model are stored in the cache. Other runs with the same model and tasks
-    read them from the cache.
+    The results of the dense model, such as perplexities and accuracies, are stored in the cache.
+    Other runs with the same model and tasks read these results from the cache.
 
-    plan: the plan, if an earlier start of the run has made the pruned model; else None. With a
-        plan, predictions are computed only for tasks that have not been measured on the pruned
-        model yet.
+    plan: the plan of the pruned model, if an earlier invocation of the run has made this model;
+        else None. With a plan, predictions are computed only for tasks that have not been measured
+        on the pruned model yet.
     """
     run.agenda.plan(_to_measure(run, plan))
     subject = Subject(dense)
@@ -97,10 +98,10 @@ class DenseAgain:
 
 
 def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan) -> None:
-    """Measure the dense and the pruned model side by side. The first task loads the two models.
+    """Measure the dense and the pruned model side by side.
 
-    Only rank 0 runs the tasks that measure both models, because processes that measure times
-    simultaneously would slow each other down.
+    Both models are loaded when the first task needs them. Only rank 0 runs these tasks, because
+    processes that measure times simultaneously would slow each other down.
     """
 
     @cache
@@ -124,9 +125,9 @@ def measure_both(run: Run, dense: DenseAgain, pruned: Opened, plan: PruningPlan)
 
 
 def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed: str) -> None:
-    """Measure tasks, and log a warning that names the tasks that need more memory than is free.
+    """Measure tasks, and log a warning with the names of tasks that need more memory than is free.
 
-    needed: a phrase for the warning that says which models must fit into memory.
+    needed: a phrase of the warning, which says what must fit into memory.
     """
     left_out = []
     for task in tasks:
@@ -140,7 +141,7 @@ def _measure_each(tasks: Iterable[Task], measure: Callable[[Task], None], needed
 
 
 def _title(task: Task, model: str) -> str:
-    """Return the name by which progress lines show a task.
+    """Return the name of a task in the progress lines of the log.
 
     model: the measured model, such as "dense model".
     """
@@ -168,10 +169,10 @@ def _remember(
     work: Callable[[], Measurement],
     *shared: Store[Measurement],
 ) -> None:
-    """Run a task with `work` and store its numbers, unless they are stored already.
+    """Run a task by calling `work` and store the results, unless they are stored already.
 
     key: the cache key of the measured model.
-    shared: stores in addition to the run's results, such as the cache.
+    shared: further stores for the results, such as the cache, in addition to `run.results`.
     """
     stores = [run.results.of(_about(run, task)), *shared]
     run.memory.remember("evaluate", task_key(task, key), work, stores)
@@ -186,16 +187,21 @@ def _folder_of(run: Run, task: Task, key: Key) -> WorkFolder:
 
 
 def task_key(task: Task, key: Key) -> Key:
-    """Return the cache key of the numbers of a task. key: the cache key of the measured model."""
+    """Return the cache key of the results of a task.
+
+    key: the cache key of the measured model.
+    """
     return {"version": VERSION, "task": task.name, "data": task.identity, **key}
 
 
 def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
-    """Return the workloads of the tasks whose numbers are not in the run's results, by title.
+    """Return the workloads of the tasks that have no entry in `run.results` yet.
 
-    Some of these tasks may be skipped later, if the cache has their numbers for the dense model.
+    The keys are the titles of the tasks. A task that measures the dense model is skipped later if
+    the cache has its results.
 
-    plan: the plan, if an earlier start of the run has made the pruned model; else None.
+    plan: the plan of the pruned model, if an earlier invocation of the run has made this model;
+        else None.
     """
     keys_of: dict[str, Key | None] = {"dense model": keys.dense(run)}
     if plan is not None:
@@ -217,7 +223,7 @@ def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
 
 
 def _is_known(run: Run, task: Task, key: Key) -> bool:
-    """Return whether the numbers of a task are in the run's results.
+    """Return whether `run.results` contains the results of a task.
 
     key: the cache key of the measured model.
     """

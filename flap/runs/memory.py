@@ -1,11 +1,11 @@
-"""Look up the result of each stage of a run, or compute and store it.
+"""Look up the stored result of each stage of a run, or compute and store the result.
 
-A stage is a part of a run, such as calibration. The result of a stage is an artefact, which is
+A stage is a part of a run, such as calibration. The result of a stage is called an artefact, and is
 stored under a key. The label of an artefact says how long the stage took, and whether the artefact
 was found in a store. This module decides whether a stage has to run, so the stages need no special
-code for a restart. If a finished run is started again, it finds all of its artefacts. If an
-artefact is missing, for example because the checkpoint was deleted, only the stage of this artefact
-runs again.
+code for a run that is started again. If a finished run is started again, all of its artefacts are
+found. If an artefact is missing, for example because the checkpoint was deleted, only the stage of
+this artefact runs again.
 """
 
 import logging
@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 
 class Memory:
-    """The labels of the stages that a run has gone through, and methods that run a stage."""
+    """Runs the stages of a run, and collects the labels of their artefacts."""
 
     def __init__(self) -> None:
         # labels of the stages that have ended; the label of a stage contains the labels of the
-        # stages inside it
+        # stages that ran as parts of this stage
         self.labels: list[Label] = []
 
     def remember(
@@ -80,7 +80,7 @@ def _find(stores: Sequence[Store[T]], key: Key, locks: ExitStack) -> Artefact[T]
     """Return the artefact with this key, or None if no store has it.
 
     If no store has the artefact, its locks in all stores are taken and added to `locks`. Until
-    `locks` is closed, they keep other runs from computing the artefact at the same time.
+    `locks` is closed, the locks keep other runs from computing the artefact at the same time.
     """
     artefact = _look_up(stores, key)
     if artefact is None:
@@ -107,15 +107,16 @@ def _keep(stores: Sequence[Store[T]], key: Key, artefact: Artefact[T]) -> bool:
     """Store an artefact in each store, and return whether at least one store has kept it.
 
     The stores are written from the last to the first. If the first store were written first, a
-    killed process could leave the artefact in it, and half-written files in a later store. The next
-    start would find the artefact in the first store, and would never remove the half-written files.
+    killed process could leave the artefact in the first store, and half-written files in a later
+    store. The next invocation of the run would find the artefact in the first store, and would
+    never remove the half-written files.
     """
     stored = [store.keep(key, artefact) for store in reversed(stores)]
     return any(stored)
 
 
 def _seconds(labels: Sequence[Label]) -> float:
-    """Return the seconds that this process spent in these stages and in the stages inside them.
+    """Return the seconds that this process spent in these stages and in the stages nested in them.
 
     Stages whose artefacts were found in a store do not count.
     """
@@ -125,8 +126,8 @@ def _seconds(labels: Sequence[Label]) -> float:
 def seconds_by_stage(labels: Sequence[Label]) -> dict[str, float]:
     """Return the wall-clock seconds of each stage, and their total.
 
-    For a stage whose artefact was found in a store, the seconds of the run that has computed the
-    artefact are returned.
+    If an artefact was found in a store, the seconds of its stage are those that the stage took in
+    the run that computed the artefact.
     """
     seconds: dict[str, float] = {}
     for outer in labels:

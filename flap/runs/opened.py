@@ -34,7 +34,7 @@ class Opened:
 class Subject:
     """A model that evaluation tasks measure.
 
-    If the whole model fits into memory, it is loaded when a task first needs it.
+    If the whole model fits into memory, the model is loaded when a task first needs it.
     """
 
     def __init__(self, opened: Opened) -> None:
@@ -47,7 +47,9 @@ class Subject:
         return model.in_memory() if model.fits_in_memory() else None
 
     def for_task(self, task: Task) -> PlacedModel:
-        """Return the whole model in memory if it fits, else the model that is read layer by layer.
+        """Return the model loaded into memory, or a model that is read layer by layer.
+
+        The model is read layer by layer if the whole model does not fit into memory.
 
         Raises:
             NoRoomError: the task needs the whole model in memory, and the model does not fit.

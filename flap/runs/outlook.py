@@ -11,16 +11,16 @@ from flap.runtime.agenda import HOUR, UNKNOWN, Agenda, Speed, about
 
 log = logging.getLogger(__name__)
 
-# If the tasks have fewer tokens than this, no time is estimated, because measuring the speed of the
-# model may take longer than the evaluation.
+# If the tasks have fewer tokens than this number, no time is estimated, because measuring the speed
+# of the model may take longer than the evaluation.
 FEW = 100_000
 
 
 def announce(agenda: Agenda, tasks: Sequence[Task], model: PlacedModel) -> None:
-    """Warn once if the tasks that are still to be done will take an hour or more.
+    """Warn once if the remaining tasks will take an hour or more.
 
-    tasks: all tasks of the run, including those that are done. model: the model in memory, whose
-        speed is measured.
+    tasks: all tasks of the run, including the tasks that are done.
+    model: the model in memory, whose speed is measured.
     """
     tokens = sum(workload.tokens for workload in agenda.left)
     if agenda.speed is not UNKNOWN or tokens < FEW or not ranks.is_first():

@@ -1,7 +1,8 @@
 """The duties of rank 0 in a run: the run's folder, status, tracker and console output.
 
-A cell is one run of a sweep. A tracker is a service such as Weights & Biases. A run that is started
-again, for example after an interruption, uses results of its earlier start.
+A cell is one run of a sweep. A tracker is a service such as Weights & Biases. `python -m flap` may
+be invoked several times for the same run, for example again after an interruption. A later
+invocation uses the results that an earlier invocation has stored.
 """
 
 import json
@@ -51,7 +52,8 @@ TRACKED = "tracked.json"
 class Owner:
     """Manages the folder, status, tracker and console output of a run.
 
-    Every process of the run has an owner, but only rank 0 writes, tracks and prints.
+    Every process of the run has an `Owner`, but only rank 0 writes files, calls the tracker and
+    prints.
     """
 
     checked: FlapConfig  # the config after all checks, set by `at_home`
@@ -59,14 +61,17 @@ class Owner:
     def __init__(self, config: DictConfig, hydra: Any) -> None:
         self.config = config
         self.hydra = hydra  # the section `hydra` of the config
-        self.held = ExitStack()  # closing it ends the run in the tracker and unlocks the folder
+        # closing this stack ends the run in the tracker and unlocks the folder
+        self.held = ExitStack()
         self.run_dir = Path(hydra.runtime.output_dir)
-        # the folder that the run writes into; may be the folder of an earlier start of the run
+        # the folder that the run writes into; may be the folder of an earlier invocation of the run
         self.folder = self.run_dir
-        self.overrides = list(hydra.overrides.task)  # the options that the user typed: "key=value"
+        # the options that the user typed, as "key=value"
+        self.overrides = list(hydra.overrides.task)
         self.in_sweep = bool(hydra.mode == RunMode.MULTIRUN)
         self._tracked: TrackedRun | None = None
-        self._report_before = ""  # a digest of the report of an earlier start of the run
+        # a digest of the report that was in the folder before this invocation; "" without a report
+        self._report_before = ""
 
     @property
     def cell(self) -> str:
@@ -77,7 +82,8 @@ class Owner:
         """Return how long the processes of this run wait for each other.
 
         The processes connect before the config is checked, so this method checks the option
-        `timeout_minutes`. If the option is not valid, the new folder of a single run is removed.
+        `timeout_minutes`. If the option is not valid, the folder that Hydra has created for a run
+        outside a sweep is removed.
 
         Raises:
             ValueError: the option is not valid.
@@ -91,7 +97,7 @@ class Owner:
                 raise
 
     def _own_folder(self) -> AbstractContextManager[None]:
-        """Return a context manager that locks the folder of this start of the run.
+        """Return a context manager that locks `run_dir`, the folder of this invocation of the run.
 
         If the run is refused, for example because of an invalid option, the files and folders that
         were created for the run are removed. In a sweep, these files and folders stay.
@@ -102,8 +108,8 @@ class Owner:
     def open(self) -> Path | None:
         """Check the config, and return the folder of the run.
 
-        In a dry run, print the estimate of memory and time, and return None. Also return None if
-        the cell is not started because another cell of the sweep has failed.
+        In a dry run, print the estimate of memory and time, and return None. With
+        stop_on_failure=true, also return None if another cell of the same sweep has failed.
         """
         self.held.enter_context(self._own_folder())
         state = read_state(self.run_dir)
@@ -119,7 +125,7 @@ class Owner:
         if not config.dry_run:
             check_launcher(self.hydra)
 
-        quieten_libraries()  # comes after these checks, because it imports transformers
+        quieten_libraries()  # called after the checks above, because it imports transformers
         if config.dry_run:
             _print_estimate(config)
             return None
@@ -146,16 +152,16 @@ class Owner:
         return bool(failed)
 
     def at_home(self, run: "Run") -> "Run":
-        """Return the run with the folder into which it writes its results.
+        """Return a copy of the run that writes into the right folder.
 
-        In a sweep with resume=true, this is the folder of an earlier start of the run, if there was
-        one. If the user has added cells to the sweep since this earlier start, the run may have
-        another job number now. Then Hydra has created a new folder for the run, and the old and the
-        new folder are locked.
+        In a sweep with resume=true, this is the folder in which an earlier invocation has stored
+        the pruned model of the run, if there is such a folder. If the user has added cells to the
+        sweep since then, the run may have another job number now. In this case, Hydra has created a
+        new folder for the run, and both the old and the new folder are locked.
 
         Raises:
-            ValueError: the new folder holds a finished run of another config, or of another version
-                of flap.
+            ValueError: `run_dir` holds a finished run of another config, or a report that this
+                version of flap cannot read.
         """
         from flap.runs.preparation import in_folder
 
@@ -178,15 +184,15 @@ class Owner:
 
     @by_first
     def begin(self) -> None:
-        """Set the status of the run to running.
+        """Set the status of the run to "running".
 
-        If the folder already holds a finished run, the status stays "finished". If the run has to
-        write into the folder, check that this is possible. Warn if a checkpoint of an earlier run
-        stays in the folder.
+        If the folder already holds a finished run, the status stays "finished". Check that the
+        folder can be written to, unless the folder holds a finished run and resume=true. Warn if a
+        checkpoint of an earlier run stays in the folder.
         """
         finished = read_state(self.folder) == "finished"
         if not finished or not self.checked.resume:
-            # a finished run may have nothing to write, so its folder need not be writable
+            # if the run is finished, this invocation may have nothing to write
             _check_writable(self.folder)
         old = self.folder / "checkpoint"
         if not self.checked.checkpoint.save and old.exists():
@@ -202,7 +208,7 @@ class Owner:
             self._track()
 
     def finish(self, report: "Report") -> None:
-        """Set the status to finished, send the report to the tracker, and print the new results."""
+        """Set the status to "finished", send the report to the tracker, and print new results."""
         from flap.results import headline, show
 
         is_new = _report_digest(self.folder) != self._report_before
@@ -226,7 +232,8 @@ class Owner:
     def _track(self) -> None:
         from flap.results.tracking import Tracking
 
-        # the config has only the class of each choice, so "choices" adds names such as WIFV
+        # The config contains only the class of each chosen option. The key "choices" adds the names
+        # of the options, such as WIFV.
         plain = asdict(self.checked) | {"choices": dict(self.hydra.runtime.choices)}
         tracking = build("tracking", self.checked.tracking, Tracking)
         self._tracked = self.held.enter_context(tracking.start(plain, self.folder, self._job()))
@@ -244,7 +251,7 @@ class Owner:
             return
         self._tracked.finish(report)
         if "NoTracking" not in tracker:
-            with suppress(OSError):  # if the disk is full, a later start sends the report again
+            with suppress(OSError):  # if the disk is full, the next invocation sends it again
                 write_text(self.folder / TRACKED, json.dumps(sent))
 
     def _record(self) -> None:
@@ -291,7 +298,6 @@ def _report_digest(folder: Path) -> str:
 
 
 def _check_writable(folder: Path) -> None:
-    """Check that files can be written into the folder of a run."""
     if not os.access(folder, os.W_OK):
         raise ValueError(
             f"hydra.run.dir={shown(folder)}: this folder cannot be written; name another one"
@@ -304,5 +310,6 @@ def quieten_libraries() -> None:
 
     set_verbosity_error()
     disable_progress_bar()
-    # otherwise each message of huggingface_hub would appear twice: flap's handlers show it, too
+    # otherwise each message of huggingface_hub would appear twice, because flap's own handlers show
+    # the message, too
     logging.getLogger("huggingface_hub").handlers.clear()

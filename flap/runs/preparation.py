@@ -1,6 +1,7 @@
 """Prepare a run: build and check everything that needs no weights, in all processes of the run.
 
-A run that is started again, for example after an interruption, uses results of its earlier start.
+`python -m flap` may be invoked several times for the same run, for example again after an
+interruption. A later invocation uses the results that an earlier invocation has stored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,8 +44,8 @@ def prepare(
 
     run_dir: the run's folder; None if the run has no folder.
     source: the model, if the caller has already loaded it.
-    overrides: the options that the user typed, as "key=value". An option without effect is an
-        error.
+    overrides: the options that the user typed, as "key=value". An option that has no effect in this
+        run is an error.
 
     Raises:
         ValueError: an input is wrong. The message is one line that names the config field.
@@ -101,7 +102,8 @@ def _check_model(
 ) -> None:
     """Check that the options for saving, evaluation and training suit `model.placement`.
 
-    A model that the caller has loaded allows fewer options, because pruning changes it in place.
+    If the caller has loaded the model, fewer options are allowed, because pruning changes the
+    caller's model in place.
 
     saved: whether the run saves a checkpoint.
     """
@@ -139,7 +141,7 @@ def _without_effect(
 
 
 def in_folder(run: Run, folder: Path) -> Run:
-    """Return a copy of the run that writes into `folder`, and reads results from it."""
+    """Return a copy of the run that writes results into `folder`, and reads them from there."""
     return replace(run, run_dir=folder, results=Results(folder / RESULTS))
 
 
@@ -147,7 +149,7 @@ def may_replace_checkpoint(run: Run) -> bool:
     """Return whether the run may replace a checkpoint that already exists in `run.target`.
 
     The run may replace a checkpoint if checkpoint.overwrite=true, if the checkpoint is in the run's
-    folder, or if an earlier start of the run has written the checkpoint.
+    folder, or if an earlier invocation of the run has written the checkpoint.
     """
     if run.config.checkpoint.overwrite or run.config.checkpoint.dir is None:
         return True
@@ -168,7 +170,7 @@ def check_room_to_make(run: Run) -> None:
 def _check_room(run: Run) -> None:
     source = run.source
     budget = run.budget
-    # the working directory, which still has files if an earlier start of the run was interrupted
+    # the working directory, which still has files if an earlier invocation was interrupted
     left = working_folder(run.cache.root, keys.workspace(run))
     adapter = adapt(source.skeleton(), run.choices.experts)
     processes = max(1, len(run.processes))
@@ -185,17 +187,17 @@ def _check_room(run: Run) -> None:
     num_bytes = source.num_bytes
     if not run.choices.mask_only:
         num_bytes -= int(budget.to_remove * source.dtype.itemsize)
-    # an interrupted start of the run may already have written the files of some layers, which
-    # become files of the checkpoint
+    # An interrupted invocation of the run may already have written the files of some pruned layers.
+    # These files will become files of the checkpoint, and need no additional space.
     check_disk_space(run.target, num_bytes - bytes_below(left / "layers"))
 
 
 def _check_reloads(source: ModelSource) -> None:
-    """Check that the rotary frequencies of a loaded model are not rounded.
+    """Check that the RoPE frequencies of a model that the caller has loaded are in float32.
 
-    The frequencies are not saved, and a reloaded model computes them in float32. If the loaded
-    model has rounded frequencies, for example after `model.to(dtype)`, the logits of its checkpoint
-    would differ from those of the loaded model.
+    Checkpoints do not contain these frequencies, and a reloaded model computes them in float32. If
+    the caller's model has rounded frequencies, for example after `model.to(dtype)`, the reloaded
+    checkpoint would give different logits.
     """
     buffers = source.skeleton().named_buffers() if source.loaded else ()
     if any(name.endswith("inv_freq") and buffer.itemsize < 4 for name, buffer in buffers):
@@ -213,7 +215,8 @@ def _alike(run: Run) -> Run:
 
     Raises:
         ValueError: the inputs differ (the message names the first process whose inputs differ from
-            those of rank 0), or `model.placement` or the number of windows is not allowed.
+            those of rank 0), or several processes cannot be used with this `model.placement` or
+            with so few windows.
     """
     source = run.source
     own = (ranks.name(), device_name(source.device), _contents(run))
@@ -237,10 +240,10 @@ def _alike(run: Run) -> Run:
 def _contents(run: Run) -> dict[str, str]:
     """Return a digest of each input that must be the same in all processes.
 
-    The keys name the inputs in error messages.
+    The keys describe the inputs for error messages.
     """
     model = dict(run.source.fingerprint)
-    for name in ("commit", "files"):  # these may differ between machines for the same model
+    for name in ("commit", "files"):  # two machines may have different values for the same model
         model.pop(name, None)
     contents = {"the config": digest(run.described), "the model": digest(model)}
     for name, value in keys.inputs(run).items():

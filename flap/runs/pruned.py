@@ -1,7 +1,8 @@
 """The pruned model of a run, with its plan, report and checkpoint, and the files that store them.
 
-A plan lists the units (heads, neurons or experts) that stay in each layer. A run that is started
-again, for example after an interruption, uses results of its earlier start.
+A plan lists the units (heads, neurons or experts) that stay in each layer. `python -m flap` may be
+invoked several times for the same run, for example again after an interruption. A later invocation
+uses the results that an earlier invocation has stored.
 """
 
 import logging
@@ -28,28 +29,29 @@ class Pruned:
     """A pruned model, in memory or as a checkpoint."""
 
     plan: PruningPlan
-    report: Report  # the report of the run, still without measured numbers
+    report: Report  # the report of the run, still without the results of evaluation tasks
     # the tokens of a trimmed vocabulary; empty if the vocabulary was not trimmed
     tokens: list[str] = field(default_factory=list)
-    # The pruned model, if this start has made it. None if an earlier start of the run has saved it.
+    # The pruned model, if this invocation of the run has made the model. None if an earlier
+    # invocation has made and stored the model.
     model: PlacedModel | None = None
-    # A copy of the run that contains the texts that the model has written, for later stages. None
-    # if the pruned model was read from files.
+    # A copy of the run for later stages, which contains the texts that the model has written. None
+    # if an earlier invocation has made the pruned model.
     run: Run | None = None
 
 
 @dataclass(frozen=True)
 class PrunedFiles(Store[Pruned]):
-    """The store of a run's pruned model: plan.json, pruned.json and, if saved, the checkpoint."""
+    """Stores a run's pruned model as plan.json, pruned.json and, if it is saved, the checkpoint."""
 
     folder: Path
-    checkpoint: Path | None  # folder of the checkpoint; None if the run saves none
+    checkpoint: Path | None  # folder of the checkpoint; None if the run saves no checkpoint
 
     def find(self, key: Key) -> Artefact[Pruned] | None:
         """Return the pruned model of the run with this key, or None.
 
-        The result is None if the folder contains no pruned model or that of another run, or if the
-        plan or the checkpoint is missing or was replaced.
+        The result is None if the folder contains no pruned model, or the pruned model of another
+        run. The result is also None if the plan or the checkpoint is missing or was replaced.
         """
         made = read_json(self.folder / MADE)
         plan_file = self.folder / PLAN
@@ -73,8 +75,7 @@ class PrunedFiles(Store[Pruned]):
     def keep(self, key: Key, artefact: Artefact[Pruned]) -> bool:
         """Write plan.json and then pruned.json, which marks the pruned model as complete.
 
-        If an earlier start of the run has written the same plan.json, this file is not written
-        again.
+        If plan.json already contains the same plan, the file is not written again.
         """
         pruned = artefact.value
         plan_file = self.folder / PLAN
@@ -92,7 +93,7 @@ class PrunedFiles(Store[Pruned]):
 
 
 def pruned_files(run: Run) -> list[PrunedFiles]:
-    """Return a list with the store of a run's pruned model; empty if the run has no folder."""
+    """Return a list with the store of a run's pruned model; an empty list without a folder."""
     if run.run_dir is None:
         return []
     return [PrunedFiles(run.run_dir, run.target if run.config.checkpoint.save else None)]

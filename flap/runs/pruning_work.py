@@ -1,8 +1,9 @@
 """Estimate, from the shapes of the model, how much computation pruning takes.
 
 The unit of the estimate is a forward pass of the dense model over the calibration tokens, without
-the embeddings and the LM head. A block is the attention or the MLP of a layer. A search measures
-trials, each of which prunes one block.
+the embeddings and the LM head. A block is the attention or the MLP of a layer. A search
+(structure=search) makes trial prunings: each trial prunes one block, and the search measures how
+much this changes the model's output.
 """
 
 from itertools import accumulate
@@ -15,14 +16,16 @@ from flap.models import Block, ModelAdapter
 from flap.runs.choices import Choices
 
 # The following constants were measured with SmolLM2-135M-Instruct (experiments/cost).
-# The cost in forward passes of three stages together: a calibration that collects no covariances,
-# the scoring, and the bias compensation.
+# The total cost of three stages, in forward passes: the calibration without covariances, the
+# scoring, and the bias compensation.
 PLAIN = 1.16
-BACKWARD = 3  # a forward pass and its backward pass cost as much as this many forward passes
-# Factorising a covariance of C channels and solving linear systems with its factors together take
-# this many times C³ multiply-accumulates:
-FACTORISATION = 6.0  # for scores, or for a fit that also chooses its ridge parameter
-TRIAL = 1.0  # for the fits of all trial prunings of a block
+# a forward pass together with its backward pass costs as much as this many forward passes
+BACKWARD = 3
+# To factorise the covariance of C channels and to solve linear systems with the factors takes
+# FACTORISATION · C³ multiply-accumulates for scores, or for a least-squares fit that also chooses a
+# ridge parameter. It takes TRIAL · C³ for the least-squares fits of all trials of a block.
+FACTORISATION = 6.0
+TRIAL = 1.0
 
 
 class PruningWork(NamedTuple):
@@ -35,7 +38,10 @@ class PruningWork(NamedTuple):
     products: float = 0.0
 
     def forward_passes(self, adapter: ModelAdapter) -> float:
-        """Convert the work into forward passes with the same number of multiply-accumulates."""
+        """Return the number of forward passes that take as many multiply-accumulates as the work.
+
+        The result is 0 if there are no calibration tokens.
+        """
         if not self.tokens:
             return 0.0
         _, hidden_size, _ = block_sizes(adapter.attention(0))
@@ -54,7 +60,8 @@ def pruning_work(
         return PruningWork(tokens)
     scored = choices.selection is not None and choices.selection.metric.needs_covariance
     fitted = choices.compensation.needs_covariance
-    tried = choices.search is not None and fitted  # trial prunings are compensated, too
+    # if the compensation is a fit, a search also fits the compensation of each trial pruning
+    tried = choices.search is not None and fitted
 
     # 1. forward passes over all windows
     if choices.in_sequence:
@@ -82,15 +89,15 @@ def pruning_work(
 
 class _Trials(NamedTuple):
     streams: int  # the number of trials plus one for the dense model; 0 without a search
-    # number of forward passes of the dense model and of all trials; the pass of a trial counts at
-    # most 1, because it begins at the layer that the trial prunes
+    # Number of forward passes that the dense model and all trials take together. A trial may take
+    # less than one forward pass, because the computation begins at the layer that the trial prunes.
     passes: float
 
 
 def _trials(
     choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int
 ) -> tuple[int, _Trials]:
-    """Return the number of tokens on which a search measures each trial, and the trials' cost."""
+    """Return the number of tokens on which a search measures each trial, and the cost of trials."""
     search = choices.search
     if search is None:
         return 0, _Trials(0, 0.0)
@@ -108,7 +115,7 @@ def _trials(
 def _layer_macs(adapter: ModelAdapter) -> list[int]:
     """Return the multiply-accumulates per token of each layer.
 
-    Their number equals the number of the layer's parameters that a token uses. A token does not use
+    A layer takes one multiply-accumulate for each parameter that a token uses. A token does not use
     the parameters of experts to which it is not routed.
     """
     macs = []
@@ -121,8 +128,8 @@ def _layer_macs(adapter: ModelAdapter) -> list[int]:
 def block_sizes(block: Block) -> tuple[int, int, int]:
     """Return the numbers of input channels, output channels and experts of a block.
 
-    The channels are those of the output projection of the block, or of one of its experts. A block
-    without experts counts as one expert.
+    The channels are those of the block's output projection. In a block with experts, they are those
+    of the output projection of one expert. A block without experts counts as one expert.
     """
     experts = len(block.members)
     return block.columns_UC.numel() // experts, int(block.output.weight.shape[0]), experts

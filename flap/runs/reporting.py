@@ -60,8 +60,9 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     before = report.parameters["total_before"]
     after = count_parameters(adapter.model)
     if run.choices.mask_only:
-        # The zeros of removed units are not counted. The count still includes biases that are all
-        # zero. A checkpoint with smaller matrices may not have these biases (docs/exports.md).
+        # Do not count the weights of removed units, which are only set to zero. The count still
+        # includes biases that are all zero, although a checkpoint with smaller matrices may not
+        # have these biases (docs/exports.md).
         after -= budget.total - kept
 
     report.parameters |= {
@@ -72,8 +73,8 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     report.ratio = _ratios(run, kept, 1 - after / before)
     report.target = _targets(run, plan, after, adapter.idle_parameters)
     removed_rows = before - report.parameters.get("total_trimmed", before)
-    # the bounds were computed for the trimmed vocabulary, so add the removed embedding rows to the
-    # value of the dense model
+    # The bounds were computed for the model with the trimmed vocabulary. So add the parameters that
+    # trimming has removed to the values of the dense model.
     for bound in budget.bounds:
         report.target[bound.target]["dense"] += bound.size * removed_rows
     for units, layer in zip(budget.layers, plan.layers, strict=True):
@@ -83,9 +84,10 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
 
 
 def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
-    """Return the realised and requested ratios, and their difference due to rounding the widths.
+    """Return the realised ratios, the requested ratio, and the difference that rounding makes.
 
-    With a target or a given plan, there is no requested ratio, and rounding is not reported.
+    The difference is included only if the structure rounds the widths of layers. If the config has
+    a target or names a plan, only the realised ratios are returned.
 
     kept: the number of decoder parameters that stay.
     of_all: the share of all parameters, including embeddings, that was removed.
@@ -105,7 +107,7 @@ def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
 def _targets(
     run: Run, plan: PruningPlan, parameters: int, idle: int
 ) -> dict[str, dict[str, float]]:
-    """Return the requested, dense and realised value of each target.
+    """Return the requested value, the dense model's value and the realised value of each target.
 
     parameters, idle: the number of parameters of the pruned model, and how many of them belong to
         experts that a token does not use.
@@ -133,7 +135,7 @@ def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
 
 
 class _Measured(NamedTuple):
-    """The measurements of each model of a run."""
+    """The measurements of the dense, the compressed and the pruned model of a run."""
 
     dense: list[Entry]
     compressed: list[Entry]  # the compressed model before training; empty without training
@@ -141,13 +143,14 @@ class _Measured(NamedTuple):
 
 
 def _measured(run: Run, plan: PruningPlan, dense_run: Run) -> _Measured:
-    """Return the measurements of each model of a run.
+    """Return the measurements of the dense, the compressed and the pruned model of a run.
 
     Only tasks that were measured on the pruned model are included. For the dense and the compressed
     model, a measurement is included only if it was made in the same way as the measurement of the
     pruned model (`_measured_alike`).
 
-    dense_run: the run before its vocabulary was trimmed.
+    dense_run: the run with the tokenizer and the tasks of the dense model. They differ from those
+        of `run` if the vocabulary was trimmed.
     """
     entries = on_first(run.results.entries).values()
     pruned = _entries_of(entries, run.tasks, keys.pruned(run, plan))
@@ -162,9 +165,10 @@ def _measured(run: Run, plan: PruningPlan, dense_run: Run) -> _Measured:
 
 
 def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
-    """Build the report of a run from its pruned model and its measurements.
+    """Build the report of a run from the pruned model and the measurements of the run.
 
-    dense_run: the run before its vocabulary was trimmed.
+    dense_run: the run with the tokenizer and the tasks of the dense model. They differ from those
+        of `run` if the vocabulary was trimmed.
     """
     plan = artefact.value.plan
     measured = _measured(run, plan, dense_run)
@@ -185,10 +189,11 @@ def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
 
 
 def _with_numbers(report: Report, measured: _Measured) -> Report:
-    """Return a report with the numbers of all models, and the standard errors of differences.
+    """Return a copy of the report with the measured values of all models.
 
-    If the vocabulary was trimmed, numbers that depend on the tokenizer, such as perplexities, are
-    left out for the compressed and the pruned model.
+    The copy also contains the standard errors of the differences between models. If the vocabulary
+    was trimmed, values that depend on the tokenizer, such as perplexities, are left out for the
+    compressed and the pruned model.
     """
     options = {entry.about["evaluator"]: entry.about["options"] for entry in measured.pruned}
     averages = Averages()
@@ -215,10 +220,10 @@ def _with_numbers(report: Report, measured: _Measured) -> Report:
 
 
 def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> list[Entry]:
-    """Return the measurements of a model.
+    """Return the measurements of a model. The measurements of `tasks` come last.
 
-    Earlier starts of the run may have measured a task of the same name with other options. The
-    measurements of `tasks` come last, so that they replace those of earlier starts.
+    An earlier invocation of the run may have measured a task of the same name with other options.
+    When a list of measurements is merged, later measurements replace earlier ones of the same name.
 
     key: the cache key of the measured model. The key of a measurement consists of this key and the
         task.
@@ -237,8 +242,8 @@ def _measured_alike(entries: Iterable[Entry], of_pruned: Iterable[Entry]) -> lis
     """Return the measurements of a model that match the measurements of the pruned model.
 
     Two measurements of the same task match if their data or their options are the same. The options
-    may differ if an earlier start of the run had other options. The data may differ if the
-    vocabulary was trimmed, because they depend on the token ids of a text.
+    may differ if an earlier invocation of the run had other options. The data may differ if the
+    vocabulary was trimmed, because the data of a task depend on the token ids of a text.
     """
     pruned = {entry.key["task"]: entry for entry in of_pruned}
     found = []
@@ -263,13 +268,13 @@ def _total(
     averages: Averages,
     trimmed: bool = False,
 ) -> Measurement:
-    """Return the numbers of all tasks of a model, and for each evaluator the averages over tasks.
+    """Return the measured values of a model on all tasks, and each evaluator's averages over tasks.
 
     options: the options of each evaluator.
-    averages: a dict to which each average is added: its name as the key, and the names of the
-        averaged numbers as the value.
-    trimmed: whether the tokenizer of the model differs from that of the dense model. If so, numbers
-        that depend on the tokenizer are left out.
+    averages: a dict to which this function adds an item for each average. The key is the name of
+        the average. The value is a list with the names of the values that are averaged.
+    trimmed: whether the model has a trimmed vocabulary. If so, values that depend on the tokenizer
+        are left out, because they cannot be compared with the values of the dense model.
     """
     total = Measurement()
     for name, given in options.items():
@@ -286,14 +291,15 @@ def _total(
 
 
 def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
-    """Return one fact about each measured task, such as its source, by the name of the task."""
+    """Return a dict from the name of each measured task to one fact, such as the task's source."""
     return {entry.key["task"]: entry.about[fact] for entry in entries if fact in entry.about}
 
 
 def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[str, Any]:
-    """Return standard errors and p-values of differences between two models, paired by document.
+    """Return standard errors and p-values of the differences between two models' results.
 
-    The keys of the result are "difference_stderr" and "difference_p_value".
+    The results are paired by document. The keys of the returned dict are "difference_stderr" and
+    "difference_p_value".
     """
     found = with_averages(paired(before.documents, after.documents), averages)
     return {
@@ -316,10 +322,10 @@ def write_text_files(run: Run) -> None:
 
 @by_first
 def write_files(run: Run, report: Report) -> None:
-    """Write the report, a picture of the layers, and the model card of the checkpoint.
+    """Write the report, a plot of the layers' widths, and the model card of the checkpoint.
 
-    If the run has no folder, or if the report has not changed, the report and the picture are not
-    written. The model card is written if the run saves a checkpoint.
+    If the run has no folder, or if the folder already holds this report, the report and the plot
+    are not written. The model card is written if the run saves a checkpoint.
     """
     if run.run_dir is not None and not is_written(run.run_dir, report):
         write_text(run.run_dir / "report.md", redact(markdown(report)))

@@ -1,4 +1,4 @@
-"""A run and its inputs except the weights, as `prepare` creates and checks them."""
+"""A run with all its inputs except the weights. `prepare` creates and checks these inputs."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run and its inputs. Each stage, such as calibration, is a function that takes a run.
+    """A run with its inputs. Each stage, such as calibration, is a function that takes a run.
 
-    A stage that changes inputs of later stages, such as their texts, returns a changed copy of the
-    run.
+    If a stage changes inputs of later stages, for example the texts, the stage returns a changed
+    copy of the run.
     """
 
     config: FlapConfig
@@ -46,9 +46,10 @@ class Run:
     budget: Budget
     tasks: Sequence[Task]  # the evaluation tasks of the run
     run_dir: Path | None  # the folder of the report; None if no report is written
-    results: Results  # the file with the measured numbers
+    results: Results  # the file with the results of the evaluation tasks
     key: str = ""  # digest of the config and the inputs; identifies the pruned model
-    processes: Sequence[str] = ()  # rank, machine and device of each process; empty for one process
+    # rank, machine and device of each process; empty if there is only one process
+    processes: Sequence[str] = ()
     work: WorkFolder = NOT_KEPT  # the working directory, from which an interrupted run resumes
     memory: Memory = field(default_factory=Memory)
     agenda: Agenda = field(default_factory=Agenda)  # the evaluation tasks that are still to be done
@@ -60,9 +61,9 @@ class Run:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[WorkFolder]:
-        """Time a stage whose result is not stored.
+        """Time a stage whose result is not stored in the cache or in the run's folder.
 
-        Yield the working directory of the stage, from which it resumes after an interruption.
+        Yield the working directory, from which the stage resumes after an interruption.
         """
         with self.memory.timed(stage):
             yield self.work / stage
@@ -85,16 +86,16 @@ class Run:
 
     @property
     def given_plan(self) -> PruningPlan | None:
-        """The plan that `plan=` names; None if scores select the units."""
+        """The plan that the option `plan` names; None if the units are selected by their scores."""
         given = self.choices.given
         return None if given is None else self.budget.named(given.plan)
 
     def calibration(
         self, model: PlacedModel, statistics: Sequence[LayerStatistics] = ()
     ) -> Calibration:
-        """Return the `Calibration` of a model on the calibration windows of this run.
+        """Return a `Calibration`, which runs the model on the calibration windows of this run.
 
-        statistics: the statistics of each layer, if they have been collected already.
+        statistics: the statistics of each layer; empty if they have not been collected yet.
         """
         windows = self.texts.get("calibration")
         batch_size = self.choices.calibration.batch_size
@@ -112,12 +113,12 @@ class Run:
 
     @property
     def to_write(self) -> list[str]:
-        """The uses ("calibration", "recovery") of the texts that the model has still to write."""
+        """The uses ("calibration" or "recovery") of texts that the model has not written yet."""
         return [use for use, windows in self.texts.items() if windows.to_write]
 
     @property
     def sources(self) -> dict[str, str]:
-        """The origins of the model, the texts, and the plan that `plan=` names, without secrets."""
+        """Where the model, the texts, and the plan (option `plan`) come from, without secrets."""
         sources = {"model": self.source.origin}
         if self.config.plan is not None:
             sources["plan"] = self.config.plan
@@ -136,7 +137,7 @@ class Run:
         return [*warnings, *measured_again(self.texts, self.tasks)]
 
     def reading(self, texts: Mapping[str, Windows]) -> "Run":
-        """Return the run with new texts, and log warnings that the run did not have before."""
+        """Return a copy of the run with new texts, and log the warnings that these texts add."""
         run = replace(self, texts=texts)
         for warning in run.warnings:
             if warning not in self.warnings:

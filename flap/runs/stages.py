@@ -4,7 +4,8 @@ A block is the attention or the MLP of a layer. A unit of a block is a KV head w
 an MLP neuron or an expert. A plan lists the units that stay. `flap.runs.measuring` has the stages
 that measure models, and `flap.runs.trimming` the stage that trims the vocabulary.
 
-A run that is started again, for example after an interruption, uses results of its earlier start.
+`python -m flap` may be invoked several times for the same run, for example again after an
+interruption. A later invocation uses the results that an earlier invocation has stored.
 """
 
 import logging
@@ -49,9 +50,9 @@ from flap.storage.work_folder import open_working_folder
 
 log = logging.getLogger(__name__)
 
-# Facts about the texts that the model has written. The keys are the uses of the texts, such as
-# "calibration". If the model has only answered the prompts of a text, the name of the text is added
-# to the key in parentheses.
+# Facts about the texts that the model has written. The key is the use of the text, such as
+# "calibration". If the model has not written the whole text, but answers to the prompts of a text,
+# the key also contains the name of this text in parentheses.
 Written = dict[str, dict[str, Any]]
 
 
@@ -59,8 +60,9 @@ class Compressed(NamedTuple):
     """The result of compression, which changes the model in place."""
 
     plan: PruningPlan
-    # For each block or expert, by its name: how well linear compensation, a least-squares fit of
-    # the channels that stay, predicts what the removed channels added to the output.
+    # Linear compensation predicts the contribution of the removed channels from the channels that
+    # stay, with a least-squares fit. For the name of each block or expert, this dict contains how
+    # good the prediction is.
     fits: Mapping[str, FitReport]
     # what is needed to load the checkpoint, such as "stock transformers"; "" if no unit was removed
     loads_with: str
@@ -71,7 +73,7 @@ def begun(run: Run) -> Iterator[Run]:
     """Seed all random generators for a `with` block, and yield the run with its working directory.
 
     The working directory is opened only if the run can resume from it. With resume=false, results
-    of earlier starts in the run's folder are deleted first.
+    that earlier invocations have stored in the run's folder are deleted first.
 
     Inside the block, no other run writes into the same `checkpoint.dir`. So the weights, the
     flap.json and the model card of a checkpoint always come from the same run.
@@ -96,14 +98,14 @@ def begun(run: Run) -> Iterator[Run]:
 
 
 def forget(run: Run) -> None:
-    """Delete results that earlier starts of the run have stored in its folder."""
+    """Delete results that earlier invocations of the run have stored in the run's folder."""
     run.results.forget()
     if run.run_dir is not None:
         (run.run_dir / MADE).unlink(missing_ok=True)
 
 
 def open_dense(run: Run) -> PlacedModel:
-    """Open the dense model with its weights placed as `model.placement` says.
+    """Open the dense model, and place the weights as `model.placement` says.
 
     The structure or the given plan decides whether the units of a mixture of experts are neurons or
     whole experts.
@@ -113,7 +115,7 @@ def open_dense(run: Run) -> PlacedModel:
 
 
 def open_checkpoint_of(run: Run) -> PlacedModel:
-    """Open the checkpoint that an earlier start of the run has saved."""
+    """Open the checkpoint that an earlier invocation of the run has saved."""
     with run.timed("load"):
         model = replace(run.config.model, path=str(run.target))
         saved = find_model(model, run.cache.root, run.config.trust_remote_code)
@@ -130,9 +132,9 @@ def _opened(source: ModelSource, work: WorkFolder, experts: bool) -> PlacedModel
 
 
 def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
-    """Let the dense model write the texts that the run needs from it (`Run.to_write`).
+    """Let the dense model write the texts that are not written yet (`Run.to_write`).
 
-    Return the run with these texts, and facts about the texts.
+    Return a copy of the run with these texts, and facts about the texts.
     """
     facts = Written()
     for use in run.to_write:
@@ -181,7 +183,7 @@ def _own_text(run: Run, model: PlacedModel, use: str, part: int) -> Artefact[dic
 def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
     """Collect the calibration statistics of every layer, without covariances.
 
-    The input of every layer is the output of the dense layers before it.
+    The model is not pruned yet, so every layer gets the hidden states of the dense model.
 
     Return an empty list if neither the metric nor the compensation needs these statistics.
     """
@@ -195,7 +197,9 @@ def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
 
 
 def score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
-    """Score every unit. With structure=search, also measure trials that prune one block each.
+    """Score every unit. With structure=search, also measure the effects of trial prunings.
+
+    Each trial pruning prunes one block.
 
     statistics: the result of `observe`.
     """
@@ -234,7 +238,8 @@ def compress(
     """Remove the units that the plan does not keep, and compensate for their missing outputs."""
     compensation = run.choices.compensation
     with run.timed("compress") as folder:
-        # the digest of the plan names the directory, so that layers of two plans are never mixed
+        # the directory is named after the digest of the plan, so that layers that were pruned
+        # with different plans are never mixed
         work = model.if_streamed(folder / digest(plan.to_dict()))
         calibration = run.calibration(model, statistics)
         visits = calibration.visit("compress", compensation.needs_covariance, work, changing=True)
@@ -304,8 +309,8 @@ def _compressed(
 def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
     """Return how many parameters could be added before a target is exceeded; inf without targets.
 
-    The checkpoint may need some of these parameters for biases of zeros, which a class of
-    transformers may require in every layer.
+    The checkpoint may need some of these parameters for biases of zeros, because a class of
+    transformers may have a bias in every layer as soon as one layer has a bias.
     """
     widths = budget.widths(plan)
     bounds = [bound for bound in budget.bounds if bound.size]
@@ -322,7 +327,8 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
 
     Return facts about the training for the report.
     """
-    # imported here because runs without training should not wait for the import of Trainer
+    # imported here because runs without training should not wait for the import of transformers'
+    # Trainer
     from flap.method.recovery.distillation import distil, training_windows
 
     recovery = run.choices.recovery
@@ -390,8 +396,8 @@ def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> Pl
     """Write the checkpoint, and return the model for later stages.
 
     If the logits of the reloaded checkpoint differ from those of the model in memory, an error is
-    raised. The file flap.json of the checkpoint contains the key of the run, by which a later start
-    of the run recognises the checkpoint.
+    raised. The file flap.json of the checkpoint contains the key of the run. By this key, a later
+    invocation of the run recognises the checkpoint.
 
     overwrite: whether to replace a checkpoint that exists already.
     """

@@ -1,8 +1,8 @@
 """Read and check the texts of a run, and cut them into token windows.
 
 A run may need texts for calibration, for training after compression (recovery), and for choosing
-the tokens that stay in a trimmed vocabulary. A text may be written by the model itself, instead of
-being read. If a text consists of prompts, the model may write the answers to these prompts.
+the tokens that stay in a trimmed vocabulary. Instead of reading a text, flap may let the model
+write the text. If a text consists of prompts, the model may write the answers to these prompts.
 """
 
 import math
@@ -26,8 +26,8 @@ from flap.runs.choices import Choices
 
 # Characters that Microsoft Windows, or a Windows file server, does not allow in file names.
 REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-# Maximum number of bytes in a file name. File systems allow 255 bytes, and the temporary file of an
-# atomic write has a longer name than the file itself.
+# Maximum number of bytes in a file name. File systems allow 255 bytes, but an atomic write needs a
+# temporary file with a longer name.
 LONGEST_FILE = 240
 
 
@@ -45,9 +45,9 @@ def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
     The keys are the uses of the texts: "calibration", "recovery" and "vocabulary".
 
     Raises:
-        ValueError: a text does not exist or is too short; its windows or prompts do not fit into
-            the model's context; or `recover.writer` is not "dense", although the text of the
-            recovery has no prompts that the model must answer.
+        ValueError: a text does not exist or is too short; the windows or prompts of a text do not
+            fit into the model's context; or `recover.writer` is not "dense", although the training
+            text has no prompts that the model must answer.
     """
     texts = {}
     for use, (section, dataset, wanted) in _needed(choices).items():
@@ -68,16 +68,16 @@ def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
 
 
 def counted_in(texts: Mapping[str, Windows]) -> Windows:
-    """Return the texts in which `vocabulary=trim` counts tokens.
+    """Return the windows of the texts in which vocabulary=trim counts tokens.
 
-    These are the texts of the option `vocabulary.dataset`, or the calibration texts if this option
-    is not set.
+    These are the texts that the option `vocabulary.dataset` names, or the calibration texts if this
+    option is not set.
     """
     return texts["vocabulary"] if "vocabulary" in texts else texts["calibration"]
 
 
 def check_prompts_fit(choices: Choices, source: ModelSource) -> None:
-    """Check, for a dry run, that the prompts that the model must answer fit into its context.
+    """Check for a dry run that the prompts that the model must answer fit into its context.
 
     Texts without prompts are not read. If the model has no tokenizer, nothing is checked.
 
@@ -89,7 +89,7 @@ def check_prompts_fit(choices: Choices, source: ModelSource) -> None:
         return
     try:
         tokenizer = source.tokenizer
-    except ValueError:  # a dry run needs no tokenizer, only the model's config
+    except ValueError:  # a dry run also works without a tokenizer, from the model's config alone
         return
     for section, dataset, wanted in _needed(choices).values():
         check_prompts(section, dataset, tokenizer, wanted, source.max_length)
@@ -148,7 +148,7 @@ def answers_of(own: CalibrationConfig) -> Answers:
 
 
 def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
-    """Return all documents from which windows may be drawn, or in which tokens are counted."""
+    """Return all documents from which windows may be taken, or in which tokens are counted."""
     read = list[ReadText]()
     for use, windows in texts.items():
         for dataset, documents in windows.read.items():
@@ -159,8 +159,8 @@ def documents_read(texts: Mapping[str, Windows]) -> list[ReadText]:
 def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict[str, str]:
     """Return the options that have no effect on the texts of the run, each with the reason.
 
-    Only options for answers to prompts are checked, and options that have their default value are
-    left out. If the run reads no text, the result is empty, because the options may be meant for
+    Only the options for answers to prompts are checked, and only if their values differ from the
+    defaults. If the run needs no text, the result is empty, because the options may be meant for
     other runs of the same sweep.
     """
     if not texts or any(windows.asked for windows in texts.values()):
@@ -176,10 +176,10 @@ def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict
 
 
 def own_text_files(use: str, windows: Windows) -> dict[int, str]:
-    """Return the file names of the texts that the model writes, by the index of each text.
+    """Return a dict from the index of each text that the model writes to the name of its file.
 
     The names are valid and distinct on all file systems, including file systems that ignore case.
-    If two names would be the same, each name contains the position of its text, counted from 1.
+    If two names would be the same, each name also contains the number of the text, counted from 1.
 
     use: "calibration" or "recovery".
     """
@@ -199,7 +199,7 @@ def _file_name(use: str, stem: str) -> str:
 
     The name has at most `LONGEST_FILE` bytes, and none of the characters in `REFUSED`.
 
-    stem: the name of the text.
+    stem: the part of the file name that identifies the text.
     """
     before = f"{SELF}_{use}_"
     after = ".jsonl"
@@ -221,10 +221,10 @@ def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[
 
 
 def domain_of_task(texts: Mapping[str, Windows], task: Task) -> str:
-    """Return "calibration" if the task has the domain of a text of the run, else "other".
+    """Return "calibration" if the task and a text of the run have the same domain, else "other".
 
     A text and a task have the same domain if they use the same data set or documents
-    (`Task.is_of_domain`). A text that the model has not written yet has no domain.
+    (`Task.is_of_domain`).
     """
     read = [text for windows in texts.values() for text in windows.named]
     return "calibration" if any(map(task.is_of_domain, read)) else "other"

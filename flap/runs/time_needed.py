@@ -21,10 +21,10 @@ class TimeNeeded:
     work: PruningWork  # the amount of computation that pruning takes
     written: float  # number of tokens that the model writes
     tasks: list[Task]  # the evaluation tasks of the run
-    # Number of models that are measured. A pruned model is faster than the dense model, so it
-    # counts only as the share of the parameters that it keeps.
+    # Number of models that are measured. A pruned model counts as less than one model: it counts as
+    # the share of the parameters that stay, because it is faster than the dense model.
     models: float
-    left_out: list[str]  # names of the parts of the run that the estimate leaves out
+    left_out: list[str]  # descriptions of work that the estimated time does not include
 
     def lines(self, speed: LayerSpeed) -> Iterator[str]:
         """Yield two lines: the estimated time, and the work that is not included in this time."""
@@ -45,7 +45,7 @@ class TimeNeeded:
 def time_needed(
     choices: Choices, source: ModelSource, work: PruningWork, kept: float
 ) -> TimeNeeded:
-    """Return the work of a run. Texts and tasks that cannot be read now are left out.
+    """Return the work of a run, without texts and tasks whose files cannot be read now.
 
     work: the amount of computation that pruning takes.
     kept: the share of the model's parameters that stays after pruning.
@@ -88,8 +88,8 @@ def _tokens_to_write(choices: Choices, source: ModelSource) -> float:
     tokens = 0.0
     for windows in read_texts(choices, source).values():
         for part in windows.to_write:
-            # in a text with prompts, the model writes only the answers, which are assumed to have
-            # the share SHARE_WRITTEN of the tokens
+            # In a text with prompts, the model writes only the answers. The share of the tokens
+            # that belong to answers is assumed to be SHARE_WRITTEN.
             share = SHARE_WRITTEN if part in windows.asked else 1.0
             tokens += share * windows.tokens_to_write(part)
     return tokens

@@ -48,9 +48,11 @@ class Trimming:
     roughly: str = ""
 
     def lines(self, budget: Budget) -> Iterator[str]:
-        """Yield lines that say how much stays after trimming, and how much pruning then removes.
+        """Yield lines with the numbers of tokens and parameters that stay after trimming.
 
-        budget: how many parameters pruning removes after trimming.
+        The last line says how many parameters pruning removes after that.
+
+        budget: the budget of the trimmed model.
         """
         yield (
             f"vocabulary: {self.roughly}{self.after:,} of {self.before:,} tokens stay, "
@@ -78,16 +80,16 @@ def budget_after_trimming(
 
     The budget is the number of parameters that pruning removes. The sizes are None if the
     vocabulary is not trimmed, or if the caller has loaded the model. The weights of a loaded model
-    are not trimmed yet, so its targets are checked later.
+    are not trimmed yet, so the targets are checked later, after trimming.
 
-    No weight is read. If `vocabulary.size` is not set, and the model has still to write texts or
+    No weight is read. If `vocabulary.size` is not set, and the model has not written all texts or
     answers in which tokens are counted, the number of tokens that stay is an estimate. For this
-    estimate, prompts are counted with the answers in their files, and texts that the model writes
-    as a whole are not counted.
+    estimate, tokens are counted in the prompts and in the answers that the text files contain.
+    Texts that the model writes as a whole are not counted.
 
     Raises:
-        ValueError: the ratio, a target or another option does not fit this model, or none of its
-            tokens can be removed.
+        ValueError: the ratio, a target or another option does not fit this model, or no token of
+            the vocabulary can be removed.
     """
     if choices.vocabulary is None:
         return check_budget(adapter, choices, source), None
@@ -116,7 +118,7 @@ def _check_embeddings(adapter: ModelAdapter) -> None:
 
 
 def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
-    """Return the largest number of tokens with which the model meets the targets without pruning.
+    """Return the largest vocabulary size with which the model meets the targets without pruning.
 
     The result is 0 if no target limits parameters, or if trimming alone cannot meet the targets.
     """
@@ -138,7 +140,7 @@ def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
 def _tokens_left(
     vocabulary: Trim, tokens: Tokens, texts: Windows, rows: int, room: int
 ) -> tuple[int, str]:
-    """Return how many tokens stay, and `Trimming.roughly`."""
+    """Return how many tokens stay, and how exact this number is (`Trimming.roughly`)."""
     if vocabulary.size is not None or not texts.to_write:
         return vocabulary.number(tokens, texts, rows, room), ""
     prompts = without_answers(texts)
@@ -150,8 +152,8 @@ def _tokens_left(
 def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]]:
     """Choose the tokens that stay, and remove the embedding rows of all other tokens in place.
 
-    Return the run with the trimmed model and tokenizer, the tokens that stay, and numbers for the
-    report (`Trimmed.facts`).
+    Return a copy of the run with the trimmed model and tokenizer, the tokens that stay, and facts
+    about the trimming for the report (`Trimmed.facts`).
     """
     assert run.choices.vocabulary is not None
     with run.timed("choose tokens"):
@@ -179,9 +181,9 @@ def trim(run: Run, model: PlacedModel) -> tuple[Run, list[str], dict[str, float]
 
 
 def trimmed_run(run: Run, tokens: list[str]) -> Run:
-    """Return the run with the trimmed vocabulary that an earlier start of the run has chosen.
+    """Return a copy of the run with the trimmed vocabulary that an earlier invocation has chosen.
 
-    tokens: the tokens that stay in this vocabulary.
+    tokens: the tokens of the trimmed vocabulary.
     """
     before = run.source.tokenizer
     rows = adapt(run.source.skeleton()).vocab_size
@@ -191,9 +193,10 @@ def trimmed_run(run: Run, tokens: list[str]) -> Run:
 
 
 def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
-    """Return the run with the trimmed model as its source, and with new texts, tasks and budget.
+    """Return a copy of the run with the trimmed model, and with new texts, tasks and budget.
 
-    source: the trimmed model. before: the tokenizer of the dense model.
+    source: the trimmed model.
+    before: the tokenizer of the dense model.
     """
     choices = replace(run.choices, vocabulary=None)
     texts = read_texts(choices, source)
@@ -203,8 +206,8 @@ def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
             if text is not None:  # the dense model has written this text
                 texts[use] = texts[use].written(part, text)
 
-    # keep the text in which tokens were counted, so that the report shows the domain "calibration"
-    # for tasks on this text
+    # keep the text in which tokens were counted, because the report shows the domain "calibration"
+    # for tasks that measure the model on this text
     if "vocabulary" in run.texts:
         texts["vocabulary"] = run.texts["vocabulary"]
 
