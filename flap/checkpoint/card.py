@@ -1,4 +1,4 @@
-"""Write the model card of a checkpoint (README.md), but never replace a card of the user."""
+"""Write the model card of a checkpoint (README.md), but never replace a user's own model card."""
 
 import logging
 from pathlib import Path, PureWindowsPath
@@ -10,7 +10,8 @@ from flap.storage.atomic_files import write_text
 log = logging.getLogger(__name__)
 
 CARD = "README.md"
-# flap recognises its model cards by this line. Do not change it, because existing cards have it.
+# flap recognises model cards that flap has written by this line. Do not change the line, because
+# existing cards contain it.
 MARK = (
     "<!-- Written by flap, and replaced with the checkpoint. "
     "Delete this line, and the card is yours and stays. -->"

@@ -31,8 +31,8 @@ _REPLACED = (
 def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
     """Change the class and the config of a model in place, so that it can be saved and loaded.
 
-    If the base architecture in transformers can represent the pruned model, the model gets the
-    class and the config of this architecture (the stock form). Otherwise, the model gets a class
+    If the dense model's architecture in transformers can represent the pruned model, the model gets
+    the class and the config of this architecture (the stock form). Otherwise, it gets a class
     and a config of `modeling_flap.py`, which is later saved with the weights.
 
     spare: the maximum number of parameters that the stock form may add as biases of zeros.

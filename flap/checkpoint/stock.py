@@ -1,6 +1,7 @@
 """Find out whether a pruned model can be saved as a checkpoint of its base architecture.
 
-A checkpoint of the base architecture has the stock form, and can be loaded without code of flap.
+The base architecture is the dense model's architecture in transformers. A checkpoint of the base
+architecture has the stock form, and can be loaded without code of flap.
 The stock form is possible only if all layers of the pruned model have the same widths.
 """
 

@@ -1,8 +1,8 @@
 """A plugin for vLLM that serves pruned checkpoints without `trust_remote_code`.
 
-vLLM refuses to serve architectures that are not registered. In each of its processes, it calls
+vLLM refuses to serve architectures that are not registered. In each vLLM process, vLLM calls
 `register` (entry point `vllm.general_plugins`), which registers the pruned architectures. vLLM's
-Transformers backend serves them, and builds their layers with the classes of `modeling_flap.py`.
+Transformers backend serves pruned models, and builds the layers with classes of `modeling_flap.py`.
 For mixtures of experts, `vllm_model.py` extends this backend.
 """
 

@@ -41,9 +41,9 @@ def head_dim(config: PreTrainedConfig) -> int:
 
 
 def ropes(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the RoPE parameters for layers with full attention, and for sliding attention.
+    """Return the RoPE parameters of layers with full attention, and of those with sliding windows.
 
-    Both are the same if the config has one set of parameters for all layers.
+    The two results are the same if the config has one set of parameters for all layers.
     """
     rope = getattr(config, "rope_parameters", None) or {"rope_type": "default"}
     return rope.get("full_attention", rope), rope.get("sliding_attention", rope)

@@ -4,7 +4,7 @@ The exporters of transformers trace the graph. The same graph processes prompts 
 because it takes any number of tokens after any number of cached tokens. Sequences of different
 lengths are padded on the left.
 
-Legend: N sequences · T tokens per sequence.
+Legend: N: sequences, T: tokens per sequence.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Gemma 3 (text only) in llama.cpp. All layers must have the same width and no biases."""
+"""Convert Gemma 3 text models for llama.cpp, which needs layers of one width without biases."""
 
 from gguf import GGUFWriter, RopeScalingType
 from torch import Tensor
@@ -15,7 +15,7 @@ LOCAL_BASE = 10000.0
 
 
 def check_gemma3(config: PreTrainedConfig) -> None:
-    """Check that llama.cpp computes a model with these settings as transformers does.
+    """Check that llama.cpp gives the same results as transformers for a model with this config.
 
     Raises:
         ValueError: llama.cpp does not support a setting. The message names the supported values.
@@ -44,9 +44,9 @@ def check_gemma3(config: PreTrainedConfig) -> None:
 
 
 def convert_gemma3(name: str, tensor: Tensor, head_dim: int) -> Tensor:
-    """Convert a tensor to llama.cpp's values.
+    """Convert a tensor to the values that llama.cpp expects.
 
-    Gemma's RMSNorm multiplies by 1 + weight, and that of llama.cpp multiplies by the weight.
+    Gemma's RMSNorm multiplies by 1 + weight, but llama.cpp's RMSNorm multiplies by the weight.
     """
     return tensor + 1 if name.endswith("norm.weight") else tensor
 

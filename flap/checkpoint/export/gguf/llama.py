@@ -1,10 +1,10 @@
-"""LLaMA, Mistral and Qwen 2 in llama.cpp.
+"""Convert LLaMA, Mistral and Qwen 2 models for llama.cpp.
 
 These families differ only in which Linear modules have biases. llama.cpp's architecture `llama`
 applies every bias that is in the file, but needs layers of equal width. llama.cpp's architecture
 `deci` does the same computation with a separate width for each layer.
 
-Legend: R rows (output channels of a Linear) · D channels of a head.
+Legend: R: rows (output channels of a Linear), D: channels of a head.
 """
 
 import re
@@ -26,7 +26,7 @@ YARN = {"beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 0, "truncate": True}
 
 
 def check_llama(config: PreTrainedConfig) -> None:
-    """Check that llama.cpp computes a model with these settings as transformers does.
+    """Check that llama.cpp gives the same results as transformers for a model with this config.
 
     Raises:
         ValueError: llama.cpp does not support a setting. The message names the supported values.

@@ -1,7 +1,7 @@
 """Convert the tensors and hyperparameters of a model to llama.cpp's format.
 
-`llama.py` and `gemma3.py` contain what is particular to a family. This module reads all widths from
-the shapes of the tensors.
+`llama.py` and `gemma3.py` contain the code that is particular to one model family. This module
+reads all widths from the shapes of the tensors.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ Widths = dict[str, int]  # numbers of heads and neurons of a layer; the keys are
 
 
 class GGUFFamily(NamedTuple):
-    """A model family, as llama.cpp runs it."""
+    """How flap converts models of a family for llama.cpp."""
 
     arch: MODEL_ARCH  # llama.cpp's architecture for layers of equal width
     # llama.cpp's architecture that does the same computation with a separate width for each layer
@@ -70,7 +70,7 @@ def check_model(config: PreTrainedConfig) -> None:
 
 
 def gguf_family(config: PreTrainedConfig) -> GGUFFamily:
-    """Return how llama.cpp runs the family of a model.
+    """Return the `GGUFFamily` of a model.
 
     Raises:
         ValueError: the export does not support the family.

@@ -89,7 +89,7 @@ def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
     each layer, or None for a layer without one.
 
     Raises:
-        ValueError: mlx-lm lacks this architecture, or its logits would differ from transformers'.
+        ValueError: mlx-lm lacks this architecture, or would give other logits than transformers.
     """
     model_type = str(config.model_type.removeprefix("flap_"))
     rope, local_rope = ropes(config)
