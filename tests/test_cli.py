@@ -122,6 +122,7 @@ def test_a_failed_job_leaves_the_others_alone(
     )
 
 
+@pytest.mark.long
 def test_a_finished_run_in_a_folder_that_cannot_be_written_is_done_already(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:

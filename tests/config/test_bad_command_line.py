@@ -174,6 +174,7 @@ def test_a_process_that_begins_with_nothing_imported_says_it_so_too(flap: Cli) -
     assert_one_line(flap(DOES_NOT_COMPOSE[0][0]), DOES_NOT_COMPOSE[0][1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", quick(1, [[], ["dry_run=true"]]), ids=["run", "dry-run"])
 def test_a_long_path_is_told_without_a_word_of_omegaconf(
     more: list[str], quick_flap: Cli, tmp_path: Path
@@ -250,7 +251,7 @@ def test_a_model_of_the_hub_fails_at_once_without_a_network(quick_flap: Cli) -> 
     )
 
 
-@pytest.mark.parametrize(("argument", "line"), quick(24, DOES_NOT_COMPOSE))
+@pytest.mark.parametrize(("argument", "line"), quick(8, DOES_NOT_COMPOSE))
 def test_what_does_not_compose_is_one_line(
     quick_flap: Cli, tmp_path: Path, argument: str, line: str
 ) -> None:

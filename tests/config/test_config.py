@@ -29,7 +29,7 @@ ADDED = [*EXPERIMENTS, Path("debug/smoke.yaml")]
 
 
 @pytest.mark.parametrize(
-    "option", quick(25, [path for path in OPTIONS if path not in ADDED]), ids=str
+    "option", quick(10, [path for path in OPTIONS if path not in ADDED]), ids=str
 )
 def test_every_option_composes_and_is_built(option: Path) -> None:
     group = option.parent.name

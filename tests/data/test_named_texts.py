@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from flap.data import Text, named_texts, read_text
 from flap.data.named_texts import packaged_file
+from tests.helpers.marks import quick
 
 WIKITEXT = {"name": "wikitext-2-raw-v1"}
 C4 = {"data_files": "en/c4-validation.00000-of-00008.json.gz"}
@@ -99,7 +100,7 @@ def runs_of_13_words(text: Text) -> set[str]:
     return runs
 
 
-@pytest.mark.parametrize("dataset", [*named_texts.PACKAGED, "python-code"])
+@pytest.mark.parametrize("dataset", quick(1, [*named_texts.PACKAGED, "python-code"]))
 def test_no_packaged_text_shares_13_words_in_a_row_with_its_other_part(dataset: str) -> None:
     calibration = read_text(dataset, "calibration", "f")
     evaluation = read_text(dataset, "evaluation", "f")

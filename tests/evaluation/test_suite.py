@@ -85,6 +85,7 @@ def assert_measured_alike(report: Report, in_memory: Report) -> None:
             assert report.evaluation[which][name] == in_memory.evaluation[which][name]
 
 
+@pytest.mark.long
 def test_what_fits_is_loaded_and_measured_as_any_other(
     measured, in_memory: Report, loaded: list[int]
 ) -> None:

@@ -17,8 +17,6 @@ from tests.helpers.fault_walks import SCENARIOS, Scenario, walk
 from tests.helpers.faults import KINDS, Fault
 from tests.helpers.runs import tiny
 
-QUICK = ("prune and save",)  # `make test` runs only this scenario
-
 
 def faults(step: int, first: int, num_operations: int) -> list[Fault]:
     """Return a fault for every `step`-th file operation.
@@ -43,8 +41,7 @@ def inputs(
 def each() -> Iterator[Any]:
     """Yield each scenario twice: with its own step, and with step 1 (a fault at each operation)."""
     for scenario in SCENARIOS:
-        long = () if scenario.name in QUICK else pytest.mark.long
-        yield pytest.param(scenario, scenario.step, id=scenario.name, marks=long)
+        yield pytest.param(scenario, scenario.step, id=scenario.name, marks=pytest.mark.long)
         yield pytest.param(
             scenario, 1, id=f"{scenario.name}-each operation", marks=pytest.mark.thorough
         )

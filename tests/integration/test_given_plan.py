@@ -13,6 +13,7 @@ from flap.pipeline import run
 from flap.results import Report
 from flap.results.run_folder import read_run
 from tests.cases import tiny_model
+from tests.helpers.marks import quick
 from tests.helpers.runs import composed, tensors_of, tiny
 
 Run = Callable[..., Report]
@@ -25,8 +26,8 @@ def first(run_tiny: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", ["run", "file"])
-@pytest.mark.parametrize("placement", ["device", "stream"])
+@pytest.mark.parametrize("form", quick(1, ["run", "file"]))
+@pytest.mark.parametrize("placement", quick(1, ["device", "stream"]))
 def test_another_seed_gives_the_same_units_and_other_biases(
     form: str,
     placement: str,

@@ -15,6 +15,7 @@ from torch import nn
 
 from flap.models import OnDisk
 from flap.pipeline import run
+from tests.helpers.marks import quick
 from tests.helpers.runs import composed
 
 
@@ -58,7 +59,7 @@ class Observed:
         monkeypatch.setattr(OnDisk, "ends", observed_ends)
 
 
-@pytest.mark.parametrize("choice", ["method=flap", "method=wanda_sp", "method=flap_plus"])
+@pytest.mark.parametrize("choice", quick(1, ["method=flap_plus", "method=flap", "method=wanda_sp"]))
 def test_one_layer_or_the_rest_is_in_memory(
     choice: str, base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,7 @@ def finished(finished_run: Path, base: list[str], tmp_path: Path) -> list[str]:
     return [*base, f"hydra.run.dir={tmp_path / 'run'}"]
 
 
+@pytest.mark.long
 def test_status_and_report_of_a_finished_run(
     quick_flap: Cli, finished: list[str], tmp_path: Path
 ) -> None:
@@ -388,6 +389,7 @@ def test_a_kill_while_measuring_in_another_way_mixes_no_numbers(
     assert before["pruned"].items() < after["pruned"].items()
 
 
+@pytest.mark.long
 def test_a_finished_run_is_sent_to_a_tracker_once(
     quick_flap: Cli, finished: list[str], tmp_path: Path
 ) -> None:

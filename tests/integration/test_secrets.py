@@ -69,6 +69,7 @@ def sweep_of(base: list[str], *others: str) -> list[str]:
     return ["-m", *base, "ratio=0.4", "checkpoint.save=true", "hydra.sweep.dir=sweep", *others]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("password", "written"),
     [

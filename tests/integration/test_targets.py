@@ -60,7 +60,7 @@ def test_the_file_has_the_bytes_that_were_asked_for(run_target: Run, compensatio
     assert row[2] == f"{size:,} of 120,000 asked"
 
 
-@pytest.mark.parametrize("structure", ["UL-UM", "UL-MM", "AL-MM"])
+@pytest.mark.parametrize("structure", quick(1, ["UL-UM", "UL-MM", "AL-MM"]))
 def test_the_biases_of_a_stock_checkpoint_count(run_target: Run, structure: str) -> None:
     report = run_target("target.parameters=30e3", f"structure={structure}")
     count = sum(tensor.numel() for tensor in saved(report).values())

@@ -480,7 +480,7 @@ def test_one_damaged_file_costs_its_cell_alone(
     assert "1 damaged" in write_study(sweep).read_text()
 
 
-@pytest.mark.parametrize("section", ["evaluation", "git", "parameters", "ratio"])
+@pytest.mark.parametrize("section", quick(1, ["evaluation", "git", "parameters", "ratio"]))
 def test_a_report_with_an_empty_section_costs_no_page(sweep: Path, section: str) -> None:
     path = next(sweep.glob("1_*/report.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {section: {}}))
@@ -488,7 +488,7 @@ def test_a_report_with_an_empty_section_costs_no_page(sweep: Path, section: str)
     assert "2 finished" in write_study(sweep).read_text()
 
 
-@pytest.mark.parametrize("name", ["evaluation.json", "documents.json.gz"])
+@pytest.mark.parametrize("name", quick(1, ["evaluation.json", "documents.json.gz"]))
 def test_results_that_are_nested_too_deeply_leave_the_numbers_of_the_report(
     sweep: Path, name: str
 ) -> None:

@@ -207,6 +207,7 @@ def test_the_failed_cell_shows_its_whole_error_and_its_log(page: Page) -> None:
     assert page.inner_text("body").strip() == "what happened"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("width", "scheme"),
     [

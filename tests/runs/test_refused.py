@@ -8,6 +8,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from flap.storage import read_state
+from tests.helpers.marks import quick
 
 Cli = Callable[..., "CompletedProcess[str]"]
 EARLY = "ratio=2"  # an error that is found when the config is checked
@@ -50,7 +51,7 @@ def test_a_folder_above_stays_if_it_was_there(
     assert everything(tmp_path) == there
 
 
-@pytest.mark.parametrize("mistake", [EARLY, LATE])
+@pytest.mark.parametrize("mistake", quick(1, [EARLY, LATE]))
 def test_files_of_another_program_stay(
     mistake: str, quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:

@@ -61,7 +61,7 @@ def test_same_logits(
     assert_computes_the_same(exported, "llama" if uniform else "deci")
 
 
-@pytest.mark.parametrize("rope", ROPES)
+@pytest.mark.parametrize("rope", quick(1, ROPES))
 @pytest.mark.parametrize("uniform", [False, True], ids=["by-layer", "uniform"])
 def test_scaled_rope(
     uniform: bool, rope: str, words: PreTrainedTokenizerFast, tmp_path: Path

@@ -9,12 +9,13 @@ import pytest
 
 from flap.method.allocation import LayerPlan
 from tests.cases import ARCHITECTURES, MIXTURES, RATIOS, STRUCTURES
+from tests.helpers.marks import quick
 from tests.helpers.ratios import allocated, assert_meets, budget_of, model_of, random_scores
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("ratio", RATIOS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", quick(3, ARCHITECTURES))
 def test_ratio_is_met_and_no_layer_is_empty(
     architecture: str, ratio: float, structure: str
 ) -> None:

@@ -34,6 +34,7 @@ from flap.models import Pair, Resident, adapt
 from flap.storage import NOT_KEPT
 from tests.cases import ARCHITECTURES, collect, tiny_model, tokens
 from tests.helpers.compressed import whole, with_comoments
+from tests.helpers.marks import quick
 
 CPU = torch.device("cpu")
 WINDOWS = tokens(windows=12)
@@ -148,7 +149,7 @@ def assert_part(part: Statistics, activation_TI: Tensor) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", quick(3, ARCHITECTURES))
 def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> None:
     model = tiny_model(architecture)
     dense = collect(Resident(model), WINDOWS, batch_size=3)

@@ -20,6 +20,7 @@ from flap.models import PLACEMENTS, Resident
 from flap.runtime.temporary_state import seeded
 from flap.storage import WorkFolder
 from tests.cases import VOCAB, tiny_model
+from tests.helpers.marks import quick
 from tests.helpers.placed import placed_at
 
 
@@ -89,7 +90,7 @@ def test_a_text_goes_on_where_it_was_interrupted(
     assert not torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("placement", quick(1, PLACEMENTS))
 def test_every_placement_writes_the_same(
     placement: str,
     windows: Windows,

@@ -12,11 +12,12 @@ from flap.method.compression import BiasCompensation, mask_layer, slice_layer
 from flap.models import adapt
 from tests.cases import ARCHITECTURES, METRICS, STRUCTURES
 from tests.helpers.compressed import COMPENSATIONS, calibrated, changed, plan_for
+from tests.helpers.marks import quick
 from tests.helpers.pruned import logits
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", quick(3, ARCHITECTURES))
 def test_masked_equals_sliced(architecture: str, structure: str) -> None:
     """To cover all metrics and compensations, the cases use them in turn."""
     turn = list(ARCHITECTURES).index(architecture) + list(STRUCTURES).index(structure)

@@ -127,6 +127,7 @@ def test_a_dense_model_that_shares_tensors_stays(
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recovery", quick(1, [SHORT, SHORT_LORA]))
 def test_it_is_deterministic_and_leaves_random_states(recovery: Recovery, tmp_path: Path) -> None:
     teacher = dense()

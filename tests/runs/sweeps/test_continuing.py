@@ -35,6 +35,7 @@ def command_in(stderr: str) -> list[str]:
     return shlex.split(line.removeprefix(CONTINUE))
 
 
+@pytest.mark.long
 def test_a_run_continues_with_the_command_that_ctrl_c_prints(
     base: list[str], quick_flap: Cli, tmp_path: Path
 ) -> None:
