@@ -1,4 +1,4 @@
-"""Compression: remove units from layers, and change output projections to compensate for them.
+"""Compression: remove units from layers, and change output projections to make up for the loss.
 
 A unit is a KV head with its query heads, a neuron of an MLP, or an expert. An output projection is
 the last matrix of an attention or an MLP.

@@ -2,11 +2,13 @@
 
 A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron
 of an MLP, or an expert. Slicing removes the rows and columns of pruned units from the matrices, and
-masking sets these rows and columns to zero. In both cases, the kept units get the same output
-projections, fitted by a compensation. So a sliced and a masked model have the same logits.
+masking sets these rows and columns to zero. A compensation changes an output projection to make up
+for its removed input channels. Slicing and masking use the same compensated weights, so a sliced
+model and a masked model have the same logits.
 
-Legend: O, I output and input channels of the output projection · K kept input channels · U units ·
-C channels of a unit · R rows of a unit in an input projection.
+Legend of tensor suffixes: O: output channels of the output projection · I: input channels of the
+output projection · K: kept input channels · U: units · C: input channels of a unit · R: rows of a
+unit in an input projection.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,12 +26,12 @@ from flap.models import Block, ModelAdapter, Pair
 from flap.models.block import bias_of, set_tensor
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
-FITS = as_json("fits")  # stores the fit reports of a layer (`Reports`)
+FITS = as_json("fits")  # the kind of file in which the fit reports of one layer are stored
 # A function that prunes a block in memory: `slice_out` or `zero_out`. Its arguments are the block,
 # the indices of the kept units, and the fitted output projection.
 Write: TypeAlias = Callable[[Block, Tensor, BlockFit], None]
-# Fit reports, which say how well compensations fit; the keys are names of blocks. In a mixture of
-# experts, each expert has a report.
+# A dict from the names of blocks to their fit reports. A fit report says how well a compensation
+# makes up for removed channels. In a mixture of experts, the keys are the names of the experts.
 Reports: TypeAlias = dict[str, FitReport]
 # A function that changes one layer in memory: `slice_layer` or `mask_layer`.
 CompressLayer: TypeAlias = Callable[
@@ -48,20 +50,20 @@ def compress_layers(
     """Prune every layer according to a plan, and return the fit reports.
 
     statistics: yields the statistics of each layer while the layer is in memory.
-    work: the working directory of the pass over the layers that yields `statistics`. An interrupted
-        pass resumes from this directory, which also stores the fit reports of finished layers.
+    work: the working directory that `statistics` also uses, from which an interrupted pass over the
+        layers resumes. The fit reports of finished layers are stored in this directory.
     """
     notes = Notes(FITS, work)
     for i, observed in statistics:
         notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
-        del observed  # free this layer's covariances before the next layer is observed
+        del observed  # free this layer's covariances before those of the next layer are computed
     return joined(map(notes.read, range(len(plan.layers))))
 
 
 def joined(reports: Iterable[Mapping[str, Sequence[Any]]]) -> Reports:
-    """Join the fit reports of all layers.
+    """Join the fit reports of several layers into one dict.
 
-    Reports that were read from JSON are plain lists, which are turned back into `FitReport`.
+    After reading from JSON, each report is a plain list, which is converted back to a `FitReport`.
     """
     every: Reports = {}
     for of_layer in reports:
@@ -94,9 +96,10 @@ def _compress_layer(
 def write_layer(
     write: Write, adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> None:
-    """Prune a layer in memory according to its plan, with fits that are already computed.
+    """Prune a layer in memory according to its plan, with output projections fitted beforehand.
 
-    fits: the fits of attention and MLP; None for a block that keeps all of its units.
+    fits: the fitted output projections of the attention and of the MLP; None for a block that keeps
+        all of its units.
     """
     for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
         if fit is not None:
@@ -105,7 +108,7 @@ def write_layer(
 
 
 def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
-    """Reduce a block to the units `kept_U`, and give it the fitted output projection.
+    """Reduce a block to the units `kept_U`, and replace its output projection by the fitted one.
 
     If the block has an RMS norm over the channels of all units, the norm keeps only the weights of
     the kept channels. The norm then divides by the root mean square of the kept channels instead of
@@ -130,7 +133,7 @@ def slice_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
 
 
 def zero_out(block: Block, kept_U: Tensor, fit: BlockFit) -> None:
-    """Set the weights of all units except `kept_U` to zero, and write the fitted output projection.
+    """Set the weights of all units except `kept_U` to zero, and set the fitted output projection.
 
     The weights of a unit are its rows and biases in the input projections, and its columns in the
     output projection.

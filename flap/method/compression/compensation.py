@@ -1,13 +1,14 @@
 """Compensations, which change an output projection to make up for its removed input channels.
 
-A block is the attention or the MLP of a layer. Every fifth calibration window is held out. The
-tokens of the held-out windows are called held-out tokens, and the tokens of all other windows are
-called fitting tokens. Compensations are tested on held-out tokens. In a trial, structure=search
-prunes one block, and measures the effect on the predictions of held-out tokens.
+A block is the attention or the MLP of a layer. Every fifth calibration window is held out, so that
+compensations can be tested on it. The tokens of the held-out windows are called held-out tokens,
+and the tokens of all other windows are called fitting tokens. The option structure=search runs
+trials: a trial prunes one block, and measures the effect on the predictions of held-out tokens.
 
 Source: FLAP, arXiv 2312.11983, section 3.4.
 
-Legend: O output channels · I input channels · K kept input channels · P pruned input channels.
+Legend of tensor suffixes: O: output channels · I: input channels · K: kept input channels ·
+P: removed input channels.
 """
 
 from abc import ABC, abstractmethod
@@ -30,9 +31,10 @@ class Removal(NamedTuple):
 class FitReport(NamedTuple):
     """How well a linear map predicts the part of a block's output that comes from removed channels.
 
-    The errors are mean squared errors of the block's output on held-out tokens; lower is better.
-    They are 0 if no held-out token reaches the block. They are nan in trials of structure=search,
-    unless there are so few fitting tokens that a map may fit noise (`linear.ENOUGH_TOKENS`).
+    The errors are mean squared errors of the block's output on held-out tokens; lower is better. If
+    no held-out token reaches the block, which can be an expert, the errors are 0. In trials of
+    structure=search, the errors are not computed (nan), unless there are so few fitting tokens that
+    a map may fit noise (`linear.ENOUGH_TOKENS`).
     """
 
     # The ridge of the chosen map; None if FLAP's bias (`BiasCompensation`) is used instead, because
@@ -43,7 +45,7 @@ class FitReport(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A fitted output projection, in float32."""
+    """An output projection that a compensation has fitted to its kept channels, in float32."""
 
     weight_OK: Tensor
     bias_O: Tensor | None  # the vector that is added to the old bias; None if nothing is added
@@ -66,7 +68,7 @@ class Compensation(ABC):
         removals: Sequence[Removal],
         trial: bool = False,
     ) -> list[Fit]:
-        """Return a fit of one output projection for each of several removals of its input channels.
+        """Fit an output projection separately for each removal, and return the fits in order.
 
         statistics: the statistics of the input channels; None only if `needs_statistics` is False.
         trial: whether the fits are only for a trial of structure=search. A trial is measured on
@@ -82,8 +84,8 @@ class NoCompensation(Compensation):
 
         W' = W_K,  b' = b
 
-    W (O, I), b: the weight and bias of the dense output projection. W', b': the new weight and
-    bias. W_K (O, K): the columns of W for the kept channels.
+    W (O, I) and b are the weight and bias of the output projection before pruning. W' and b' are
+    its weight and bias after pruning. W_K (O, K) are the columns of W for the kept channels.
 
         python -m flap compensation=none
     """
@@ -107,10 +109,10 @@ class BiasCompensation(Compensation):
 
         W' = W_K,  b' = b + W_P · mean_P
 
-    W (O, I), b: the weight and bias of the dense output projection. W', b': the new weight and
-    bias. W_K (O, K), W_P (O, P): the columns of W for the kept and for the removed channels.
-    mean_P: the means of the removed channels over the calibration tokens. Source: FLAP,
-    arXiv 2312.11983, section 3.4.
+    W (O, I) and b are the weight and bias of the output projection before pruning. W' and b' are
+    its weight and bias after pruning. W_K (O, K) and W_P (O, P) are the columns of W for the kept
+    and for the removed channels. mean_P are the means of the removed channels over the calibration
+    tokens. Source: FLAP, arXiv 2312.11983, section 3.4.
 
         python -m flap compensation=bias
     """

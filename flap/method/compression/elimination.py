@@ -1,17 +1,19 @@
-"""Eliminate channels in a fixed order, to fit several removals with one factorisation.
+"""Fit an output projection for several removals of channels with a single Cholesky factorisation.
 
-A removal is a set of input channels that are removed from an output projection. The channels are
-sorted in the reverse of the order in which they are removed. C is the covariance of the sorted
-channels, λ' is the ridge, and 1 is the identity matrix. U is the upper triangular Cholesky factor
-of H = C + λ' · 1 = Uᵀ U. For any number of removed channels, the kept channels K come first in the
-sorted order, so that H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge least-squares map from the
-kept channels K to the removed channels P is C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. One triangular
-solve with the submatrices U_KK and U_KP computes this map, and C is not needed. So the same U is
-used for every number of removed channels. (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774,
-uses such a factor for one row of a weight at a time.)
+A removal divides the input channels of an output projection into kept channels K and removed
+channels P. The channels are sorted so that, in every removal, the kept channels come before the
+removed channels. C is the covariance of the sorted channels, λ' is the ridge, and 1 is the identity
+matrix. U is the upper triangular Cholesky factor of H = C + λ' · 1, so H = Uᵀ U. Because the kept
+channels come first, H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP. The ridge least-squares map from the
+kept channels to the removed channels is C_PK (C_KK + λ' · 1)⁻¹ = U_KPᵀ U_KK⁻ᵀ. A triangular solve
+with the submatrices U_KK and U_KP computes this map without C. So the same U serves all removals.
+(SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774, uses a Cholesky factor in a similar way,
+for one row of a weight at a time.)
 
-Legend: O output channels · I input channels · P removed, K kept channels · S channels of a strip ·
-J the channels of a strip and all channels after them.
+U is computed and stored in strips, which consist of consecutive rows.
+
+Legend of tensor suffixes: O: output channels · I: input channels · K: kept channels · P: removed
+channels · S: rows of a strip · J: columns of a strip, from the diagonal element of its first row.
 """
 
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ OUTPUTS = 512
 class Elimination:
     """The Cholesky factor U of H, from which the least-squares map of each removal is computed."""
 
-    order_I: Tensor  # indices of the sorted channels; channels that are removed first come last
+    order_I: Tensor  # indices of the channels in the sorted order
     # U in strips of STRIP rows. A strip begins at the diagonal element of its first row. If the
     # factorisation of H fails at a channel, the last strip ends before this channel.
     strips: tuple[Tensor, ...]
@@ -115,12 +117,15 @@ def _strips(
 
 
 def _factor(strip_SJ: Tensor) -> Tensor:
-    """Convert rows of H into rows of U. All earlier rows must already be eliminated from them.
+    """Convert consecutive rows of H into rows of U.
+
+    The products of all earlier rows of U must already be subtracted from these rows of H.
 
     If the factorisation fails at a row, return only the rows of U before this row.
     """
     square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
-    # factorise again with fewer rows, because some libraries overwrite valid rows when they fail
+    # factorise again with fewer rows, because some backends of cholesky_ex overwrite valid rows if
+    # the factorisation fails
     while failed:
         strip_SJ = strip_SJ[: int(failed) - 1]
         square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)

@@ -1,12 +1,13 @@
 """Fit the output projections of a layer for one or more plans.
 
 A plan lists the units that stay. A fit is an output projection that a compensation has changed to
-make up for removed channels. A block is the attention or the MLP of a layer. Each member of a
-block, such as an expert, is fitted separately, on the tokens that reach it. In a trial,
-structure=search prunes one block, and measures the effect on predictions.
+make up for removed channels. A block is the attention or the MLP of a layer. The members of an MLP
+with experts are its experts; every other block has a single member, the block itself. Each member
+is fitted separately, on the tokens that reach this member. The option structure=search runs trials:
+a trial prunes one block, and measures the effect on the model's predictions.
 
-Legend: O output channels · I input channels · K kept, P pruned channels · U units ·
-C channels of a unit.
+Legend of tensor suffixes: O: output channels · I: input channels · K: kept input channels ·
+P: removed input channels · U: units · C: input channels of a unit.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ class BlockFit(NamedTuple):
 
     weight_OK: Tensor  # new weight, with columns only for kept channels, in the dtype of the model
     bias_O: Tensor | None  # new bias, in the dtype of the model; None if there is no bias
-    reports: dict[str, FitReport]  # how well each member is fitted; the keys are names of members
+    reports: dict[str, FitReport]  # the errors of the fit of each member, by the member's name
 
 
 Kept = tuple[int, ...]  # indices of the kept units of a block
@@ -64,8 +65,8 @@ def fit_layer(
         for block, sets, observed in zip(blocks, removing, inputs, strict=True)
     ]
     every = list(chain(*fitters))
-    # Each process has different trials, so it computes all fits of its trials. The final plan is
-    # the same in all processes, so they share the work of computing its fits.
+    # In trials, each process has different plans, so each process computes all fits for its plans.
+    # Otherwise, all processes have the same plan, and divide the fits among themselves.
     fits = [fitter() for fitter in every] if trial else ranks.each_by_one(every)
 
     # 3. join the fits of the members of each block into a fit of the block
@@ -82,7 +83,7 @@ def _member_fitters(
     statistics: Sequence[Statistics],
     trial: bool,
 ) -> list[Callable[[], list[Fit]]]:
-    """Return, for each member of a block, a function that fits it for each set of kept units.
+    """Return one function per member of a block. It fits the member for each set of kept units.
 
     If the units are whole experts, nothing is fitted, and the list is empty.
     """
@@ -128,8 +129,8 @@ def _block_fits(
 ) -> dict[Kept, BlockFit]:
     """Return the fit of a block for each set of kept units.
 
-    fits: for each member, its fits for each set; empty if the units are whole experts, because the
-        weights of experts that stay do not change.
+    fits: for each member, one fit for each set of kept units. If the units are whole experts,
+        `fits` is empty, because the weights of the kept experts do not change.
     """
     block_fits = {}
     for k, kept in enumerate(kept_sets):

@@ -1,11 +1,12 @@
 """Linear compensation: a least-squares map predicts the removed channels from the kept channels.
 
-Every fifth calibration window is held out. The tokens of the held-out windows are called held-out
-tokens, and the tokens of all other windows are called fitting tokens. Compensations are tested on
-held-out tokens. In a trial, structure=search prunes one block, and measures the effect on
-predictions for held-out tokens.
+Every fifth calibration window is held out, so that compensations can be tested on it. The tokens of
+the held-out windows are called held-out tokens, and the tokens of all other windows are called
+fitting tokens. The option structure=search runs trials: a trial prunes one block, and measures the
+effect on the predictions of held-out tokens.
 
-Legend: O output channels · I input channels · P pruned, K kept input channels.
+Legend of tensor suffixes: O: output channels · I: input channels · K: kept input channels ·
+P: removed input channels.
 """
 
 import math
@@ -22,28 +23,31 @@ from flap.method.calibration.covariance import Covariance
 from flap.method.compression.compensation import Compensation, Fit, FitReport, Removal
 from flap.method.compression.elimination import Elimination
 
-# The ridges to choose from, as multiples of the mean variance of the input channels.
+# The ridges (regularisation strengths) that are tried, as multiples of the mean variance of the
+# input channels.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TRIAL_RIDGE = 1e-2
-# Number of fitting tokens per input channel. A map that is fitted on fewer tokens may fit noise. So
-# even the trials of structure=search compare such a map with FLAP's bias on held-out tokens.
+# Minimum number of fitting tokens per input channel. A map that is fitted on fewer tokens may fit
+# noise. Then even a trial of structure=search compares the map with FLAP's bias on held-out tokens,
+# and uses the better of the two.
 ENOUGH_TOKENS = 2
 
 
 @dataclass(frozen=True)
 class LinearCompensation(Compensation):
-    """A least-squares map predicts the removed channels from the kept channels, as in OBC.
+    """A least-squares map predicts the removed channels from the kept channels.
 
-    OBC (Optimal Brain Compression) is by Frantar and Alistarh (2022).
+    The map is computed as in OBC (Optimal Brain Compression, Frantar and Alistarh 2022).
 
         W' = W_K + A,  b' = b + W_P · mean_P − A · mean_K
         A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹
 
-    W (O, I), b: the weight and bias of the dense output projection. W', b': the new weight and
-    bias. W_K (O, K), W_P (O, P): the columns of W for the kept and for the removed channels.
-    C (I, I), mean (I): the covariance and mean of the channels. 1: the identity matrix. From the
-    kept channels x_K of a token, A predicts W_P x_P, which is the contribution of the token's
-    removed channels x_P to the output. FLAP's bias is the special case A = 0.
+    W (O, I) and b are the weight and bias of the output projection before pruning. W' and b' are
+    its weight and bias after pruning. W_K (O, K) and W_P (O, P) are the columns of W for the kept
+    and for the removed channels. C (I, I) and mean (I) are the covariance and the mean of the
+    channels, and 1 is the identity matrix. From the kept channels x_K of a token, A predicts
+    W_P x_P, which is the contribution of the token's removed channels x_P to the output. FLAP's
+    bias (`BiasCompensation`) is the special case A = 0.
 
     If no ridge is given, a map A is fitted with each of five ridges from 0.0001 to 1 (RIDGES),
     without the held-out tokens. The ridge with the smallest error on the held-out tokens is chosen,
@@ -116,7 +120,7 @@ class _Nested:
     def choose(
         self, ridges: Sequence[float], fitting: Covariance, held_out: Covariance
     ) -> list[FitReport]:
-        """Choose the best ridge for each removal on held-out tokens, and return a report for each.
+        """For each removal, choose the best ridge on held-out tokens, and return a fit report.
 
         The maps are fitted on the fitting tokens. The ridge in a report is None if no map has
         a smaller error on held-out tokens than FLAP's bias. The ridge is also None if no held-out
@@ -144,8 +148,8 @@ class _Nested:
 
         If the ridge is None, FLAP's bias is used instead of a map.
 
-        covariance: the covariance over the tokens on which maps are fitted. quick: whether to
-        factorise it in float32 if possible (see `Elimination.of`).
+        covariance: the covariance over the tokens on which maps are fitted.
+        quick: whether to factorise the covariance in float32 if possible (see `Elimination.of`).
         """
         fits: dict[int, Fit] = {}
         for ridge in {report.ridge for report in reports}:
@@ -196,7 +200,7 @@ class _Nested:
 def chains(removals: Sequence[Removal]) -> list[list[int]]:
     """Divide removals into chains, and return the indices of the removals in each chain.
 
-    Each removal in a chain also removes all channels that the removal before it removes.
+    In a chain, each removal removes all channels of the previous removal, and possibly more.
     """
     pruned = [set(removal.pruned_P.tolist()) for removal in removals]
     nested: list[list[int]] = []
@@ -211,11 +215,11 @@ def chains(removals: Sequence[Removal]) -> list[list[int]]:
 
 
 def order(chain: Sequence[Removal]) -> Tensor:
-    """Return all input channels in the reverse of the order in which a chain removes them.
+    """Return all input channels, sorted by the number of removals in a chain that remove them.
 
-    In a chain, each removal also removes the channels of the removal before it (see `chains`). The
-    channels that stay after the last removal come first. The channels that the first removal
-    removes come last.
+    Channels that no removal removes come first. In a chain, each removal removes all channels of
+    the previous removal (see `chains`). So in this order, the kept channels of every removal come
+    before its removed channels.
     """
     channels = sum(map(len, chain[0]))
     count_I = torch.zeros(channels, dtype=torch.int64, device=chain[0].kept_K.device)

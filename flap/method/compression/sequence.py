@@ -12,7 +12,7 @@ from flap.method.compression.compensation import Compensation, FitReport
 from flap.method.importance import Metric, score_layer
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
-DECIDED = as_json("decided")  # stores the plan and the fit reports of a layer
+DECIDED = as_json("decided")  # the kind of file that stores the plan and the fit reports of a layer
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class SequentialPruning:
         The plan lists the units that stay. Fit reports say how well the compensation fits each
         block, or in a mixture of experts each expert; the keys are names of blocks or experts.
 
-        work: the working directory, from which an interrupted run resumes. If the metric needs no
-            statistics, the run starts again at the first layer, because scores may be random, and
-            random scores depend on how many layers the process has already scored.
+        work: the working directory, from which an interrupted run resumes if layers are read from
+            files. If the metric needs no statistics, the run always starts at the first layer. The
+            reason is that the scores of such a metric may be random, and random scores depend on
+            how many layers the process has already scored.
         """
         covariance = self.metric.needs_covariance or self.compensation.needs_covariance
         adapter = calibration.model.adapter
@@ -45,7 +46,7 @@ class SequentialPruning:
             plan = self.structure.allocate_layer(i, scores, budget)
             reports = self.compress_layer(adapter, i, plan, self.compensation, observed)
             notes.write(i, (plan, reports))
-            del observed  # free this layer's covariances before the next layer is observed
+            del observed  # free this layer's covariances before those of the next one are computed
 
         layers = []
         fits = []
