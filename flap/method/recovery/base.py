@@ -22,16 +22,16 @@ EVALUATIONS = 10
 # Minimum number of training windows between two evaluations, as a multiple of the number of
 # held-out windows.
 EVERY = 4
-RISING = 0.05  # the learning rate rises in the first steps, which are this share of all steps
+RISING = 0.05  # share of the steps, at the beginning, in which the learning rate rises (warm-up)
 WRITERS = ("dense", "pruned", "both")
-# Minimum number of tokens in a step, unless a batch size is given or there are too few tokens. With
-# only 128 tokens in a step, and the learning rate unchanged, training made SmolLM2 worse.
+# Minimum number of tokens in an optimizer step, unless a batch size is given or there are too few
+# tokens. With 128 tokens in a step, and the same learning rate, training made SmolLM2 worse.
 STEP = 1024
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """Train weights, or low-rank updates of weights, to predict what the dense model predicts.
+    """Train the compressed model to predict what the dense model predicts.
 
     The learning rate rises during the first twentieth of the steps, and then falls as a cosine
     (`share_of_rate`). If a rank is given, each Linear module uses W + 2 B A instead of its weight
@@ -42,8 +42,8 @@ class Recovery:
     # the training text or a mixture of texts, written as in the option `calibration.dataset`; None
     # if `use` is "calibration"
     dataset: Any
-    # Number of tokens to train on, rounded down to whole steps; at least one step. Each token is
-    # used `epochs` times.
+    # Number of tokens to train on, rounded down to whole steps. There must be enough tokens for one
+    # step. Each token is used `epochs` times.
     tokens: int
     # Highest learning rate of AdamW, above 0. Without a rank, the learning rate of each tensor is
     # multiplied by the root mean square of the tensor.
@@ -53,20 +53,19 @@ class Recovery:
     rank: int | None = None
     # number of tokens in a window, 2 or more
     seq_len: int = 256
-    # Number of windows in a step, a multiple of the number of processes. None stands for the
-    # smallest multiple whose windows have at least STEP tokens together, or if `tokens` is too
-    # small for this, for the largest multiple that is possible.
+    # Number of windows in a step, a multiple of the number of processes. With None, it is the
+    # smallest multiple for which a step has at least STEP tokens. If `tokens` is too small for such
+    # a step, it is the largest multiple that `tokens` allows.
     batch_size: int | None = 8
-    # training ends after this many evaluations in a row in which the divergence is not lower than
-    # the lowest divergence of all earlier evaluations; 1 or more
+    # training ends after this many evaluations in a row without a new lowest divergence; 1 or more
     patience: int = 2
     # if true, activations are computed again instead of being stored, which takes less memory and
     # more time
     gradient_checkpointing: bool = False
     # How many times each window is trained on, at least 1.
     epochs: int = 1
-    # The number of held-out windows. Training ends with the weights of the evaluation that measured
-    # the lowest divergence on these windows.
+    # The number of held-out windows. After training, the model gets the weights with which an
+    # evaluation has measured the lowest divergence on these windows.
     held_out: int = HELD_OUT_WINDOWS
     # The windows to train on: "recovery" stands for windows of `dataset`, and "calibration" stands
     # for the calibration windows.
@@ -132,7 +131,7 @@ class Recovery:
         return (1 + math.cos(math.pi * progress)) / 2
 
     def check(self, adapter: ModelAdapter) -> None:
-        """Check that a model can be trained in this way. The model need not have its weights yet.
+        """Check that a model can be trained with these options. Its weights need not be loaded yet.
 
         Raises:
             ValueError: the batch size is not a multiple of the number of processes, or a rank is
@@ -157,8 +156,8 @@ class Recovery:
 class Reconstruction:
     """Train all weights except embeddings and LM head, on the calibration windows only.
 
-    `Recovery` explains the options. The held-out windows are the calibration windows on which
-    compensations are tested.
+    `Recovery` explains the options. Every fifth calibration window is held out: the model is not
+    trained on it. The same windows are held out when the fits of compensation=linear are tested.
     """
 
     # number of times that each window is trained on, 1 or more

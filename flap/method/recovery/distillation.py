@@ -7,7 +7,7 @@ windows are held out: the compressed model is not trained on them. The held-out 
 far the compressed model's predictions on the held-out windows are from the dense model's
 predictions (`mean_divergence`).
 
-Legend: N windows · T tokens in a window.
+Legend of tensor suffixes: N: windows · T: tokens in a window.
 """
 
 import logging
@@ -41,17 +41,19 @@ W = TypeVar("W", Tensor, Batch)
 def training_windows(
     recovery: Recovery, windows: Windows, by_pruned: Windows | None = None
 ) -> Batch:
-    """Return the held-out windows, and after them the windows to train on.
+    """Return one batch with the held-out windows first, and then the windows to train on.
 
-    The number of held-out windows is `recovery.held_out`. Their mask is true for the tokens on
-    which the held-out divergence is measured: the tokens of answers to prompts, or if the windows
-    have no or too few such tokens (`judged`), all tokens.
+    The number of held-out windows is `recovery.held_out`. In these windows, the mask is true for
+    the tokens on which the held-out divergence is measured: the tokens of answers to prompts, or
+    all tokens if the windows contain too few tokens of answers (`judged`).
 
-    windows: windows of the training texts; the dense model has answered prompts `windows.asked`.
-    by_pruned: windows of the same texts, in which the pruned model has answered these prompts; None
-        with recover.writer=dense. They replace windows to train on that come from such prompts: all
-        with recover.writer=pruned, and every second one with recover.writer=both. In this way, the
-        pruned model sees its own mistakes, and learns what the dense model predicts after them.
+    windows: windows of the training texts. `windows.asked` lists the texts that consist of prompts
+        with answers of the dense model.
+    by_pruned: windows of the same texts, in which the pruned model has answered the prompts; None
+        with recover.writer=dense. In the texts with answers, these windows replace the windows to
+        train on: all of them with recover.writer=pruned, and every second one with
+        recover.writer=both. In this way, the pruned model reads its own mistakes in training, and
+        learns what the dense model predicts after these mistakes.
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)
@@ -67,7 +69,7 @@ def training_windows(
     held_out_windows = Batch(tokens_NT[:held_out], of_answers_NT)
     mask_NT[:held_out] = judged(held_out_windows, torch.zeros(held_out)).mask_NT
 
-    # 2. replace windows that are not held out with windows that have the pruned model's answers
+    # 2. among the windows to train on, put in windows with the pruned model's answers
     if by_pruned is not None:
         of_pruned = _held_out_first(recovery, by_pruned.batch)
         step = 2 if recovery.writer == "both" else 1
@@ -115,7 +117,7 @@ def distil(
     folder: Path,
     seed: int,
 ) -> dict[str, Any]:
-    """Train the compressed model in place, and return a summary of the training for the report.
+    """Train the compressed model in place, and return the entries for the run's report.
 
     The model gets its old weights back if training does not lower the held-out divergence.
 
@@ -155,10 +157,10 @@ def _put_back(model: nn.Module, values: dict[str, Tensor]) -> None:
 
 
 def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool) -> dict[str, Any]:
-    """Return the summary of the training for the report.
+    """Return the entries about the training in the run's report, such as the number of tokens.
 
-    history: for each evaluation, the number of steps before it, and the held-out divergence that it
-        measured.
+    history: for each evaluation, the number of finished steps, and the held-out divergence that was
+        measured after these steps.
     better: whether training has lowered the held-out divergence.
     """
     by_tokens: list[tuple[int, float | None]] = []

@@ -1,9 +1,10 @@
-"""The module that transformers' Trainer trains: its output is the loss of the compressed model.
+"""The module that transformers' Trainer trains. It returns the loss of the compressed model.
 
 The teacher is the dense model (the model before compression), whose predictions the compressed
 model learns.
 
-Legend: N windows · T tokens in a window · D hidden size · P positions in the windows.
+Legend of tensor suffixes: N: windows · T: tokens in a window · D: hidden size · P: positions in the
+windows.
 """
 
 from typing import Any
@@ -57,8 +58,8 @@ class Student(nn.Module):
         another. So the logits of a chunk are computed only once, and are freed before the next
         chunk. The logits of a whole batch can take more memory than the model.
 
-        input_ids: tokens_NT. token_mask: mask_NT, which is true for the tokens whose predictions
-            are in the mean.
+        input_ids: the tokens of the windows, of shape (N, T).
+        token_mask: true for the tokens whose predictions are included in the mean, of shape (N, T).
         """
         targets = self.teacher.read(input_ids)
         hidden_PD = final_states(self.placed.adapter, input_ids)
@@ -72,7 +73,7 @@ class Student(nn.Module):
         return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
 
     def _positions(self, windows: int, positions: int) -> float:
-        """Return the number by which the sum of a batch's losses is divided to get their mean.
+        """Return the divisor with which the mean loss is computed from the sum of a batch's losses.
 
         In training, the divisor is the mean of `positions` over all processes, because DDP averages
         the gradients of the processes. In evaluation, the divisor is proportional to the number of

@@ -3,9 +3,9 @@
 The dense model is the model before compression. The student is the compressed model. If the
 student's vocabulary was trimmed, each removed token is spelled with several tokens that stayed.
 
-Legend: N windows · T tokens in a window · S tokens of the same text in the teacher's vocabulary ·
-P positions in the windows · D hidden size · V the teacher's vocabulary · K the student's
-vocabulary.
+Legend of tensor suffixes: N: windows · T: tokens in a window · S: tokens of the same text in the
+teacher's vocabulary · P: positions in the windows · D: hidden size · V: tokens of the teacher's
+vocabulary · K: tokens of the student's vocabulary.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from flap.models.forward import final_states
 
 # values of `Targets.token_P` at positions where the student does not learn the next token itself
 PREDICTED = -1  # the student learns the distribution that the teacher predicts
-NOTHING = -100  # the student learns nothing, because the next token is not in the window
+NOTHING = -100  # the student learns nothing at the last position, which has no next token
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,8 @@ compressed model, and the dense model is the model before compression. The stude
 the held-out windows. The held-out divergence is the divergence KL(dense ‖ student) of the
 predictions on the held-out windows.
 
-Legend: N windows · T tokens in a window · P positions of all held-out windows.
+Legend of tensor suffixes: N: windows · T: tokens in a window · P: positions of all held-out
+windows.
 """
 
 import json
@@ -147,11 +148,11 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
 
     The learning rate of a tensor is proportional to the tensor's root mean square, as in Adafactor
     (Shazeer and Stern, arXiv 1804.04235, section 8). The reason is that AdamW moves each element by
-    about the learning rate, however small or large the gradient is. Typical weights have a size of
-    0.2 in SmolLM2, and of 0.02 in Gemma 3. So with the same learning rate in both models, the
-    weights of Gemma 3 would change ten times as much relative to their size. For low-rank updates,
-    the learning rate is `recovery.learning_rate` itself, because the updates begin with the same
-    size in every model.
+    about the learning rate, however small or large the gradient is. Typical weights have a
+    magnitude of 0.2 in SmolLM2, and of 0.02 in Gemma 3. So with the same learning rate in both
+    models, the weights of Gemma 3 would change ten times as much relative to their magnitude. For
+    low-rank updates, the learning rate is `recovery.learning_rate` itself, because the updates
+    begin with the same magnitude in every model.
     """
     for parameter in trained:
         rate = recovery.learning_rate
