@@ -1,12 +1,13 @@
 """Measure how much the predictions of pruned models differ from those of the dense model.
 
-The measure is the divergence KL(dense ‖ pruned) of the next token. With structure=search,
-units (heads, neurons or experts) are chosen so that this divergence stays low. A plan lists the
-units that stay in each layer. A stream contains the hidden states, at the input of one layer, of
-all windows on which plans are measured. Each layer turns its inputs in the stream into the inputs
-of the next layer (`Stream.advance`).
+The measure is the divergence KL(dense ‖ pruned) of the distribution of the next token. With
+structure=search, units (heads, neurons or experts) are chosen so that this divergence stays low. A
+plan lists the units that stay in each layer. A stream contains the hidden states, at the input of
+one layer, of all windows on which plans are measured. When a layer runs on a stream, the outputs of
+the layer replace these hidden states (`Stream.advance`).
 
-Legend: N windows · T tokens in a window · D hidden size · V vocabulary · X texts · K plans.
+Legend of tensor suffixes: N: windows · T: tokens in a window · D: hidden size · V: vocabulary ·
+X: texts · K: plans.
 """
 
 import math
@@ -33,7 +34,8 @@ from flap.storage import NOT_KEPT, WorkFolder
 
 EVERY = 4  # predictions are compared at every fourth position of a window
 # Predictions are compared for a few windows at a time, which together have at most this number of
-# tokens. In a longer window, they are compared for at most this number of positions at a time.
+# tokens. If one window has more tokens, its predictions are compared for at most this number of
+# positions at a time.
 COMPARED_TOKENS = 1024
 # name of the dense model's stream, which all plans share before the first layer
 SHARED = "0"
@@ -47,7 +49,7 @@ PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
 
 @dataclass(frozen=True)
 class PlanDivergence:
-    """Measures KL(dense ‖ pruned) of the next token for several plans, in nats per token.
+    """Measures KL(dense ‖ pruned) of next-token predictions for several plans, in nats per token.
 
     All plans are measured in one pass over the layers. Plans that keep the same units in the first
     layers share a stream up to the first layer in which they differ. At that layer, the stream
@@ -55,8 +57,8 @@ class PlanDivergence:
     copy of the layer is pruned. If there are several processes, the plans are divided among them.
     Each process has the stream of the dense model and the streams of its plans.
 
-    Every fifth calibration window is held out: for this measurement, linear compensation, which is
-    a least-squares fit, does not use these windows. Plans are measured on the last held-out
+    Every fifth calibration window is held out: in this measurement, the least-squares fits of
+    compensation=linear do not use these windows. Plans are measured on the last of the held-out
     windows. Only the predictions at every fourth position are compared, because the predictions
     between these positions would add little information. With a large vocabulary, computing all
     predictions would take as long as computing many layers. In texts with answers, the predictions
@@ -111,7 +113,7 @@ class PlanDivergence:
         for i, observed in self.calibration.along(walk, covariance):
             layer_plans = with_dense(i, observed)
             forks, names = self._advance(i, layer_plans, observed, streams, names)
-            del observed  # free this layer's covariances before the next layer is observed
+            del observed  # free this layer's covariances before those of the next one are computed
             walk.replace(streams, forks)
             streams = forks
 
@@ -122,7 +124,8 @@ class PlanDivergence:
         """Return the windows on which plans are measured, and text_N.
 
         text_N is the index of the text from which each window was cut. The mask of the windows is
-        true for tokens of answers, or in texts with no or few such tokens, for all tokens.
+        true for tokens of answers. In texts with few or no tokens of answers, it is true for all
+        tokens.
         """
         tokens_NT = self.calibration.windows.tokens_NT
         windows = Batch.of(tokens_NT)
@@ -145,7 +148,7 @@ class PlanDivergence:
         streams: Mapping[str, Stream],
         names: list[str],
     ) -> tuple[dict[str, Stream], list[str]]:
-        """Run layer i, pruned as each plan says, on the plan's stream of hidden states.
+        """For each plan, run a copy of layer i, pruned as the plan says, on the plan's stream.
 
         Return the streams after the layer, and the name of each plan's stream after the layer.
 
@@ -228,8 +231,9 @@ def _last(text_N: Tensor, num_windows: int) -> Tensor:
 def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield text_N, tokens_NT and the hidden states of each stream, for a few windows at a time.
 
-    The tensors contain only the positions at which predictions are compared: in texts with answers,
-    all positions whose next token is in an answer; in other texts, every fourth position.
+    tokens_NT and the hidden states contain only the positions at which predictions are compared. In
+    texts with answers, these are all positions whose next token is in an answer. In other texts,
+    every fourth position is compared.
 
     streams: for each stream, the hidden states hidden_NTD of all windows.
     """
@@ -267,8 +271,8 @@ def pruned_layer(
 
     If the plan keeps all units of the layer, yield the layer itself.
 
-    fits: the fitted compensation of the attention and of the MLP; None for a block that keeps all
-        of its units.
+    fits: the fitted output projections of the attention and of the MLP; None for a block that keeps
+        all of its units.
     """
     layers = model.layers
     dense = layers[i]

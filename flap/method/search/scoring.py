@@ -1,9 +1,10 @@
 """The first step of structure=search: compute scores and the divergences of trials.
 
 In a trial, one block, which is the attention or the MLP of a layer, loses its lowest-scored units
-(heads, neurons or experts). The divergence of a trial is measured by `PlanDivergence`. The scores
-and the trials of a layer may both need the covariances of the layer's activations, so both are
-computed in the same pass over the layers.
+(heads, neurons or experts). The divergence of a trial says how far the predictions of this pruned
+model are from the dense model's predictions (`PlanDivergence`). Scores and trials may both need the
+covariances of a layer's activations. So layers are scored and trials are measured in the same pass
+over the layers.
 """
 
 from dataclasses import replace
@@ -23,9 +24,9 @@ def score_and_try(
     """Return the scores of all units, with the divergence of each trial in nats per token.
 
     An interrupted pass over the layers resumes from the working directory `work`. If the metric
-    needs no statistics, the pass starts again at the first layer instead, because such a metric may
-    compute random scores: these come from one generator for all layers, and a resumed run must get
-    the same scores as an uninterrupted run.
+    needs no statistics, the pass starts again at the first layer instead. The reason is that the
+    scores of such a metric may be random numbers from one generator for all layers, and a resumed
+    run must get the same scores as an uninterrupted run.
 
     Raises:
         ValueError: activations, scores or predictions are not finite.
@@ -66,7 +67,7 @@ def _note_scores(
     if observed is None and i in notes:
         return
     if not metric.needs_covariance:
-        # if the metric needs no covariances, use the statistics that were collected before this
-        # pass, as all other structures do
+        # Use the statistics that were collected before this pass. All other structures also compute
+        # their scores from these statistics.
         observed = calibration.layers[i] if calibration.layers else None
     notes.write(i, scores_of_layer(metric, calibration.model.adapter.blocks(i), observed))

@@ -4,8 +4,9 @@ A block is the attention or the MLP of a layer. A unit is a KV head with its que
 or an expert. The divergence is KL(dense ‖ pruned) of the distribution of the next token. The nats
 of a unit are the part of a measured divergence that is attributed to the removal of this unit.
 
-Legend: G attention units · C channels of an attention unit · U units of a block · I neurons (of all
-    experts) or experts · E experts · R neurons of an expert, by rank.
+Legend of tensor suffixes: G: attention units · C: channels of an attention unit · U: units of a
+block · I: neurons (of all experts) or whole experts · E: experts · R: neurons of an expert, sorted
+by score.
 """
 
 import math
@@ -36,11 +37,11 @@ class Search(Structure):
     """search: rank all units by how much their removal raises the divergence, divided by a price.
 
     Units are scored and trials are measured in the same pass over the layers. In a trial, one block
-    loses its lowest-scored units, this loss is compensated, and all other blocks stay dense. Each
-    block has a trial for each share of units in `levels`. The divergence KL(dense ‖ trial) of
-    the predictions is measured on `tokens` calibration tokens (docs/method.md says which). If the
-    calibration text is a mixture, the divergence is measured on each text of the mixture, and the
-    largest value is used.
+    loses its lowest-scored units, its output projection is changed to make up for this loss, and
+    all other blocks stay dense. Each block has a trial for each share of units in `levels`. The
+    divergence KL(dense ‖ trial) of the predictions is measured on `tokens` calibration tokens
+    (docs/method.md says on which tokens). If the calibration text is a mixture, the divergence is
+    measured on each text of the mixture, and the largest value is used.
 
     `in_nats` divides the divergence of a trial, in nats, among the removed units. All units are
     then ranked by their nats divided by their price, which is their number of parameters or another
@@ -68,7 +69,8 @@ class Search(Structure):
 
         The trials of the attention come first, and then the trials of the MLP.
 
-        scores: score_GC and score_I of the layer.
+        scores: the scores of the layer's attention channels (score_GC), and of its neurons or
+            experts (score_I).
         """
         score_G, score_I = unit_scores(scores)
         removals = self.removals(units)
@@ -122,7 +124,7 @@ class Search(Structure):
 
 
 def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
-    """Return score_G and score_I of a layer.
+    """Return the scores of a layer's attention units (score_G), and of its MLP's units (score_I).
 
     The score of an attention unit is the sum of the scores of its channels.
     """
@@ -145,7 +147,7 @@ def removal_counts(levels: Sequence[float], units: int) -> list[int]:
 
 
 def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) -> Tensor:
-    """Do the same as `spread` for neurons of experts, and return nats_I.
+    """Return nats_I of a block with several experts, computed with `spread`.
 
     All experts lose the same number of neurons. So the neurons that have the same rank in their
     experts count as one unit for `spread`. The score of this unit is the mean of their scores, and
