@@ -1,12 +1,13 @@
-"""Align the tokens of a text before and after the vocabulary was trimmed.
+"""Align the tokens of a text in the old vocabulary with its tokens in the trimmed vocabulary.
 
 Trimming removes tokens from a vocabulary. Old tokens belong to the tokenizer before trimming, and
 new tokens to the trimmed tokenizer. A removed token is spelled with several new tokens, and a kept
 token with one. The old and the new tokens of a text have boundaries at the same places, except
 inside removed tokens.
 
-Legend: V the old tokens, by id · K the new tokens, by id · T new tokens of a window · S old tokens
-of the same text · P positions · B tokens of a text, old or new.
+Legend of tensor suffixes: V: old tokens of the vocabulary, by id · K: new tokens of the vocabulary,
+by id · T: new tokens of a window · S: old tokens of the same text · P: positions · B: tokens of a
+text, old or new.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from flap.method.vocabulary.tokens import Tokens
 from flap.method.vocabulary.trim import Trimmed
 
-BROKEN = "\ufffd"  # the character into which a tokenizer decodes an incomplete character
+BROKEN = "\ufffd"  # the replacement character, as which tokenizers decode an incomplete character
 NOWHERE = -1  # value in `Aligned.position_T` of a new token without an aligned old token
 
 

@@ -3,7 +3,8 @@
 If the tokens of a trimmed vocabulary are chosen by this probability, they can include tokens that
 the model expects, but that do not occur in the text.
 
-Legend: N windows · T tokens in each window · D hidden size · P positions · V vocabulary.
+Legend of tensor suffixes: N: windows · T: tokens in each window · D: hidden size · P: positions ·
+V: tokens of the vocabulary.
 """
 
 import math
@@ -40,7 +41,8 @@ def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[fl
     For token v, it is the mean of p(v | x_<t) over all positions t of the windows. p(v | x_<t) is
     the predicted probability that v follows the tokens before position t.
 
-    windows: tokens_NT of each text. weights: the weight of each text in the mean.
+    windows: the windows of each text, as tokens_NT.
+    weights: the weight of each text in the mean.
     """
     longest = getattr(model.adapter.config, "max_position_embeddings", None)
     batches = []

@@ -1,4 +1,4 @@
-"""Remove tokens from a model: the rows in embedding and LM head, and the ids in configs.
+"""Remove tokens from a model: their rows in embedding and LM head, and their ids in the configs.
 
 The tokens that stay get new ids, without gaps.
 
@@ -52,7 +52,7 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
 
 @torch.no_grad()
 def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -> None:
-    """Do the same as `cut_rows`, if embedding and LM head are in memory or on the meta device."""
+    """Do the same as `cut_rows`. Embedding and LM head must be in memory or on the meta device."""
     new_ids = {old: new for new, old in enumerate(rows_K.tolist())}
 
     # 1. cut the rows of embedding and LM head

@@ -1,4 +1,4 @@
-"""The source of a dense model whose vocabulary is trimmed each time the model is opened."""
+"""`TrimmedSource`, which trims the vocabulary of a dense model each time the model is opened."""
 
 from functools import cached_property
 from typing import Any

@@ -73,7 +73,10 @@ class Tokens(ABC):
 
     @abstractmethod
     def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the tokenizer's model with only these tokens. ids: a dict from token to new id."""
+        """Return the tokenizer's model with only the tokens in `ids`.
+
+        ids: a dict from tokens to their new ids.
+        """
 
     @cached_property
     def stay(self) -> frozenset[str]:
@@ -94,7 +97,7 @@ class Tokens(ABC):
         return frozenset(stay & self.ids.keys())
 
     def num_bytes(self, token: str) -> int:
-        """Return the number of bytes of a token, as tokenizer.json writes it in UTF-8.
+        """Return the number of bytes of a token's spelling in tokenizer.json, encoded as UTF-8.
 
         A token that stands for a byte, such as <0x0A>, has one byte.
         """
@@ -171,10 +174,10 @@ class BPE(Tokens):
         return made if made <= self.ids.keys() else {token}
 
     def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the tokenizer's model with these tokens, and all merges whose three tokens stay.
+        """Return the tokenizer's model with the tokens in `ids`, and all merges of these tokens.
 
-        The three tokens of a merge are the two merged tokens and the result. The order of the
-        merges does not change.
+        A merge stays if its three tokens are in `ids`: the two merged tokens and the result. The
+        order of the merges does not change.
         """
         pairs = [
             (left, right)
@@ -212,7 +215,7 @@ class Unigram(Tokens):
         return {token}
 
     def model_with(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Return the tokenizer's model with these tokens and their scores.
+        """Return the tokenizer's model with the tokens in `ids` and their scores.
 
         The unknown token gets its new id.
         """

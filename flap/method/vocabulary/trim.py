@@ -2,8 +2,8 @@
 
 All other tokens are removed from the tokenizer and from the model.
 
-Legend: V the tokens of the old vocabulary by id · R the same tokens in the order of a ranking · K
-the tokens that stay · S tokens of a text · N windows · T tokens of a window.
+Legend of tensor suffixes: V: tokens of the old vocabulary, by id · R: the same tokens in the order
+of a ranking · K: tokens that stay · S: tokens of a text · N: windows · T: tokens of a window.
 """
 
 import json
@@ -27,7 +27,7 @@ from flap.models import PlacedModel
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """A ranking of all tokens of a tokenizer. A trimmed vocabulary of n tokens keeps the first n.
+    """A ranking of a tokenizer's tokens. A trimmed vocabulary of n tokens has the first n of them.
 
     Tokens that must stay come first. All other tokens follow, sorted by their worth (see `of`),
     except that the tokens from which the tokenizer builds a token (`Tokens.needed`) always come
@@ -44,10 +44,10 @@ class Ranking:
 
             worth_v = c_v + Σ_t p(v | x_<t)
 
-        c_v: how often token v occurs in the texts. p(v | x_<t): the probability that the model
-        predicts for v at position t of the texts. The sum Σ_t says how often the model expects v.
-        The sum is estimated as the number of tokens in the texts, multiplied by share_V (see
-        `expected`). Because of the sum, tokens that do not occur in the texts can stay, too.
+        c_v is how often token v occurs in the texts, and p(v | x_<t) is the probability that the
+        model predicts for v at position t of the texts. The sum Σ_t says how often the model
+        expects v. The sum is estimated as the number of tokens in the texts, multiplied by share_V
+        (see `expected`). Because of the sum, tokens that do not occur in the texts can stay, too.
         Without share_V, the worth is only c_v. The formula is not from a paper.
         """
         worth_V = counts_V if share_V is None else counts_V + counts_V.sum() * share_V
@@ -67,7 +67,8 @@ class Ranking:
     def covering(self, share: float) -> int:
         """Return how many tokens must stay to make up at least this share of the texts' tokens.
 
-        The tokens that stay are the first tokens of the ranking.
+        The tokens that stay are the first tokens of the ranking. They always include all tokens
+        that must stay (`Tokens.stay`).
         """
         # allow for rounding errors, because the weighted counts of a mixture of texts are not whole
         # numbers
@@ -90,7 +91,7 @@ class Trimmed:
 
     tokenizer: PreTrainedTokenizerBase
     rows_K: Tensor  # the old ids of the tokens that stay, in the order of the new ids
-    # numbers for the report: how many rows the embedding has before and after trimming, and
+    # entries of the run's report: how many rows the embedding has before and after trimming, and
     # `KeptTokens.covered`
     facts: dict[str, float]
 
@@ -161,7 +162,8 @@ class Trim:
 
         rows: number of rows of the embedding.
         room: the largest number of tokens for which a model with unpruned layers still meets all
-            targets; 0 if there is no such number, or if no target limits parameters.
+            targets, such as target.bytes; 0 if there is no such number, or if no target limits
+            parameters.
         """
         if self.size is not None:
             return self.size
