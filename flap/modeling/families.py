@@ -45,7 +45,7 @@ class Family:
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
     # path of the experts in a decoder layer; empty if the family has no experts
     experts: str = ""
-    # path of the router in a decoder layer; empty if its rows cannot be removed with the experts
+    # path of the router in a decoder layer; empty if flap cannot remove its rows with the experts
     router: str = ""
 
     # config key with the number of experts
@@ -58,7 +58,7 @@ class Family:
     neurons: str = "intermediate_size"
     # config key with the number of neurons of one expert; empty if it is the same key as `neurons`
     expert_neurons: str = ""
-    # config keys that must be false or 0, because flap does not support what they turn on
+    # config keys that must be false or 0, because flap does not support the features they turn on
     without: tuple[str, ...] = ()
     # paths of modules that are not pruned, although their classes read their sizes from config keys
     # that pruning changes

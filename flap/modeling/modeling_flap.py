@@ -1,8 +1,9 @@
 """Pruned models whose layers differ in width.
 
-This file comes from flap (flap-pruning), whose method is FLAP, An et al., AAAI 2024. The file is
-saved with the weights, and needs only transformers and torch. The code is in a single file, so that
-users can read it before they load a checkpoint with `trust_remote_code`.
+This file comes from flap (the package flap-pruning), which prunes language models with the method
+FLAP (An et al., AAAI 2024). When flap saves a pruned model, it saves this file with the weights.
+The file needs only transformers and torch. All code is in this file, so that users can read the
+code before they load a checkpoint with `trust_remote_code`.
 
 The config has the keys of the base architecture and three additional keys:
 
@@ -50,7 +51,7 @@ LAST_MIXIN = transformers.PreTrainedConfig.__mro__[-2]
 
 
 class PrunedConfigMixin:
-    """A config with the widths of each layer, which are its numbers of heads and neurons.
+    """A config with the widths of each layer, which are the layer's numbers of heads and neurons.
 
     The widths of the dense model can still be read as attributes of this config.
     """
@@ -68,7 +69,7 @@ class PrunedConfigMixin:
         return True
 
     def __getattribute__(self, key):
-        """Return an attribute, without transformers' warning about widths of the dense model."""
+        """Return an attribute. transformers' warning about reading the dense widths is skipped."""
         # `super(LAST_MIXIN, self)` has the methods of `object`; torch.compile cannot trace the name
         # `object`
         plain = super(LAST_MIXIN, self)
@@ -203,7 +204,11 @@ def decoder_layers(model):
 
 
 def share_config(model):
-    """Give the decoder the config of the language model, and modules in a layer a `LayerConfig`."""
+    """Set the configs of the decoder and of the modules in its layers.
+
+    The decoder gets the config of the language model, and the modules in a layer get the
+    `LayerConfig` of this layer.
+    """
     config = model.config.get_text_config()
     language_model = decoder(model)
     language_model.config = config  # replaces the copy that transformers has made
@@ -293,7 +298,7 @@ def _build(dense, layer_config, i, modules):
 
 
 def _has(layer, path):
-    """Return whether a layer has a module at a path. An empty path means no module."""
+    """Return whether a layer has a module at a path. For an empty path, return False."""
     return bool(path) and path in dict(layer.named_modules())
 
 

@@ -50,7 +50,7 @@ def register_configs() -> dict[type, tuple[str, str]]:
 def register_models(config_class: type) -> None:
     """Register the model classes that belong to a config class.
 
-    Do nothing if the config class is not that of a pruned architecture.
+    Do nothing if the config class does not belong to a pruned architecture.
     """
     for name in register_configs().get(config_class, ()):
         model_class = modeling_flap.pruned_class(name)
