@@ -1,4 +1,4 @@
-"""The agenda of an evaluation: its tasks, and an estimate of the time that they still take.
+"""The agenda of an evaluation: its unfinished tasks, and an estimate of the time that they take.
 
 A task evaluates one model, or the dense and the pruned model side by side. The name of a task is,
 for example, "zero_shot: boolq, dense model".
@@ -44,7 +44,7 @@ UNKNOWN = Speed(read=1.0, written=8.0)
 
 
 class Agenda:
-    """The evaluation tasks that a run has still to do.
+    """The evaluation tasks that a run has not finished yet.
 
     The time of the tasks is estimated from the speed of the model, and corrected by the time that
     finished tasks have taken. While the speed is unknown and no part of a task is finished, there

@@ -40,9 +40,9 @@ class Step:
 
 
 Listener = Callable[[Step], None]
-# The function that `showing` yields. A step calls it as `reach(done)` or `reach(done, tokens)`
-# whenever items are finished. done: the number of finished items. tokens: the number of tokens in
-# these items.
+# The type of the function that `showing` yields. A step calls this function as `reach(done)` or
+# `reach(done, tokens)` whenever items are finished. `done` is the number of finished items, and
+# `tokens` is the number of tokens in these items.
 Reach = Callable[..., None]
 _listeners: list[Listener] = []
 

@@ -40,7 +40,9 @@ def join(timeout: timedelta) -> None:
     """Connect this process with the other processes of the run.
 
     If there are GPUs, take the GPU of the local rank. Do nothing if the run has one process, or if
-    this process is connected already. timeout: the maximum wait for other processes in each call.
+    this process is connected already.
+
+    timeout: the maximum time that a later call, such as `gather`, waits for the other processes.
 
     Raises:
         ValueError: the processes cannot connect.
@@ -55,7 +57,7 @@ def join(timeout: timedelta) -> None:
     if _size > 1 or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
 
-    import torch  # imported here because a run with one process should not wait for torch
+    import torch  # imported here, so that a run with one process does not wait for this import
     from torch import distributed
 
     backend = "gloo"
@@ -205,8 +207,8 @@ def on_first(make: Callable[[], T]) -> T:
     Tensors in the result must be on the CPU.
 
     Raises:
-        AgreedError: the function has failed in a run with several processes. All of them raise this
-            error.
+        AgreedError: the function has failed in a run with several processes. All processes raise
+            this error.
     """
     if size() == 1:
         return make()
@@ -261,9 +263,9 @@ def agreed(make: Callable[[], T]) -> T:
     If the function raises a ValueError in one process, all processes raise an AgreedError.
 
     Raises:
-        AgreedError: the function has raised a ValueError in at least one process. The message is
-            that of the ValueError in the lowest rank. If this is not rank 0, the message begins
-            with the name of the process.
+        AgreedError: the function has raised a ValueError in at least one process. The message comes
+            from the ValueError of the lowest rank that raised one. If this rank is not 0, the
+            message begins with the name of the process.
     """
     if size() == 1:
         return make()

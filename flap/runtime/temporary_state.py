@@ -37,7 +37,8 @@ def replaced(name: str, value: Any, *holders: Any) -> Iterator[None]:
 def forwards_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
     """Replace the forward pass of each module by `forward(index, …)` in a `with` block.
 
-    forward: gets the index of the module in `modules`, and then the arguments of the forward pass.
+    forward: called with the index of the module in `modules`, and then with the arguments of the
+        forward pass.
     """
     modules = list(modules)
     forwards = [vars(module).get("forward") for module in modules]
