@@ -223,7 +223,7 @@ def _compose(overrides: list[str], values: dict[str, Any]) -> FlapConfig:
 
 
 def _check_shared_options(config: FlapConfig, objects: Mapping[str, Any]) -> None:
-    """Check that `round_to` and `seed` have the same values in the config and in the objects.
+    """Check that `round_to` and `seed` are the same in the config and in the caller's objects.
 
     A structure object has its own `round_to`, and a metric object may have its own `seed`. An
     option that has its default value in the config is not checked.

@@ -102,7 +102,7 @@ def numbers_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def _difference(first: RunRecord, other: RunRecord, name: str) -> str | Text:
-    """Format the difference of a number between two runs, in bold if it is significant.
+    """Format the difference of a number between two runs, in bold if the difference is significant.
 
     name: the name of the number, such as "boolq/acc".
     """

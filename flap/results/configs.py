@@ -77,7 +77,7 @@ def varying(configs: Iterable[FlatConfig]) -> dict[str, list[str]]:
     """Return the keys whose values differ between the configs, each with its sorted values.
 
     Values that contain an interpolation ("${…}") are left out. They occur only in the configs of
-    runs without a report, because these configs are stored without resolving them.
+    runs without a report, because these configs are stored before interpolations are resolved.
     """
     values: dict[str, set[str]] = {}
     for config in configs:

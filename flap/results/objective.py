@@ -13,8 +13,8 @@ Objective = float | tuple[float, ...] | None
 def objective_of(report: Record, names: Sequence[str]) -> Objective:
     """Return the values of the numbers with these names in a report.
 
-    For one name, the result is the value. For several names, it is a tuple of values. If `names`
-    is empty, the result is None.
+    For one name, the result is a float. For several names, the result is a tuple of floats. If
+    `names` is empty, the result is None.
 
     names: names of numbers, such as "pruned/sciq_answers/exact_match" or "parameters/total_after".
 

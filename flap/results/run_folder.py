@@ -62,7 +62,8 @@ class RunRecord:
         """The facts on which the measured numbers of the dense model depend.
 
         There is a JSON text for each evaluation, with the model, the options of the evaluation, and
-        the documents that tasks leave out. Runs with equal texts share the numbers.
+        the documents that tasks leave out. Two runs with equal texts share the numbers of the dense
+        model.
         """
         config = self.report.config
         documents = {task: self.report.inputs.get(task) for task in self.report.left_out}

@@ -179,7 +179,7 @@ def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
 
 def command_of(sweep: Path) -> str:
     """Return the command line of a sweep without secrets; "" if it was not recorded."""
-    # remove secrets, because other sweepers than flap's write them into multirun.yaml
+    # remove secrets, because sweepers that are not part of flap write secrets into multirun.yaml
     record = flat(redacted(read_yaml(sweep / "multirun.yaml")))
     try:
         words = ["python", "-m", "flap", "-m"]

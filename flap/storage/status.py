@@ -23,7 +23,8 @@ LOCK = ".lock"
 LOG = "flap.log"
 SETTINGS = ".hydra"  # Hydra's folder with the composed config
 FIRST_FILES = (LOCK, LOG, SETTINGS)  # files that exist in a run's folder before the run begins
-# If there is not enough memory, the type or the message of torch's error contains one of these.
+# If there is not enough memory, the type or the message of torch's error contains one of these
+# texts.
 NO_MEMORY = ("OutOfMemory", "can't allocate memory")
 LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.placement takes"
 
