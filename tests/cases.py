@@ -1,4 +1,4 @@
-"""Importance metrics, pruning structures and tiny models with which many tests are parametrized."""
+"""The importance metrics, pruning structures and tiny models on which many tests are run."""
 
 from collections.abc import Callable
 from copy import deepcopy

@@ -89,7 +89,7 @@ if torch.backends.mps.is_available():
 
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Return each device except the CPU: GPUs, and the device that second_device.py simulates.
+    """Return a device other than the CPU: a GPU, or the device that second_device.py simulates.
 
     A test with this fixture runs once on each device.
     """
@@ -112,8 +112,9 @@ def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Let flap use a new cache folder, so that the tests reuse no results of earlier code.
 
-    Only models from installed packages (PACKAGED) are converted in the usual cache folder, because
-    the conversion need not be repeated. Tests write nothing else to the usual cache folder.
+    Only GGUF files from installed packages (PACKAGED) are dequantised in the usual cache folder, so
+    that this happens only once, and not in every test session. Tests write nothing else to the
+    usual cache folder.
     """
     folder = tmp_path_factory.mktemp("cache")
     (folder / "models").mkdir()
@@ -199,7 +200,10 @@ def run_tiny(base: list[str]) -> Callable[..., Report]:
 
 @pytest.fixture
 def quick_flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a faster form of the fixture `flap`: it forks a process with all modules imported."""
+    """Return a function like the fixture `flap`, but faster.
+
+    Instead of starting Python, the function forks a process that has already imported all modules.
+    """
     return partial(import_module("tests.helpers.forked").command_line, tmp_path)
 
 

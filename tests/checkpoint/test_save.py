@@ -43,7 +43,7 @@ def test_what_is_there_stays_unless_overwrite_is_asked_for(save_over: Save, old:
 def test_overwrite_replaces_the_whole_folder(
     save_over: Save, old: Path, model: PreTrainedModel
 ) -> None:
-    """Saving over a checkpoint removes its files of weights that the new checkpoint does not have.
+    """Saving over a checkpoint removes old weight files that the new checkpoint does not have.
 
     Saving also removes temporary files that a killed process has left next to the checkpoint.
     """
@@ -119,8 +119,8 @@ def test_a_wrong_copy_is_not_kept(
 def left_behind(folder: Path, moved: Path | None = None) -> None:
     """Create the temporary files of a process that was killed while it wrote a folder.
 
-    moved: the old folder, if the process was killed after it had given this folder a temporary
-        name; None if it was killed before.
+    moved: the old folder, if the process had already given this folder a temporary name when it was
+        killed; otherwise None.
     """
     (folder.parent / f".{folder.name}.1234abcd.lock").write_text("")
     (folder.parent / f".{folder.name}.1234abcd.new").mkdir()

@@ -1,9 +1,9 @@
 """Bad options on the command line are refused. Most tests run `flap` in a forked process.
 
-The console shows one line, the exit code is 1, and no files are left. If the error occurs only
-after the run has begun, the log stays and has the traceback. If Hydra cannot compose the options,
-the error appears before torch is imported. test_bad_input.py tests further errors without separate
-processes.
+The console shows one line with the error, the exit code is 1, and no files are left. If the error
+occurs only after the run has begun, the log stays and has the traceback. If Hydra cannot compose
+the options, the error appears before torch is imported. test_bad_input.py tests further errors
+without separate processes.
 """
 
 import os
@@ -88,7 +88,8 @@ DOES_NOT_COMPOSE = [
         "eval.zero_shot: this run does not measure it; .* 'eval=\\[perplexity,zero_shot\\]'",
     ),
     ("metric.foo=8", "metric.foo: unknown key; metric has .*square_attention"),
-    # AL-AM has no option remove_heads, because AL-AM itself decides how many heads to remove.
+    # The structure AL-AM has no option remove_heads, because AL-AM itself decides how many heads to
+    # remove.
     (
         "structure.remove_heads=4",
         "structure.remove_heads: unknown key",
@@ -352,8 +353,8 @@ def test_a_path_of_thousands_of_characters_is_cut(path: str, quick_flap: Cli) ->
     assert len(done.stderr) < 400
 
 
-# With the first argument, a library cannot read the text file. With the second argument, the error
-# occurs in the middle of the run.
+# With the first argument, PyArrow cannot read the text file, and the run does not begin. With the
+# second argument, the error occurs in the middle of the run.
 REAL = ["calibration.dataset={bad}/broken.parquet", "model.path={bad}/nan"]
 
 
@@ -368,7 +369,7 @@ def test_it_is_one_line_and_the_log_of_a_run_that_began_has_the_traceback(
     )
     assert len(re.findall(r"^error: \S+: ", done.stderr, re.MULTILINE)) == 1
     assert "Traceback" not in done.stderr + done.stdout
-    if argument == REAL[0]:  # the library refuses the file before the run begins
+    if argument == REAL[0]:  # PyArrow refuses the file before the run begins
         assert not [*tmp_path.glob("outputs/*")]
         return
     [run_dir] = tmp_path.glob("outputs/*/*")

@@ -1,4 +1,4 @@
-"""flap hides secrets in configs and texts, and leaves all other values unchanged."""
+"""flap hides secrets in recorded configs and printed texts, and leaves other values unchanged."""
 
 import json
 import logging
@@ -23,7 +23,8 @@ PASSWORD = "p@ss/w0rd:%2F's \"<x>"
 def learnt() -> Iterator[DictConfig]:
     """Return a config with secrets.
 
-    flap has read this config, and therefore hides its secrets in all texts of this process.
+    flap has read this config, so it hides the config's secrets in all texts that this process logs
+    or prints.
     """
     config = OmegaConf.create(
         {

@@ -106,7 +106,8 @@ def test_thoughts_that_a_template_leaves_out_are_not_in_the_span(
 ) -> None:
     without_thoughts = TEMPLATE.replace("message.content", "message.content.split('</think>')[-1]")
     chatting.chat_template = (
-        # Like the template of DeepSeek-R1, this one leaves out the thoughts in messages.
+        # Like the template of DeepSeek-R1, this template leaves out the thoughts (the model's
+        # reasoning) in messages.
         "{% if not add_generation_prompt %}<s> {% endif %}" + without_thoughts
     )
     document, (first, end) = answered(Prompt(TURNS[:1], None), answer, chatting, chat=True)
@@ -173,7 +174,9 @@ ANOTHER_BEGINNING = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
-# Each value has a template, and the texts before and after an answer that are in the answer's span.
+# Each value has a chat template, and the texts that this template prints directly before and after
+# an answer. These texts belong to the answer's span, the range of characters that counts as the
+# answer.
 SHAPES = {
     "smollm2": (SMOLLM2, "", "<|im_end|>\n"),
     "headers": (HEADERS, "", "<|eot|>"),
@@ -295,9 +298,9 @@ def test_prompts_that_are_too_few_with_the_longest_answers_are_refused(
 def _self_answered(
     path: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_length: int
 ) -> Windows:
-    """Read prompts for one window of four tokens. The model has yet to answer the prompts.
+    """Read prompts for one window of four tokens. The model has not answered the prompts yet.
 
-    The model will answer each prompt with at most four tokens.
+    Each answer will have at most four tokens.
     """
     write_rows(path, [{"prompt": prompt} for prompt in prompts])
     wanted = Wanted(1, 4, 0, "false", Answers("self", max_new_tokens=4))

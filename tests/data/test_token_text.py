@@ -1,4 +1,4 @@
-"""flap can compute the text and the number of bytes of any tokens.
+"""flap can compute the text and the number of bytes of any sequence of tokens.
 
 The bytes of all tokens add up to the bytes of the text. If windows are converted from one tokenizer
 to another, they keep their text. Only characters that are cut by the edge of a window are left out.

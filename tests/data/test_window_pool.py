@@ -1,6 +1,6 @@
 """Windows of several texts are mixed in proportion to the weights of the texts.
 
-If a tokenizer has been changed, texts are tokenized again.
+If the tokenizer was changed after the windows were cut, the texts are tokenized again.
 """
 
 from copy import deepcopy

@@ -28,8 +28,8 @@ BY_LAYER = (  # families that are tested only with layers that differ in width
     "seed_oss",
     "stablelm",
 )
-# Mixtures of experts that are also tested without bias compensation, because vLLM's own kernels
-# cannot run experts with biases.
+# Mixtures of experts that are also tested without bias compensation (biases that replace the mean
+# output of the removed neurons), because vLLM's own kernels cannot run experts with biases.
 NO_BIASES = ("glm4_moe", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 # Mixtures of experts whose experts are scored by flap's metric REAP and by llm-compressor's REAP.
 # The two scores are compared.

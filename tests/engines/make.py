@@ -48,8 +48,8 @@ SIZES = {
     "head_dim": HEAD,
     "word_embed_proj_dim": 8 * HEAD,
 }
-# Sizes of families whose configs need more keys than SIZES has: Gemma 4 has heads of two sizes, and
-# DeepSeek-V3 has latent attention.
+# Sizes for families whose configs need more keys than SIZES has. Gemma 4 has heads of two sizes,
+# and DeepSeek-V3 has latent attention.
 OWN_SIZES = {
     "gemma4_text": {
         "allow_global_per_layer_attribute_access": True,
@@ -107,8 +107,8 @@ def tiny(config: PreTrainedConfig) -> PreTrainedModel:
 def make_family(model_type: str, folder: Path) -> None:
     """Write two pruned checkpoints of a family.
 
-    In the first checkpoint, layers differ in width and have bias compensation. In the second
-    checkpoint, all layers have the same width, and there is no compensation.
+    In the first checkpoint, layers differ in width, and biases compensate for the removed heads and
+    neurons. In the second checkpoint, all layers have the same width, and there is no compensation.
     """
     model = tiny(family_config(model_type))
     family = FAMILIES[model_type]
@@ -127,7 +127,7 @@ def make_by_layer(model_type: str, folder: Path) -> None:
 
 
 def make_without_biases(model_type: str, folder: Path) -> None:
-    """Write a checkpoint with layers that differ in width, and without bias compensation."""
+    """Write a checkpoint with layers that differ in width, and without compensating biases."""
     model = tiny(family_config(model_type))
     write(
         model, prune(model, 0.4, compensation=NoCompensation()), folder / f"{model_type}-no-biases"
@@ -223,7 +223,7 @@ def make_quantised(folder: Path) -> None:
 
 
 def make_converted(folder: Path) -> None:
-    """Write stock checkpoints, which need no code of flap, for llama.cpp's converter.
+    """Write stock checkpoints (checkpoints that need no code of flap) for llama.cpp's converter.
 
     The checkpoints have SmolLM2's tokenizer, because the converter accepts only tokenizers that it
     knows. They have no biases and no sliding windows, because llama.cpp supports these only for

@@ -14,7 +14,7 @@ CASES = [
         True,
     ),
     (Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset="hellaswag-passages"), False),
-    # The task reads a local file that is named like the data set, but is no part of it.
+    # The task reads a local file that has the name of the data set, but is not a part of it.
     (
         Task("p", dict, origin="/a/boolq-passages", text_sha256="1", dataset=BOOLQ.name),
         False,

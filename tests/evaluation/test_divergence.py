@@ -1,7 +1,7 @@
 """Divergences of the pruned from the dense model agree with values from a loop in float64.
 
-They do not depend on where the weights are (in memory or on disk). A complete run reports the same
-divergences as a measurement of its checkpoint.
+The divergences do not depend on where the weights are (in memory or on disk). A complete run
+reports the same divergences as a measurement of the checkpoint that the run has saved.
 """
 
 import math
@@ -130,7 +130,10 @@ def measure_checkpoints(task: Task, dense_dir: Path, pruned_dir: Path) -> Measur
 
 
 def names_in_report(*lengths: int) -> set[str]:
-    """Return a report's names for divergences and standard errors on windows of these lengths."""
+    """Return the names that divergences and their standard errors have in a report.
+
+    lengths: the window lengths with which the divergences are measured.
+    """
     names = set()
     for length in lengths:
         for name in NAMES:

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval can use documents from the user's files, and wrong files are refused."""
+"""Tasks of lm-eval can use documents from the user's files. Invalid files are refused."""
 
 import json
 from collections.abc import Sequence
@@ -94,7 +94,7 @@ def test_gsm8k_asks_the_documents_of_a_file(
     prompts, numbers = asked(task, monkeypatch, ["#### 7", "It is 7", "#### 7", "#### 7"])
     for prompt in prompts:
         questions = [row["question"] for row in SUMS if row["question"] in prompt]
-        assert len(questions) == 3  # the question of a document, and those of two examples
+        assert len(questions) == 3  # the questions of a document and of two few-shot examples
         assert prompt.count("#### ") == 2
     assert numbers["gsm8k/exact_match,strict-match"] == 0.25
     assert numbers["gsm8k/exact_match,flexible-extract"] == 0.25

@@ -42,11 +42,11 @@ def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.Monkey
     # Each model runs four times, and its first run only warms up.
     assert turns == [dense, pruned] * 4
     assert of_dense["efficiency/latency_ms"] == 6000 and of_pruned["efficiency/latency_ms"] == 3000
-    # In the other runs of the dense model, reading two prompts of 10 tokens each takes 1, 2 and 4
-    # s. So the median speed is 20 tokens in 2 s.
+    # In the three measured runs of the dense model, reading two prompts of 10 tokens each takes 1,
+    # 2 and 4 s. So the median speed is 20 tokens in 2 s.
     assert of_dense["efficiency/prefill_tokens_per_second"] == 10.0
-    # Writing takes 3 - 1, 6 - 2 and 6 - 4 s. So 8 tokens in 2, 4 and 2 s are 4, 2 and 4 tokens per
-    # second, with the median 4.
+    # The whole requests take 3, 6 and 6 s, so writing the 8 new tokens takes 3 - 1, 6 - 2 and 6 - 4
+    # s. These are 4, 2 and 4 tokens per second, with the median 4.
     assert of_dense["efficiency/decode_tokens_per_second"] == 4.0
     assert of_pruned["efficiency/decode_tokens_per_second"] == 4.0  # 8 tokens in 1, 2 and 3 s
     # In the three turns, the pruned model's latency divided by the dense model's latency is 2/3,

@@ -1,6 +1,6 @@
-"""Several processes measure the same numbers as one process, bit for bit.
+"""Several processes measure the same results as one process, bit for bit.
 
-After measuring, each process has all numbers, not only those that it has measured itself.
+After measuring, each process has all results, not only those that it has measured itself.
 """
 
 import json
@@ -60,8 +60,8 @@ def measure(
 ) -> None:
     """Measure the dense and the pruned model in this process, and write the results to a file.
 
-    The file gets the measured numbers, the number of forward passes that this process has made, and
-    how many times it has reported progress.
+    The file gets the measured results, the number of forward passes that this process has made, and
+    the number of times that it has reported progress.
 
     placement: where the weights are, for example "device" (in memory) or "stream" (on disk).
     fits: whether flap treats the models as small enough to fit into memory.
@@ -86,7 +86,7 @@ def measure(
 def measured_by(
     tasks: Sequence[Task], dense: PlacedModel, pruned: PlacedModel
 ) -> tuple[Measurement, Measurement]:
-    """Return the measured numbers of both models.
+    """Return the measured results of both models.
 
     A task that needs all weights of a model in memory is left out if they do not fit.
     """
@@ -107,7 +107,7 @@ def measured_by(
 
 
 class Measured(NamedTuple):
-    """The numbers that a process has after measuring, and how much work this process has done."""
+    """The results that a process has after measuring, and how much work this process has done."""
 
     measurements: list[Measurement]
     calls: int  # how many forward passes this process has made

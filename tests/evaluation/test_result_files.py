@@ -1,6 +1,6 @@
-"""A run stores measured numbers in two files, and measures them again if one file lacks them.
+"""A run stores results in two files, and measures a result again if one of the files lacks it.
 
-evaluation.json contains the numbers, such as an accuracy, which is a mean over documents.
+evaluation.json contains results such as an accuracy, which is a mean over documents.
 documents.json.gz contains the values of the single documents.
 """
 
@@ -26,7 +26,7 @@ FOUND = Measurement(
 
 
 def measured(results: Results, key: Key, make: Callable[[], Measurement]) -> Measurement:
-    """Read a task's numbers from the files, or measure them with `make` if a file lacks them."""
+    """Read a task's results from the files, or measure them with `make` if a file lacks them."""
     return remembered(results.of({}), key, make)[0]
 
 

@@ -23,7 +23,7 @@ LEFT_OUT = "not measured, because there is no room for"
 
 @pytest.fixture(scope="module")
 def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Return a function that does a run with a given model.placement.
+    """Return a function that runs flap with a given model.placement.
 
     The run measures perplexity, zero-shot accuracy and efficiency.
     """
@@ -144,6 +144,6 @@ def test_nothing_is_loaded_for_numbers_that_are_known(
     dense = 4 * measured("stream", shared).parameters["total_before"]
     assert loaded.count(dense) == 2
     measured("stream", shared, "ratio=0.3")
-    # The numbers of the dense model are in the cache, so the second run loads the dense model only
-    # once, to measure the speed of both models in turns.
+    # The dense model's perplexity and accuracy are already in the cache, so the second run loads
+    # the dense model only once, to measure the speed of both models in turns.
     assert loaded.count(dense) == 3

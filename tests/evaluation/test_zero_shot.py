@@ -1,6 +1,6 @@
-"""With flap, tasks of lm-eval give the same numbers as a simple loop over their documents.
+"""With flap, tasks of lm-eval give the same results as a simple loop over their documents.
 
-Measuring leaves no changes in lm-eval, in torch, or in the state of random generators.
+A measurement leaves lm-eval, the logging and the states of random generators unchanged.
 """
 
 import logging
@@ -82,7 +82,7 @@ def test_accuracies_equal_a_loop_by_hand(
         assert found.get(f"animals/{measure}_stderr") == (
             None if error is None else pytest.approx(error)
         )
-    # The task has three numbers (two accuracies, and the margin between right and wrong choices),
+    # The task has three results (two accuracies, and the margin between right and wrong choices),
     # each with its standard error. With one document, there are no standard errors.
     assert len(found) == (3 if limit == 1 else 6)
 

@@ -205,7 +205,11 @@ def measure(
 def test_a_killed_run_continues_in_the_middle_of_a_task(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """A run is killed in a task of the dense model, and later in a task of the pruned model."""
+    """A run is killed twice, and continues each time in the middle of the interrupted task.
+
+    The first kill comes while the dense model is measured, and the second kill comes while the
+    pruned model is measured.
+    """
     arguments = [
         *tiny(model_dir, text_file)[:5],
         "model.dtype=bfloat16",
@@ -219,7 +223,7 @@ def test_a_killed_run_continues_in_the_middle_of_a_task(
     toys.mkdir()
 
     def start(folder: str, kill_at: int | None = None) -> list[str]:
-        """Start the run, and return a line for each forward pass that this start has made."""
+        """Run flap in a new process, and return one line for each of its forward passes."""
         journal = tmp_path / "journal"
         journal.write_text("")
         cache = f"cache_dir={tmp_path / folder / 'cache'}"

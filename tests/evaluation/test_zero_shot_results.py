@@ -1,7 +1,7 @@
 """Margins and F1 are computed for all formats in which lm-eval's tasks state the right answers.
 
 The margin is the log-likelihood of the likeliest right choice minus that of the likeliest wrong
-choice. Values of single documents are recorded only for numbers that are means over documents.
+choice. Values of single documents are recorded only for results that are means over documents.
 """
 
 from types import SimpleNamespace
@@ -18,8 +18,8 @@ def task(gold: Any, multiple_input: int = 0, **changes: Any) -> Any:
     """Return a task with three answer choices.
 
     gold: the right choice or choices, by index or by text.
-    multiple_input: as in lm-eval; if it is not 0, `doc_to_text` returns the right choices, and not
-        `doc_to_target`.
+    multiple_input: as in lm-eval; if it is not 0, `doc_to_text` instead of `doc_to_target` returns
+        the right choices.
     """
     found = {
         "OUTPUT_TYPE": "multiple_choice",
@@ -129,9 +129,9 @@ def answered(*texts: str) -> list[dict[str, Any]]:
 def test_f1_of_written_answers_against_the_best_of_the_right_ones(right: Any) -> None:
     """F1 ignores case, punctuation and articles.
 
-    If there are several right answers, F1 is computed with the one that is most similar to the
-    model's answer.
-    Some tasks of lm-eval give the index of the right answer instead of its text.
+    If there are several right answers, F1 is computed with the right answer that is most similar to
+    the model's answer. Some tasks of lm-eval give the index of the right answer instead of its
+    text.
     """
     answers = written(right, ["Rome", "Eiffel tower"] if right in (1, [1]) else None)
     log = answered(*(text for text, _ in WRITTEN))

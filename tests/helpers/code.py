@@ -1,4 +1,4 @@
-"""Count the expressions per line of code, and the lines and the parameters of each function."""
+"""Measure Python code: expressions per line, and the lines and parameters of each function."""
 
 import ast
 import io

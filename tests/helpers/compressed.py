@@ -129,7 +129,7 @@ def changed(
 
 
 def peculiar(case: str, activation_TI: Tensor) -> Tensor:
-    """Change channels in place, and return the activations.
+    """Give some channels of the activations unusual values in place, and return the activations.
 
     `case` says whether channels become constant, or equal to other channels.
     """

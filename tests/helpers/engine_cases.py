@@ -64,8 +64,9 @@ def family_checkpoint(
 ) -> Exported:
     """Save a pruned model of a family in one of two forms.
 
-    In the form "by layer", the layers differ in width and have bias compensation. In the form
-    "uniform", all layers have the same width, and there is no compensation.
+    In the form "by layer", the layers differ in width, and biases compensate for the removed heads
+    and neurons. In the form "uniform", all layers have the same width, and there is no
+    compensation.
     """
     config = family_config(model_type)
     family = EVERY_FAMILY[model_type]
@@ -98,9 +99,9 @@ def assert_refused(export: Callable[[Path], object], directory: Path, line: str)
 
 
 def documented(engine: str) -> dict[tuple[str, str], str]:
-    """Return an engine's column of the table of docs/exports.md, by family and form.
+    """Return the entries of an engine's column in the table of docs/exports.md.
 
-    Both forms of a family have the same entry.
+    The keys of the dict are family and form. Both forms of a family have the same entry.
     """
     text = (Path(flap.__file__).parents[1] / "docs" / "exports.md").read_text()
     table = text[text.index("| `model_type` |") :].partition("\n\n")[0]

@@ -76,7 +76,7 @@ SCENARIOS = (
             "model.placement=stream",
             RUN,
         ),
-        step=107,  # larger than in other scenarios, because this one has several hundred operations
+        step=107,  # larger than elsewhere, because this scenario has several hundred operations
     ),
     Scenario(
         "measure more",
@@ -258,7 +258,9 @@ def _content(path: Path) -> bytes:
 
 
 def _same(whole: Path, folder: Path, lost: str | None = None) -> Iterator[str]:
-    """Yield a problem for each difference from an uninterrupted run: in files, content or numbers.
+    """Yield a problem for each difference from an uninterrupted run.
+
+    A file may be missing or left over, or a file may differ in its content or its measured results.
 
     whole: the folder of the uninterrupted run.
     lost: the name of a file that may be missing.

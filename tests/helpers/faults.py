@@ -98,7 +98,7 @@ class Faults:
         self.halfway = False
 
     def meet(self, operation: str, place: Any, halfway: Callable[[], Any] = str) -> None:
-        """Count an operation, and cause the fault if it belongs to this operation.
+        """Count an operation, and cause the fault if the fault belongs to this operation.
 
         halfway: a function that writes a part of the content, as an interrupted write does.
         """
@@ -125,7 +125,7 @@ class Faults:
             raise OSError(number, os.strerror(number), str(place))
 
     def below(self, place: Any) -> str | None:
-        """Return the path of a file or a descriptor, or None if it is not below `self.folder`."""
+        """Return the path of a file or descriptor, or None if this is not below `self.folder`."""
         path = Path(
             f"/proc/self/fd/{place}" if isinstance(place, int) else os.fsdecode(place)
         ).resolve()

@@ -42,7 +42,7 @@ RUNS = {
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """Do the runs of RUNS. Return the digest of each run's plan, and its numbers, by run name."""
+    """Do the runs of RUNS. For each run name, return the digest of its plan and its results."""
     torch.set_num_threads(1)
     base = _inputs(folder)
     found = {}

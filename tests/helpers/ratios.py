@@ -58,7 +58,9 @@ def made_up(budget: Budget) -> Measure:
 
 
 def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure) -> Scores:
-    """Add the divergences of trial plans to the scores if the structure is a search, as a run does.
+    """If the structure is a search, measure its trials and add their divergences to the scores.
+
+    A trial prunes the attention or the MLP of one layer. A run measures trials in the same way.
 
     Otherwise, return the scores unchanged.
     """
@@ -86,7 +88,7 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
 def allocated(
     structure: Structure, scores: Scores, budget: Budget, measure: Measure | None = None
 ) -> PruningPlan:
-    """Return the plan that the structure makes from these scores.
+    """Return the plan that the structure makes from these scores within the budget.
 
     measure: the function with which a search measures plans; `made_up(budget)` if None.
     """

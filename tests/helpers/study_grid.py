@@ -31,7 +31,7 @@ Report = dict[str, Any]
 def altered(
     report: Report, ratio: float, dense: dict[str, float], pruned: dict[str, float | None]
 ) -> Report:
-    """Return a copy of a report with another ratio, and other numbers of both models."""
+    """Return a copy of a report with another ratio, and other measured results of both models."""
     other = copy.deepcopy(report)
     other["config"]["ratio"] = ratio
     other["ratio"]["realised_decoder"] = ratio + 0.0004
@@ -114,10 +114,10 @@ def keep_documents(
     documents: dict[str, list[float]] | None = None,
     data: str = "the same",
 ) -> None:
-    """Write the measured numbers of a run, and the values of these numbers for single documents.
+    """Write the measured results of a run, and the values of these results for single documents.
 
-    documents: the values for single documents, by the name of the number. If None, each number gets
-        the values number - 1 and number + 1, for two documents.
+    documents: the values for single documents, by the name of the result. If None, each result r
+        gets the values r - 1 and r + 1, for two documents.
     """
     values = documents or {}
     if documents is None:
@@ -141,7 +141,7 @@ def add_command(sweep: Path, *task: str) -> None:
 
 
 def full_grid(sweep: Path, report: Report) -> Path:
-    """Create 24 finished cells with measured numbers, a failed cell and an unfinished cell."""
+    """Create 24 finished cells with measured results, a failed cell and an unfinished cell."""
     sweep.mkdir()
     add_command(
         sweep,

@@ -7,7 +7,7 @@ from tests.helpers.gguf_cases import Exported
 
 @pytest.fixture(scope="session")
 def families(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict:
-    """Return tiny pruned checkpoints by their family and form, such as ("llama", "by layer").
+    """Return tiny pruned checkpoints. The keys are family and form, such as ("llama", "by layer").
 
     In the form "by layer", layers differ in width. In the form "uniform", all layers have the same
     width.

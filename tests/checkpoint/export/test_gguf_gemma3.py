@@ -74,7 +74,11 @@ def test_same_logits(changes: dict[str, Any], ratio: float, tmp_path: Path) -> N
 
 
 def test_a_source_whose_tokens_have_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """llama.cpp's converter writes the token "▁▁" of Gemma as two spaces."""
+    """The export accepts a source GGUF file that has spaces where the tokenizer has "▁".
+
+    llama.cpp's converter writes such files for Gemma. The source is the GGUF file from which the
+    dense model was loaded. The export copies the tokens of this file.
+    """
     exported = saved(tmp_path / "pruned", gemma3(vocab_size=len(KINDS["gemma"]())))
     tokens = GGUFReader(export_gguf(exported.directory)).fields["tokenizer.ggml.tokens"].contents()
     writer = GGUFWriter(tmp_path / "source.gguf", "gemma3")
