@@ -205,11 +205,7 @@ def measure(
 def test_a_killed_run_continues_in_the_middle_of_a_task(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """A run is killed twice, and continues each time in the middle of the interrupted task.
-
-    The first kill comes while the dense model is measured, and the second kill comes while the
-    pruned model is measured.
-    """
+    # The first kill comes while the dense model is measured, the second while the pruned model is.
     arguments = [
         *tiny(model_dir, text_file)[:5],
         "model.dtype=bfloat16",

@@ -272,10 +272,7 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """PAPER_MEASURES names the measure of each task that is nearest to the value in FLAP's paper.
-
-    The measure is one of lm-eval's accuracies, acc or acc_norm.
-    """
+    """PAPER_MEASURES names, for each task, the accuracy that is nearest to that in FLAP's paper."""
     # lm-eval's repository publishes these accuracies of LLaMA-7B in results/llama/llama-7B.
     harness = {
         "boolq/acc": 73.06,

@@ -49,11 +49,9 @@ def training_windows(
 
     windows: windows of the training texts. `windows.asked` lists the texts that consist of prompts
         with answers of the dense model.
-    by_pruned: windows of the same texts, in which the pruned model has answered the prompts; None
-        with recover.writer=dense. In the texts with answers, these windows replace the windows to
-        train on: all of them with recover.writer=pruned, and every second one with
-        recover.writer=both. In this way, the pruned model reads its own mistakes in training, and
-        learns what the dense model predicts after these mistakes.
+    by_pruned: windows of the same texts with the pruned model's answers; None with
+        recover.writer=dense. They replace all windows to train on that contain answers
+        (recover.writer=pruned), or every second one (both).
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)
