@@ -1,8 +1,8 @@
 """The configuration of a run: its types, defaults, checks and error messages.
 
 Importing this package is fast, so that `--cfg job` and `--help` answer at once. The import does not
-load torch or use the network, and it reads no environment variables and no files. The message of
-every error names the field, its value and what is allowed.
+load torch or use the network, and it reads no environment variables and no files. Every error
+message names the field, its value and the allowed values.
 """
 
 from flap.config.arguments import check_arguments, config_folders, options_first, with_values

@@ -21,7 +21,7 @@ FLAGS = {
     "--multirun",
 }
 CONFIG_DIR = ("--config-dir", "-cd")
-# The options of Hydra that take a value, in the form "--config-dir=conf" or "--config-dir conf".
+# The options of Hydra that take a value, as in "--config-dir=conf" or "--config-dir conf".
 VALUED = {
     *CONFIG_DIR,
     "-c",
@@ -42,12 +42,15 @@ CLOSING = "]})"
 
 
 def check_arguments(arguments: Sequence[str], commands: Iterable[str] = ()) -> None:
-    """Check that each argument of a command line is an option of Hydra, `key=value` or `~key`.
+    """Check that each argument is an option of Hydra or has the form `key=value` or `~key`.
 
-    commands: the names of flap's commands, such as `doctor`, one of which may be misspelled.
+    commands: the names of flap's subcommands, such as `doctor`. If the first argument is a
+        misspelled subcommand, the error message suggests the right spelling.
 
     Raises:
-        ValueError: an argument has none of these forms. The message says what to type instead.
+        ValueError: an argument has none of these forms, a list contains unquoted spaces, or a list
+            is given to a config group that takes a single choice. The message says what to type
+            instead.
     """
     if COMPLETION & {*arguments}:
         return
@@ -66,7 +69,7 @@ def check_arguments(arguments: Sequence[str], commands: Iterable[str] = ()) -> N
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
-    """Return a command line's arguments with Hydra's options, such as `-m`, moved to the front.
+    """Return the arguments with Hydra's options, such as `-m`, moved in front of the overrides.
 
     Hydra cannot parse overrides on both sides of an option. For example, it cannot parse the
     command line `seed=1 -m ratio=0.2,0.3`.
@@ -86,7 +89,7 @@ def options_first(arguments: Sequence[str]) -> list[str]:
 def with_values(arguments: Sequence[str]) -> list[str]:
     """Return the arguments of a command line, with `--resolve` added if they contain `--cfg job`.
 
-    Hydra then prints the values of a config instead of its interpolations.
+    With `--resolve`, Hydra prints values in place of interpolations such as `${seed}`.
     """
     pairs = [*pairwise(arguments)]
     asks = "--cfg=job" in arguments or ("--cfg", "job") in pairs or ("-c", "job") in pairs
@@ -94,7 +97,7 @@ def with_values(arguments: Sequence[str]) -> list[str]:
 
 
 def config_folders(arguments: Sequence[str]) -> list[Path]:
-    """Return the folders of config files that the option `--config-dir` names."""
+    """Return the folders that the arguments give with Hydra's option `--config-dir` (`-cd`)."""
     folders = []
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, _, value = word.partition("=")
@@ -139,7 +142,10 @@ def _refuse_missing_value(word: str, following: Sequence[str]) -> None:
 
 
 def _check_override(word: str, following: Sequence[str]) -> None:
-    """Refuse an unquoted list with spaces, and a list for a group that takes a single choice."""
+    """Raise an error if a list contains unquoted spaces, or is given to a single-choice group.
+
+    word: an override, such as "ratio=0.2". following: the arguments after `word`.
+    """
     key, _, value = word.partition("=")
     whole = _closed(value, following)
     if whole != value:
@@ -160,11 +166,13 @@ def _check_override(word: str, following: Sequence[str]) -> None:
 
 
 def _closed(value: str, following: Sequence[str]) -> str:
-    """Join a value with the arguments after it that belong to the same list.
+    """Return a list as the user has typed it, joined from the pieces that the shell has made of it.
 
-    These are the arguments up to the one that closes the value's brackets, and arguments that a
-    comma separates from the value, as in `ratio=0.1, 0.2`. Return the value alone if its brackets
-    are never closed.
+    A shell splits an unquoted list at its spaces, as in `ratio=[0.1, 0.2]` or `ratio=0.1, 0.2`. The
+    pieces are the arguments up to the closing bracket, or, without brackets, the arguments before
+    and after commas. If a bracket is never closed, return `value` alone.
+
+    value: the first piece. following: the arguments after the first piece.
     """
     whole = value
     for word in following:
@@ -182,7 +190,7 @@ def _open_brackets(text: str) -> int:
 
 
 def _names(value: str) -> Iterator[str]:
-    """Yield the names in a list, as in "[a,b]", or in the lists of a sweep, as in "[a],[b,c]"."""
+    """Yield the names in one list, such as "[a,b]", or in several lists, such as "[a],[b,c]"."""
     for name in value.split(","):
         stripped = name.strip("[] \"'")
         if stripped:

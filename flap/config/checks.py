@@ -19,8 +19,8 @@ from flap.config.paths import check_path, home_replaced, paths_in
 from flap.config.resolvers import model_name
 from flap.config.schema import CHOICES, LONGEST_TIMEOUT, FlapConfig, TargetConfig, targets
 
-# The sections of a run's report whose values the option `objective` can name. EXAMPLE is the name
-# of such a value.
+# The option `objective` names numbers in a run's report, such as EXAMPLE. Each name begins with one
+# of these sections of the report.
 OBJECTIVES = ("pruned", "dense", "parameters", "ratio", "seconds")
 EXAMPLE = "pruned/sciq_answers/exact_match"
 # The options that are refused if the option `plan` is set, because the plan lists the units
@@ -87,8 +87,8 @@ def _as_dataclasses(config: DictConfig) -> FlapConfig:
 def objectives(chosen: Any) -> list[str]:
     """Return the names in the option `objective`, as a list.
 
-    chosen: the value of the option: None, a name or a list of names. A run returns the numbers that
-        have these names in its report.
+    chosen: the value of the option, which is None, a name, or a list of names. The names stand for
+        numbers in the report of a run, which the run returns to Hydra.
 
     Raises:
         ValueError: a name does not begin with one of the sections in `OBJECTIVES` and a slash.
@@ -117,7 +117,7 @@ def timeout(minutes: float) -> timedelta:
 
 
 def _check_paths(config: FlapConfig) -> None:
-    """Check the paths in a config, and the names of texts and tasks, because these may be paths."""
+    """Check the paths in a config. Names of texts and tasks are checked, too: they may be paths."""
     named: dict[str, Any] = {
         "model.path": config.model.path,
         "checkpoint.dir": config.checkpoint.dir,
@@ -149,7 +149,7 @@ def _set_existing_keys(config: Any, values: Mapping[str, Any]) -> None:
 
 
 def _refuse_unknown_keys(config: DictConfig, schema: type, prefix: str) -> None:
-    """Refuse keys that the schema does not have; Hydra accepts them as `+key=value`."""
+    """Raise an error for keys that the schema lacks. Hydra itself accepts them as `+key=value`."""
     field_types = {field.name: field.type for field in fields(schema)}
     for key in map(str, config):
         if key not in field_types:
@@ -162,17 +162,17 @@ def _refuse_unknown_keys(config: DictConfig, schema: type, prefix: str) -> None:
 
 
 def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
-    """Refuse overrides of certain config groups and keys.
+    """Raise an error if an override sets one of the config groups or keys in `settled`.
 
-    These overrides would have no effect, although the report of the run would show them.
+    Such an override would have no effect, although the report of the run would show it.
 
     overrides: arguments of a command line, such as "ratio=0.5".
-    settled: the groups and keys that must not be overridden, for example because a plan decides
-        them, each with the reason. The reason becomes part of the error message.
+    settled: the groups and keys that must not be overridden, in a dict. The dict's values are the
+        reasons, such as "a plan says which units stay", and become part of the error message.
 
     Raises:
-        ValueError: an override sets a group or a key in `settled`. The message names the first such
-            override.
+        ValueError: an override sets a group or a key in `settled`. If there are several of these
+            overrides, the message names the first one.
     """
     for override, (name, reason) in product(overrides, settled.items()):
         key = override.lstrip("+~").partition("=")[0]
@@ -181,17 +181,17 @@ def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
 
 
 def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
-    """Refuse options of a measurement if the run does not make this measurement.
+    """Raise an error if a config sets options of a measurement that the run does not make.
 
-    For example, a file in conf/experiment/ sets options of a measurement, but the option `eval` on
-    the command line chooses only other measurements.
+    For example, a file in conf/experiment/ sets `eval.generation.limit`, but the command line has
+    `eval=[perplexity]`.
 
     chosen: the section `eval` of a composed config.
     overrides: the command-line arguments that set options.
 
     Raises:
-        ValueError: the options of a measurement would have no effect. The message names the keys of
-            these options, and says how to change the command.
+        ValueError: a config sets options of a measurement that the run does not make. The message
+            names the keys of these options, and says how to change the command.
     """
     measured = []
     unmeasured = []
@@ -216,9 +216,9 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 
 
 def settled_by(plan: Any) -> dict[str, str]:
-    """Return the keys that the option `plan` decides, each with the reason that `refuse` prints.
+    """Return the groups and keys that must not be set if a plan is set, each with the reason.
 
-    The dict is empty if no plan is set.
+    `refuse` takes the returned dict as its argument `settled`. The dict is empty if `plan` is None.
     """
     if plan is None:
         return {}

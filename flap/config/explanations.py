@@ -27,12 +27,13 @@ from flap.config.messages import (
 )
 from flap.config.schema import config_dir
 
-# OmegaConf puts this text in front of the message of an error from flap/config/resolvers.py.
+# OmegaConf puts this text in front of the message of an error that is raised by a resolver, such as
+# those in flap/config/resolvers.py.
 RESOLVING = "ValueError raised while resolving interpolation: "
 TAKES_LIST = re.compile(
     r"eval|(calibration|recover|vocabulary)\.dataset|eval\.\w+\.(datasets|tasks|seq_len)"
 )
-# The exponents of ten that the letters in sizes such as 200MB and 7B stand for.
+# For each letter in a size, its exponent of ten: 200MB is 200 * 10^6, and 7B is 7 * 10^9.
 POWERS = {"k": 3, "m": 6, "g": 9, "b": 9, "t": 12}
 TEXT_FILES = (".txt", ".jsonl", ".parquet")
 
@@ -97,7 +98,9 @@ def _explanation(error: Exception) -> str:
 
 
 def _unknown_choice(file: str, options: list[str]) -> str:
-    """Return a message that says what to write instead of a choice that its group does not have.
+    """Return the error message for a choice that does not exist in its config group.
+
+    The message lists the choices of the group, and suggests a choice with a similar name.
 
     file: the group and the choice, as Hydra's error names them, such as "metric/wifv".
     """
@@ -109,9 +112,10 @@ def _unknown_choice(file: str, options: list[str]) -> str:
 
 
 def _elsewhere(group: str, name: str) -> str:
-    """Return the end of an error message, which suggests another key for an unknown choice.
+    """Return the end of the error message for an unknown choice, which suggests another key.
 
-    For example, it suggests `model.path` for a model on the hub. Return "" without a suggestion.
+    For example, if a model is not in the group `model`, suggest `model.path`, which takes any model
+    on the hub. If there is no other key for the group, return an empty string.
     """
     name = shown(name)
     if group == "model":
@@ -152,7 +156,8 @@ def _unknown_key(error: ConfigKeyError | ConfigAttributeError) -> str:
 def _sections_with(key: str, node: Any, prefix: str = "") -> list[str]:
     """Return the full names of a key in all sections that have it, such as ["target.context"].
 
-    node: a section or the whole config. Only the sections inside it are searched.
+    node: a section or the whole config. Only the sections inside `node` are searched, and not the
+        keys of `node` itself.
     prefix: the full name of `node` and a dot; empty for the whole config.
     """
     places = []
@@ -172,9 +177,9 @@ def _any_choice_has_key(group: str, key: str) -> bool:
 
 
 def _unreadable(error: Exception) -> str:
-    """Return a message that says what to write instead of an argument that Hydra cannot parse.
+    """Return a message for an argument that Hydra cannot parse. It says what to write instead.
 
-    For errors of other kinds, return an empty string; `explain` then returns Hydra's own message.
+    If the error has another cause, return an empty string. `explain` then returns Hydra's message.
     """
     text = str(error)
     if "group override must be" in text:

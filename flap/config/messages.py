@@ -1,4 +1,4 @@
-"""The text that flap prints on the command line: the help, error messages and lines of the log."""
+"""Texts that flap prints in the terminal, such as the help, error messages and the log."""
 
 import logging
 import re
@@ -61,7 +61,11 @@ def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
 
 def groups() -> dict[str, str]:
-    """Return the config groups in conf/config.yaml's list `defaults`, each with its comment."""
+    """Return a dict from each config group to a description of the group.
+
+    The groups are those in the list `defaults` of conf/config.yaml. The description is the comment
+    behind the group in this list.
+    """
     contents = (Path(config_dir()) / "config.yaml").read_text()
     return dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE))
 
@@ -82,7 +86,8 @@ def help_text(folders: Sequence[Path] = ()) -> str:
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
     """Raise a ValueError unless `condition` is true.
 
-    The message is "NAME=VALUE: expected ALLOWED", with the three arguments of these names.
+    The message is "NAME=VALUE: expected ALLOWED", where the words in capitals stand for the
+    arguments `name`, `value` and `allowed`.
     """
     if not condition:
         raise ValueError(f"{name}={shown(value)}: expected {allowed}")
@@ -95,7 +100,7 @@ def require_counts(options: object, section: str, **least: int) -> None:
 
     options: the object that has the options as attributes.
     section: the config section of the options, for the message.
-    least: the minimum of each option, by name.
+    least: the names of the options to check, each with the minimum of the option.
     """
     for name, minimum in least.items():
         value = getattr(options, name)
@@ -108,8 +113,9 @@ def require_counts(options: object, section: str, **least: int) -> None:
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return a hint with the most similar of the given names, such as "did you mean wikitext2? ".
 
-    The most similar name is one that begins with `name`, or else one with a similar spelling. Upper
-    and lower case count as equal. If no name is similar, return an empty string.
+    The most similar name is the first name that begins with `name`. If there is none, it is the
+    name with the most similar spelling. Upper and lower case count as equal. If no name is similar,
+    return an empty string.
     """
     lower = {one.lower(): one for one in names}
     similar = [one for one in lower if name and one.startswith(name.lower())]
@@ -193,9 +199,9 @@ class ConsoleFilter(logging.Filter):
 def logged(file: Path) -> Iterator[None]:
     """Log to the console and to a file for the duration of the `with` block.
 
-    Records are filtered and formatted as in a run that Hydra starts, for which
-    conf/hydra/job_logging/flap.yaml configures the log. The file is created when its first line is
-    written.
+    Use this function where Hydra does not configure the log. Records are filtered and formatted as
+    in conf/hydra/job_logging/flap.yaml, which configures the log of runs that Hydra starts. The
+    file is created when its first line is written.
     """
     console = logging.StreamHandler()
     console.setFormatter(ConsoleFormatter())

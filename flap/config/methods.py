@@ -1,6 +1,7 @@
-"""Compose configs in Python, and check whether a run has the choices of its method.
+"""Compose configs in Python, and check whether a run's config agrees with its method.
 
-A method is a preset of metric, structure, compensation and calibration in conf/method/.
+A method is a file in conf/method/, which sets the metric, the structure, the compensation and the
+calibration together.
 """
 
 from collections.abc import Iterator
@@ -20,9 +21,9 @@ from flap.config.messages import names_in
 from flap.config.schema import FlapConfig, config_dir
 
 GROUPS = ("metric", "structure", "compensation")
-# A run keeps the name of its method if its choices differ from the method's preset only in these
-# options. They limit what may be pruned, set the seed of metric=random, or set the number of tokens
-# on which structure=search measures the effect of pruning.
+# A run keeps the name of its method if its config differs from the method's preset only in these
+# options. The options limit what may be pruned, set the seed of metric=random, or set the number of
+# tokens on which structure=search measures the effect of pruning.
 LIMITS = (
     "round_to",
     "multiple_of_heads",
@@ -38,7 +39,7 @@ CUSTOM = "custom"
 def name_method(config: FlapConfig) -> str:
     """Return the name of a run's method, or "custom" if the run differs from the method's preset.
 
-    If there is no preset with the name `config.method`, return this name.
+    If conf/method/ has no preset with the name `config.method`, return `config.method` unchanged.
     """
     if config.method not in names_in("method"):
         return config.method
@@ -80,7 +81,8 @@ def composing() -> Iterator[None]:
 def _essence(choice: Any) -> tuple[str, dict[str, Any]]:
     """Return the class name and the options of a choice, without the options in `LIMITS`.
 
-    choice: a dict with the key `_target_`, or an object that is already created.
+    choice: the choice of a config group, as a dict with the key `_target_` and the options, or as
+        the object that `build` in flap/config/objects.py creates from such a dict.
     """
     node = choice
     if not isinstance(choice, dict):

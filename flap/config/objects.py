@@ -18,15 +18,15 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
     """Create the object that the choice of a config group describes.
 
     group: the name of the config group, for error messages.
-    node: the choice: a dict with the key `_target_` and the options of the object. It may also be
-        the object itself, which is then copied, so that each run begins with an object that has not
-        yet drawn random numbers.
+    node: the choice, as a dict with the key `_target_` and the options of the object. `node` may
+        also be the object itself. Then a new object with the same options is returned, so that each
+        run begins with a random generator in its initial state.
     base, others: the allowed base classes; the class in `_target_` must derive from at least one of
         them.
 
     Raises:
-        ValueError: `node` is no choice, its class does not derive from an allowed base class, or an
-            option is unknown, of the wrong type, or out of range.
+        ValueError: `node` is neither such a dict nor such an object, its class does not derive from
+            an allowed base class, or an option is unknown, of the wrong type, or out of range.
     """
     bases = (base, *others)
     if is_dataclass(node) and not isinstance(node, type) and isinstance(node, bases):
@@ -56,8 +56,8 @@ def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
 
     The class must be a dataclass that derives from one of `bases` and has no abstract methods.
 
-    field: the config key of the name, for error messages.
-    name: module and class, such as "flap.method.importance.WIFV".
+    field: the config key that contains `name`, such as "metric._target_", for error messages.
+    name: the module and the name of the class, such as "flap.method.importance.WIFV".
     """
     parents = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
     expected = (
@@ -78,9 +78,11 @@ def _choice_class(field: str, name: Any, bases: tuple[type, ...]) -> type:
 
 
 def literal(value: Any) -> Any:
-    """Escape "${" in all texts of a value, because OmegaConf would read it as an interpolation.
+    """Escape "${" in all strings of a value, because OmegaConf would read it as an interpolation.
 
-    Numbers and bools stay as they are, and scalars of numpy and torch are converted to them.
+    Numbers and bools stay as they are. Scalars of numpy and torch become Python numbers and bools.
+
+    value: a string, a number, a bool, or nested lists and dicts of these.
     """
     if isinstance(value, str | os.PathLike):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", os.fspath(value))

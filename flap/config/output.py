@@ -62,9 +62,11 @@ def protect_secrets_of(config: DictConfig, env_set: Any) -> None:
     """Remove secrets from `sys.argv`, and learn the secrets of a composed config.
 
     The learned secrets are removed from all that this process logs and prints from now on.
-    `sys.argv` is changed because trackers record it; Hydra has read it before this call.
+    `sys.argv` is changed because experiment trackers record the command line. Hydra has already
+    parsed the command line before this call.
 
-    env_set: the section `hydra.job.env_set`, which has the environment variables that Hydra sets.
+    env_set: the section `hydra.job.env_set` of the config, which maps environment variables to the
+        values that Hydra sets.
     """
     learn_from_config(config, env_set)
     sys.argv[1:] = redacted(sys.argv[1:])

@@ -1,7 +1,7 @@
-"""The functions that interpolations in conf/config.yaml call.
+"""OmegaConf resolvers: the functions that interpolations in conf/config.yaml call.
 
-Hydra calls these functions before the config is checked, because they determine the name of a run's
-folder.
+Hydra calls these functions before flap checks the config, because Hydra needs their results for the
+name of a run's output folder.
 """
 
 from functools import cache
@@ -25,10 +25,12 @@ def _presets() -> list[Any]:
 
 
 def model_name(name: str, path: str) -> str:
-    """Return the name of a model: `name`, or the last part of `path` if `name` is another model's.
+    """Return `name`, or the last component of `path` if `name` belongs to another model.
 
-    If the preset called `name` in conf/model/ has a path that differs from `path`, the user has
-    overridden `model.path`, but not `model.name`.
+    `name` belongs to another model if conf/model/ has a preset of this name with another path. This
+    happens if the user overrides `model.path`, but not `model.name`.
+
+    name, path: the values of the options `model.name` and `model.path`.
     """
     check_path("model.name", name)
     check_path("model.path", path)
@@ -42,17 +44,17 @@ def default_ratio(target: Any, plan: str | None) -> float | None:
 
 
 def amount(ratio: float | None, target: Any) -> str:
-    """Return the part of a run's name that has the ratio or the targets, such as "r0.2".
+    """Return the ratio, or the targets if there are any, in the form that a run's name contains.
 
-    Targets are written as in "bytes200000000".
+    Examples are "r0.2" for a ratio, and "bytes200000000" for a target.
     """
     return "_".join(f"{name}{value:.12g}" for name, value in targets(target).items()) or f"r{ratio}"
 
 
 def decided(plan: str | None, choices: str) -> str:
-    """Return the part of a run's name that says how the units to remove are chosen.
+    """Return the part of a run's name that says how the run chooses the units to remove.
 
-    If a plan chooses them, return "plan-" and the name of the plan. Otherwise, return `choices`.
+    If the run uses a plan, return "plan-" and the name of the plan. Otherwise, return `choices`.
 
     choices: the names of metric and structure, and the ratio, such as "WIFV_AL-AM_r0.2".
     """

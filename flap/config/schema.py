@@ -33,7 +33,8 @@ class ModelConfig:
     # GPUs, host memory and disk, and `stream` reads one layer at a time from disk.
     placement: str = "device"
     # Whether the LM head and the embedding of a GGUF file become one tied matrix, if they are the
-    # same matrix in two quantisations. The tied matrix gets the values of the more precise one.
+    # same matrix in two quantisations. The tied matrix gets the values of the more precise
+    # quantisation.
     tie_copied_head: bool = True
 
 
@@ -89,8 +90,8 @@ class TargetConfig:
     # At most this many bytes for the weights and the KV cache of `sequences` sequences together,
     # each of `context` tokens.
     memory: float | None = None
-    # At most this many parameters that the computation for one token uses. In a mixture of experts,
-    # each token uses only some of the experts.
+    # At most this many active parameters. A parameter is active if the computation for one token
+    # uses it. In a mixture of experts, each token uses only some of the experts.
     active_parameters: float | None = None
     # The number of tokens in a sequence, for the targets `kv_cache_bytes` and `memory`; null stands
     # for the context length of the model.
@@ -129,9 +130,10 @@ class FlapConfig:
     vocabulary: Any = None
     # The training after compression; the empty choice `none` trains nothing.
     recover: Any = None
-    # The measurements of the dense and the pruned model: a mapping from names to choices.
+    # The measurements of the dense and the pruned model: a mapping from the name of each
+    # measurement, such as perplexity, to its class and options.
     eval: Any = field(default_factory=dict)
-    # The tracker that the results of the run are sent to.
+    # The experiment tracker, such as MLflow, that the results of the run are sent to.
     tracking: Any = None
     # A preset of metric, structure, compensation and calibration.
     method: str = "flap"
@@ -147,16 +149,17 @@ class FlapConfig:
     # 256; null allows any number.
     round_to: int | None = None
     # The seed for drawing windows, for random scores, and for text that the model writes: a whole
-    # number from 0 to 2**32 - 1. Few-shot examples have another seed.
+    # number from 0 to 2**32 - 1. The seed for drawing few-shot examples is set separately, with
+    # eval.zero_shot.seed and eval.generation.seed.
     seed: int = 0
     # If true, the weights of removed units become zeros, and all matrices keep their shapes.
     mask_only: bool = False
     # Values that replace the values of other keys, as with +debug=smoke. Keys that are missing in
     # the run's config are skipped.
     debug: Any = None
-    # Which measured numbers a run returns to Hydra, whose sweepers can search for the options with
-    # the best numbers: a name, such as pruned/sciq_answers/exact_match, or a list of names. With
-    # null, a run returns nothing.
+    # Which numbers of its report a run returns to Hydra: a name, such as
+    # pruned/sciq_answers/exact_match, or a list of names. Sweepers of Hydra can search for the
+    # options that make these numbers best. With null, a run returns nothing.
     objective: Any = None
     # If true, a sweep ends after the first of its runs that fails.
     stop_on_failure: bool = False
@@ -164,21 +167,21 @@ class FlapConfig:
     # reading weights.
     dry_run: bool = False
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    # If true, results that an earlier start of the run has stored in the run's folder are used, and
-    # only missing results are computed.
+    # If true, results that an earlier invocation of `python -m flap` has stored in the run's folder
+    # are used, and only missing results are computed.
     resume: bool = True
-    # The folder of the cache; null stands for the folder that the environment variable
-    # FLAP_CACHE_DIR names, or, without this variable, for the folder `flap` in the user's cache
-    # directory.
+    # The folder of the cache. null stands for the folder in the environment variable
+    # FLAP_CACHE_DIR. If this variable is not set, null stands for the folder `flap` in the user's
+    # cache directory.
     cache_dir: str | None = None
-    # If true, results that other runs can use, too, are stored in the cache and read from the
-    # cache.
+    # If true, results that several runs can share, such as calibration statistics, are stored in
+    # the cache and read from the cache.
     use_cache: bool = True
     # The maximum number of seconds that this run waits for another run that computes the same
     # result, at least 0.
     cache_wait_seconds: float = 3600
-    # The maximum number of minutes that a process of the run (started by torchrun or SLURM) waits
-    # for another process of the run, above 0.
+    # The maximum number of minutes, above 0, that a process of a distributed run (with torchrun or
+    # SLURM) waits for another process of the run.
     timeout_minutes: float = 120
     # If true, Python code that comes with the model may be executed.
     trust_remote_code: bool = False

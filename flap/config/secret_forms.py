@@ -1,4 +1,7 @@
-"""The forms that a secret may have in JSON, YAML, HTML, URLs, Hydra and shells."""
+"""The forms that a secret has when it is quoted or escaped.
+
+JSON, YAML, HTML, URLs, Hydra and shells each have their own rules for this.
+"""
 
 import html
 import json
@@ -20,10 +23,10 @@ IN_SCRIPTS = str.maketrans(
 
 @cache
 def pattern_of(secrets: frozenset[str]) -> re.Pattern[str]:
-    """Return a regular expression that finds secrets in all of their forms.
+    """Return a regular expression that finds secrets in all of their quoted and escaped forms.
 
-    Longer forms come first, because a form may contain a shorter form of the same or another
-    secret.
+    Longer forms come first in the expression, because a form may contain a shorter form of the same
+    secret or of another secret.
     """
     forms = {form for secret in secrets for form in _forms(secret)}
     ordered = sorted(forms, key=len, reverse=True)
@@ -47,7 +50,7 @@ def _forms(secret: str) -> set[str]:
 
 
 def _written(plain: str) -> set[str]:
-    """Return the forms in which URLs, JSON, YAML, Hydra and shells write a secret."""
+    """Return the forms that a secret has in URLs, JSON, YAML, Hydra and shells."""
     return {
         plain,
         quote(plain),

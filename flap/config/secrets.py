@@ -119,10 +119,10 @@ def learn_from_process(words: Iterable[str]) -> None:
 def learn_from_config(config: DictConfig, env_set: Any) -> None:
     """Collect, for `redact`, the secrets in a composed config.
 
-    env_set: the section `hydra.job.env_set`, which has the environment variables that Hydra sets.
-        The values of these variables are secrets, too. But a path, or a value that also occurs
-        elsewhere in the config, such as the name of a dtype, is collected only if the name of its
-        variable matches `SECRET_NAME`.
+    env_set: the section `hydra.job.env_set`, which maps environment variables to the values that
+        Hydra sets. These values are collected as secrets, too. Two kinds of values are collected
+        only if the name of the variable matches `SECRET_NAME`: paths, and values that also occur
+        elsewhere in the config, such as the name of a dtype.
     """
     plain = _plain(config)
     plain.pop("hydra", None)
@@ -205,7 +205,7 @@ def _secrets_in(value: Any, name: str = "") -> Iterator[str]:
             yield password
             for text in (password, unquote(password)):
                 sent = f"{unquote(user)}:{text}"
-                yield b64encode(sent.encode()).decode()  # HTTP sends user and password in this form
+                yield b64encode(sent.encode()).decode()  # as in HTTP's basic authentication
 
 
 def _learn(secrets: Iterable[str]) -> None:
