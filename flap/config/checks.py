@@ -117,7 +117,7 @@ def timeout(minutes: float) -> timedelta:
 
 
 def _check_paths(config: FlapConfig) -> None:
-    """Check the paths in a config. Names of texts and tasks are checked, too: they may be paths."""
+    """Check the paths in a config, and the names of texts and tasks, which may also be paths."""
     named: dict[str, Any] = {
         "model.path": config.model.path,
         "checkpoint.dir": config.checkpoint.dir,

@@ -1,4 +1,4 @@
-"""Texts that flap prints in the terminal, such as the help, error messages and the log."""
+"""The help, the error messages and the log lines that flap prints in the terminal."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""Evaluate models. Each evaluator measures numbers with names, such as a perplexity."""
+"""Evaluate models. Each evaluator measures one or more properties, such as the perplexity."""
 
 from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.divergence import Divergence

@@ -1,8 +1,8 @@
 """The base class of evaluators.
 
-An evaluator is a choice of the config group `eval`. It creates tasks. Each task measures a model,
-for example on one text or on one set of documents. The tasks are created before the model is
-loaded, so that invalid options and data are reported early.
+An evaluator is a choice of the config group `eval`, and creates tasks. Each task measures a model,
+for example on one text, or on the documents (questions) of one benchmark. The tasks are created
+before the model is loaded, so that invalid options and data are reported early.
 """
 
 import math
@@ -22,28 +22,29 @@ from flap.runtime.agenda import Workload
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Better = Literal["lower", "higher"]
-# appended to the field `origin` of a task whose prompts the tokenizer's chat template formats
+# appended to the field `origin` of a task if the tokenizer's chat template formats its prompts
 TEMPLATED = "; through the chat template"
 TEMPLATES = ("auto", "true", "false")  # the values of the option `chat_template`
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The numbers that a task measured.
+    """The numbers that a task measured, such as a perplexity or an accuracy.
 
-    Some of these numbers are means over documents or windows. For them, the single values are
-    stored, too.
+    If a number is a mean over documents or over windows of a text, the value of each document or
+    window is stored, too.
     """
 
     numbers: Numbers = field(default_factory=dict)  # such as {"wikitext2/perplexity@2048": 5.68}
     # for each number that is a mean over documents or windows: the value of each document or
-    # window. For a perplexity, the values are a linear approximation
+    # window. A perplexity is no such mean, so it has approximate values, of which it is the mean
     # (`flap.evaluation.perplexity.linearised`).
     documents: Documents = field(default_factory=dict)
     # for each number: whether higher or lower values are better. A number for which this is unknown
     # is left out.
     better: dict[str, Better] = field(default_factory=dict)
-    # the numbers of the dense model, if the task measures both models (`Task.side_by_side`)
+    # the measured numbers of the dense model, if the task measures both models
+    # (`Task.side_by_side`); `numbers` then has those of the pruned model
     beside: Numbers = field(default_factory=dict)
 
     def without(self, names: Collection[str]) -> "Measurement":
@@ -65,7 +66,8 @@ class Leaving:
 
     # config key and value that name the task, as in "eval.generation.tasks=sciq_answers"
     field: str
-    # a function that returns, for each document, the runs of words that identify it
+    # a function that returns, for each document of the task, the sequences of words by which the
+    # document is recognised in other texts
     documents: Callable[[], Sequence[Document]]
     # a function that takes indices of documents, and returns the task without these documents
     without: Callable[[frozenset[int]], "Task"]
@@ -95,7 +97,9 @@ class Task:
     needs_memory: bool = True
     # names or paths of texts that contain documents of this task
     shares_text_with: tuple[str, ...] = ()
-    dataset: str = ""  # the name of the measured text; empty if the task measures no text
+    # the name of the text that the model predicts, for example to measure a perplexity; empty if
+    # the task needs no text
+    dataset: str = ""
     leaving: Leaving | None = None  # how to leave out documents; None if this is not possible
     left_out: tuple[int, ...] = ()  # indices of the documents that are left out
     # Whether `run` also takes a working directory, in which it stores partial results, so that an
@@ -113,7 +117,7 @@ class Task:
     evaluator: str = ""  # the name of the task's evaluator in the config section `eval`
 
     def is_of_domain(self, calibration: Text) -> bool:
-        """Return whether this task and a calibration text have the same data set or documents.
+        """Return whether a calibration text comes from this task's data set or documents.
 
         Different splits of a data set, such as train and test, count as the same data set.
         """
@@ -152,11 +156,14 @@ class Evaluator(ABC):
         return self.prepare(tokenizer, max_length)
 
     def needs_same_tokenizer(self, name: str) -> bool:
-        """Return whether the number `name` is comparable only for models with equal tokenizers."""
+        """Return whether a number may be compared only between models with the same tokenizer.
+
+        name: the name of the number, such as "wikitext2/perplexity@2048".
+        """
         return False
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return the names of the averages over tasks, each with the names of the numbers in it.
+        """Return a dict from the name of each average over tasks to the names of its numbers.
 
         numbers: the measured numbers of all tasks, by name.
         """

@@ -1,7 +1,8 @@
 """Measure how much the predictions of the pruned model differ from those of the dense model.
 
-Legend: N windows · T tokens in each window · D hidden size · V tokens of the vocabulary · P
-positions of a window that are compared together · K most likely tokens at a position.
+Legend: the suffix of a tensor's name lists its axes (N: windows, T: tokens of a window, D: hidden
+size, V: vocabulary, P: positions of a window that are compared together, K: the most likely tokens
+at a position).
 """
 
 from collections import defaultdict
@@ -25,29 +26,32 @@ from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
 from flap.models.predictions import map_batches, positions_per_chunk, shared_hidden_states
 
-# The number of tensors, each as large as one model's logits, that are in memory at the same time:
-# the logits of both models, and intermediate results.
+# The number of tensors, each as large as the logits of one model, that are in memory at the same
+# time. They are the logits of both models, and intermediate results.
 COPIES = 4
 
 
 @dataclass(frozen=True)
 class Divergence(OnTexts):
-    """How far the pruned model's next-token probabilities q are from those of the dense model, p.
+    """How much the next-token probabilities p of the dense model and q of the pruned model differ.
 
-    The probabilities are compared at all positions of a window except its last position.
+    The two models read the same windows of a text. Their probabilities are compared at all
+    positions of a window except the last position. There are four measures:
 
-    `kl`: KL(p ‖ q) = Σ p (log p - log q) over the vocabulary, in nats per token; 0 or more, lower
-    is better. `agreement`: the share of the positions at which both models have the same most
-    likely token; higher is better. `top5_agreement`: the share of the dense model's five most
-    likely tokens that are among the pruned model's five most likely tokens; higher is better.
-    `acceptance`: Σ min(p, q) over the vocabulary; higher is better. The acceptance is the
-    probability that the dense model accepts a token that the pruned model drafts in speculative
-    decoding, if both models sample. If both models decode greedily instead, the `agreement` is the
-    probability of acceptance.
+    - `kl` is the Kullback-Leibler divergence KL(p ‖ q) = Σ p (log p - log q), summed over the
+      vocabulary, in nats per token. It is 0 or more; lower is better.
+    - `agreement` is the share of the positions at which both models have the same most likely
+      token; higher is better.
+    - `top5_agreement` is the share of the dense model's five most likely tokens that are among the
+      pruned model's five most likely tokens; higher is better.
+    - `acceptance` is Σ min(p, q), summed over the vocabulary; higher is better. If the pruned model
+      drafts tokens for the dense model in speculative decoding, and both models sample, this is the
+      probability that the dense model accepts a drafted token. If both models decode greedily, this
+      probability is the `agreement`.
 
-    The numbers are means over windows, with standard errors. The dense model's final hidden states
-    are stored instead of its logits. The LM head, which pruning does not change, computes the
-    logits from these states. The options are described in `OnTexts`.
+    The measures are means over windows, with standard errors. The dense model's final hidden states
+    are stored instead of its logits, because they take less memory. The LM head, which pruning does
+    not change, computes the logits from these states. The options are described in `OnTexts`.
 
     Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); acceptance: Leviathan
     et al., ICML 2023, arXiv 2211.17192, corollary 3.6.
@@ -59,7 +63,7 @@ class Divergence(OnTexts):
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task that compares the dense and the pruned model on a text's windows.
 
-        about: further fields of the task.
+        about: the fields of `Task` that describe the text.
         """
         batches_NT = windows.tokens_NT.split(self.batch_size)
 
@@ -75,10 +79,10 @@ class Divergence(OnTexts):
 
 
 def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
-    """Return the dense model's final hidden states for the batches that this process runs.
+    """Return the dense model's final hidden states for the batches that this process computes.
 
-    If the run has a working directory, the states are in memory-mapped files, and otherwise in host
-    memory.
+    If several processes share the evaluation, each process computes some of the batches. If the run
+    has a working directory, the states are in memory-mapped files, and otherwise in host memory.
 
     Raises:
         ValueError: the disk has too little free space for the states.
@@ -101,7 +105,7 @@ def compare(
     """Return kl, agreement, top5_agreement and acceptance, each as a list of one value per window.
 
     model: the pruned model.
-    dense: the final hidden states of the dense model for the batches that this process runs.
+    dense: the result of `reference_states` for the dense model.
     """
     chunk = max(1, positions_per_chunk(model.adapter.vocab_size) // COPIES)
     of_dense = iter(dense)

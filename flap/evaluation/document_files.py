@@ -22,13 +22,13 @@ ANSWER = "An answer."
 
 
 class DocumentFiles:
-    """A file of the user with the documents of one task, or a folder with a file for each task."""
+    """The user's file with the documents of one task, or a folder with one file for each task."""
 
     def __init__(self, source: str) -> None:
         """Store the option `source`, the path of the file or folder, without reading a file."""
         self.source = source
         self.where = f"source={shown(source)}"
-        # for each task whose file has been read, by name: the rows of the file, and its path
+        # the rows and the paths of the files that have been read, each under the name of its task
         self.rows: dict[str, Dataset] = {}
         self.paths: dict[str, Path] = {}
 
@@ -61,7 +61,7 @@ class DocumentFiles:
                 raise ValueError(f"{self.where}: row {number}: {self.reason(error)}") from error
 
     def reason(self, error: Exception) -> str:
-        """Return why lm-eval cannot use the documents of the task that was read last.
+        """Return why lm-eval cannot use the documents in the file that was read last.
 
         error: the exception that lm-eval raised. If the exception is about a missing column, the
             returned text names this column.
@@ -73,7 +73,7 @@ class DocumentFiles:
         return f"does not suit {name} ({type(error).__name__}: {one_line(error, 200)})"
 
     def origin(self, names: list[str]) -> str:
-        """Return where the documents of some tasks come from, with a digest of the documents.
+        """Return a text with the source, the number and a digest of the documents of some tasks.
 
         names: the names of the tasks.
         """
@@ -142,7 +142,8 @@ class DocumentFiles:
     def _check_template(self, name: str, template: Any, documents: Dataset) -> None:
         """Check that every document has a value in each column that a template of a task reads.
 
-        template: the name of a column, or a Jinja template. Other values are not checked.
+        name: the name of the task. template: the name of a column, or a Jinja template. A template
+            of any other type, such as a function, is not checked.
         """
         if not isinstance(template, str):
             return
@@ -189,7 +190,9 @@ def _of_list(path: Path) -> list[dict[str, Any]]:
     rows = parse_json(path.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("another value")
-    json.dumps(rows, ensure_ascii=False).encode()  # raises an error for half a surrogate pair
+    json.dumps(
+        rows, ensure_ascii=False
+    ).encode()  # raises an error if a string has a lone surrogate
     return rows
 
 

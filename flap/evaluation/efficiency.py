@@ -1,6 +1,6 @@
 """Measure the size, computation, speed and memory of the dense and the pruned model.
 
-Legend: N prompts in a batch · T tokens of a prompt.
+Legend: the suffix of a tensor's name lists its axes (N: prompts in a batch, T: tokens of a prompt).
 """
 
 import statistics
@@ -73,7 +73,11 @@ class Efficiency(Evaluator):
         return [Task("efficiency", self.compare, about, side_by_side=True, workload=workload)]
 
     def compare(self, dense: PreTrainedModel, pruned: PreTrainedModel) -> Measurement:
-        """Measure both models, and return their numbers and the ratios pruned / dense."""
+        """Measure both models, and return the results of each model and the ratios pruned / dense.
+
+        The field `numbers` of the measurement has the results of the pruned model and the ratios,
+        and the field `beside` has the results of the dense model.
+        """
         of_dense = self._constants(dense)
         of_pruned = self._constants(pruned)
         ratios = Numbers()

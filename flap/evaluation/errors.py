@@ -33,7 +33,10 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
-    """Return the mean of the documents' values, and its standard error if this error is finite."""
+    """Return a measurement of the mean of values, with its standard error if this error is finite.
+
+    name: the name of the mean. values: one value for each document or window.
+    """
     numbers = {name: float(numpy.mean(values))}
     error = standard_error(values)
     if math.isfinite(error):
@@ -61,13 +64,14 @@ class Difference:
 def paired(
     before: Mapping[K, Sequence[float]], after: Mapping[K, Sequence[float]]
 ) -> dict[K, Difference]:
-    """Return the difference of each number, such as an accuracy: `after` minus `before`.
+    """Return how much each number, such as an accuracy, differs between two models.
 
-    before, after: for each number, its values on all documents with the first, and with the second
-        model.
+    before, after: for each number, its values on all documents. `before` has the values of the
+        first model, and `after` those of the second model. The difference is `after` minus
+        `before`.
 
-    A number is left out if one model has more values of it than the other model, or if the standard
-    error of the difference is not finite.
+    A number is left out if the two models have different counts of values for it, or if the
+    standard error of the difference is not finite.
 
     Both models were measured on the same documents, so there is a difference for each document, and
     the standard error is computed from these differences. Therefore the standard error does not
@@ -85,8 +89,9 @@ def paired(
 def with_averages(
     numbers: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]
 ) -> dict[str, Difference]:
-    """Return all differences in `numbers`, and the difference of each average of these numbers.
+    """Add the differences of averages, such as the mean accuracy of all tasks, to `numbers`.
 
+    numbers: how much each number differs between two models.
     averages: for each average, the names of the averaged numbers. These numbers were measured on
         different documents, so the squares of their standard errors add up. An average is left out
         if one of these numbers is not in `numbers`.
@@ -114,7 +119,8 @@ def _mcnemar(changes: Sequence[float]) -> float:
     The null hypothesis is that an answer which changed from the first to the second model was as
     likely to become right as to become wrong.
 
-    changes: for each document, 1.0 if its answer became right, -1.0 if it became wrong, else 0.0.
+    changes: for each document, 1.0 if the answer became right, -1.0 if the answer became wrong, and
+        0.0 if it did not change.
 
     Source: McNemar, Psychometrika 12 (1947).
     """

@@ -1,4 +1,4 @@
-"""Check that lm-eval's tasks support a number of few-shot examples."""
+"""Check that lm-eval's tasks support the requested number of few-shot examples."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from flap.evaluation.zero_shot_tasks import LoadedTask
 def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
     """Check that a task supports `num_fewshot` few-shot examples.
 
-    Without this check, lm-eval would ignore `num_fewshot`, or would not raise an error until the
-    model is loaded.
+    Without this check, lm-eval would ignore an unsupported `num_fewshot`, or would raise an error
+    only after the model has been loaded.
 
     num_fewshot: the number of examples; None stands for the task's default.
 
@@ -23,8 +23,8 @@ def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
 
         own = subtask.get_config("num_fewshot")
         shots = (own or 0) if num_fewshot is None else num_fewshot
-        # maximum number of examples if these are other documents of the task, or other prompts of
-        # the file; None if there is no maximum
+        # The maximum number of examples; None if there is no maximum. There is a maximum if the
+        # examples are other documents of the task, or other prompts of the same file.
         others = None
         if task.path and subtask.most_shots:
             others = subtask.most_shots
@@ -42,7 +42,7 @@ def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
 
 
 def examples_are_documents(task: Any) -> bool:
-    """Return whether a task of lm-eval takes its examples from its evaluation documents."""
+    """Return whether a task of lm-eval draws few-shot examples from the documents it measures."""
     config = task.config
     examples = getattr(task, "fewshot_cfg", None)
     if examples is None or not hasattr(task, "sampler"):

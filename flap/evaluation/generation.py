@@ -17,12 +17,13 @@ class Generation(ZeroShot):
 
     The share is a number from 0 to 1; higher is better.
 
-    A task such as triviaqa gives two numbers. `triviaqa/exact_match,remove_whitespace`: the share
-    of documents (questions) that are answered correctly by the rules of the task. `triviaqa/f1`:
-    the F1 between the words of the model's answer and the words of the most similar right answer,
-    averaged over documents (`zero_shot_results.f1`). These numbers complement multiple choice: a
-    pruned model may be unable to write the right answer, although it can still choose this answer
-    from a list. The options that have no comment here are described in `ZeroShot`.
+    A task such as triviaqa gives two numbers. `triviaqa/exact_match,remove_whitespace` is the share
+    of documents (questions) that are answered correctly by the rules of the task. `triviaqa/f1` is
+    the F1 score between the words of the model's answer and the words of the right answer, averaged
+    over documents (`zero_shot_results.f1`). If a question has several right answers, the one with
+    the highest F1 counts. These numbers complement multiple choice: a pruned model may be unable to
+    write the right answer, although it can still choose this answer from a list. The options that
+    have no comment here are described in `ZeroShot`.
 
     Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
     Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa]
@@ -44,8 +45,8 @@ class Generation(ZeroShot):
 
         Raises:
             ValueError: the task does not support `num_fewshot`, the task runs code that the model
-                writes, the model writes no answers in the task, or the longest answer would leave
-                no room for a prompt in the model's context.
+                writes, the model writes no answers in the task, or the longest answer would fill
+                the model's context, so that no prompt fits in front of it.
         """
         super().check(task, max_length)
         for subtask in task.subtasks.values():
@@ -65,13 +66,13 @@ class Generation(ZeroShot):
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return a dict from each average to the names of the averaged numbers, one for each task.
 
-        The averages are `generation/exact_match` and `generation/f1`. An average is left out if one
-        of the tasks does not have the number that would be averaged.
+        The averages are `generation/exact_match` and `generation/f1`. An average is left out if it
+        cannot be computed over all tasks, because one of them has no exact match or no F1.
         """
         averages = {}
-        # Map the name of each number without the name of lm-eval's filter, such as
-        # "triviaqa/exact_match", to the full name. If lm-eval reports a number for several filters,
-        # use the first filter.
+        # Map short names, such as "triviaqa/exact_match", to full names with lm-eval's filter, such
+        # as "triviaqa/exact_match,remove_whitespace". If lm-eval reports a number for several
+        # filters, use the first filter.
         names = {name.partition(",")[0]: name for name in reversed([*numbers])}
         for measure in ("exact_match", "f1"):
             parts = [names.get(f"{Path(task).name}/{measure}", "") for task in expand(self.tasks)]

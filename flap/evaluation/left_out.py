@@ -1,4 +1,4 @@
-"""Leave out those documents of tasks that are in the calibration or training texts of the run."""
+"""Leave out documents of tasks that also occur in the run's calibration or training texts."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from flap.evaluation.base import Leaving, Task
 
 
 def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
-    """Return the tasks, each without those of its documents that are in the texts `read`.
+    """Return the tasks without the documents that also occur in the texts `read`.
 
-    read: the texts that the run has read for calibration or training.
+    read: the texts that the run has used for calibration or training.
 
     Raises:
         ValueError: a task has no documents left, or too few documents for its few-shot examples.
@@ -21,7 +21,7 @@ def without_read(tasks: Sequence[Task], read: Sequence[ReadText]) -> list[Task]:
 
 
 def _overlaps(tasks: Sequence[Task], read: Sequence[ReadText]) -> dict[str, Overlap]:
-    """Return a dict from each task's name to the task's documents that are in the texts `read`.
+    """Return a dict from the name of each task to its documents that also occur in `read`.
 
     Tasks that cannot leave out documents are not in the dict.
     """
@@ -59,9 +59,9 @@ def _without(task: Task, overlap: Overlap | None) -> Task:
 
 
 def _readers(overlap: Overlap) -> str:
-    """Describe the texts that contain documents of a task, and what these texts are used for.
+    """Return a text that names the overlapping texts of a run, and the use of each.
 
-    An example of the result is "calibration (calibration.dataset=my.jsonl)".
+    An example is "calibration (calibration.dataset=my.jsonl)".
     """
     sources: dict[str, list[str]] = {}
     for text in overlap.read:

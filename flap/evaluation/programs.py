@@ -55,7 +55,7 @@ class Wording:
         return ENDS_OF_BLOCK if self.chat else ENDS[self.task]
 
     def ids(self, problem: AnyProblem) -> list[int]:
-        """Return the tokens of the prompt that the model continues."""
+        """Return the token ids of the prompt, which the model continues with a program."""
         text = problem.prompt
         if self.chat:
             asked = question(Prompt(tuple(problem.turns), None), self.tokenizer, chat=True)
@@ -168,7 +168,7 @@ class Programs(Evaluator):
         )
 
     def _leaving(self, problems: Sequence[AnyProblem], origin: str, wording: Wording) -> Leaving:
-        """Return how the task leaves out problems that the run has calibrated or trained on."""
+        """Describe how to leave out problems that the run has used for calibration or training."""
 
         def documents() -> list[Document]:
             texts = [problem.text for problem in problems]

@@ -30,8 +30,8 @@ class PromptsTask(ConfigurableTask):
 
     The few-shot examples are other questions of the same file with their right answers. In a
     prompt, the examples are earlier turns of the conversation. If several rows have the same
-    question, these rows give only one example, with the answer of the first of them. If a prompt of
-    the file comes from a column `messages`, no prompt of the file has examples.
+    question, only the first of these rows can be an example. If a prompt of the file comes from a
+    column `messages`, which has whole conversations, no prompt of the file has examples.
     """
 
     def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:
@@ -65,7 +65,7 @@ class PromptsTask(ConfigurableTask):
     ) -> str:
         """Return the prompt of a row: the turns of few-shot examples, followed by the row's turns.
 
-        The turns go through `chat_template`. If it is None, they are joined as plain text.
+        `chat_template` formats the turns. If it is None, the turns are joined as plain text.
         """
         turns = json.loads(doc["turns"])
         same_question = self.example_of[_question(doc)]
@@ -79,8 +79,8 @@ class PromptsTask(ConfigurableTask):
 def _config(name: str, splits: dict[str, Dataset], answers: Sequence[str]) -> dict[str, Any]:
     """Return the config of a task in the format of lm-eval's YAML files.
 
-    splits: the rows of each split, by the split's name. answers: the right answers of all rows,
-        which determine where answers of the model end, and how long they can be.
+    splits: a dict from the name of each split to its rows. answers: the right answers of all rows,
+        which determine where an answer of the model ends, and how long it may be.
     """
     longest = max(len(answer.encode()) for answer in answers)
     return {

@@ -1,6 +1,6 @@
 """Measure the cost of one request to a model: seconds, multiply-accumulates and bytes of memory.
 
-Legend: N prompts in a batch · T tokens of a prompt.
+Legend: the suffix of a tensor's name lists its axes (N: prompts in a batch, T: tokens of a prompt).
 """
 
 import time
@@ -27,7 +27,8 @@ def generate(
 ) -> None:
     """Decode exactly `new_tokens` tokens for each prompt, greedily and with a KV cache.
 
-    on_token: a function that is called each time all prompts have got one more token.
+    on_token: a function that is called after each decoding step. A step adds one token to the
+        answer to every prompt.
 
     The generation config of the model is ignored, because settings such as beam search, or decoding
     without a cache, would change the cost of the request.
@@ -55,9 +56,10 @@ def generate(
 def request_seconds(
     model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int
 ) -> tuple[float, float]:
-    """Return two times in seconds: from the start of a request to its first and its last new token.
+    """Return the seconds from the start of a request to its first and to its last new token.
 
-    Both are wall-clock times. The clock is read when the device has finished all work given to it.
+    Both are wall-clock times. Before the clock is read, the device is synchronised, so that it has
+    finished all kernels that were launched.
     """
     times: list[float] = []
 
@@ -93,7 +95,7 @@ def _wait_for(model: PreTrainedModel) -> None:
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
-    """Return the size of a model's weights in bytes, in which tied tensors count once."""
+    """Return the size of a model's weights in bytes. Tied tensors count once."""
     return sum(parameter.nbytes for parameter in distinct_parameters(model))
 
 

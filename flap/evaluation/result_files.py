@@ -3,10 +3,15 @@
 The numbers of a task are stored as soon as the task ends. A run that is started again after an
 interruption reads these numbers instead of measuring again.
 
-The file evaluation.json has an entry for each task and model. An entry consists of a key (all that
-the numbers depend on), the numbers, whether higher or lower values are better, facts about the task
-for the report, and a label, which says, for example, how long the measurement took. For each entry,
-the file documents.json.gz in the same folder has the numbers' values on single documents.
+The file evaluation.json has an entry for each pair of a task and a model. An entry contains
+
+- the key, which is a dict of everything that the numbers depend on;
+- the measured numbers, and for each number, whether higher or lower values are better;
+- facts about the task for the report;
+- the label, which says, for example, how long the measurement took.
+
+Many numbers are means over documents. Their values on single documents are in the file
+documents.json.gz in the same folder.
 """
 
 import gzip
@@ -32,8 +37,8 @@ from flap.storage import (
 from flap.storage.atomic_files import atomic_file
 from flap.storage.json_files import infinite
 
-# for each number, its values on single documents; a number is identified by its name, and by a
-# digest of the fields `task` and `data` in the key of its entry
+# A dict from each number to its values on single documents. The number is given by its name and by
+# a digest of the fields `task` and `data` in the key of its entry.
 DocumentValues = dict[tuple[str, str], list[float]]
 RESULTS = "evaluation.json"
 
@@ -56,7 +61,7 @@ class Results:
     _in_memory: dict[str, Entry] = field(default_factory=dict)
 
     def of(self, about: Mapping[str, Any]) -> "TaskNumbers":
-        """Return the store that reads and writes the numbers of a task.
+        """Return an object that reads and writes the measured numbers of a task.
 
         about: facts about the task for the report.
         """
@@ -89,9 +94,9 @@ class Results:
             described = {"key": one.key, "about": one.about, "label": one.label.to_dict()}
             plain[name] = asdict(one.value) | described
             documents[name] = plain[name].pop("documents")
-        # Write the values on documents before the entries. If the process is killed between these
-        # two writes, values without an entry do no harm, but the task of an entry without values
-        # would have to be measured again.
+        # Write the values on single documents before the entries. If the process is killed between
+        # these two writes, there are values without an entry, which do no harm. In the other order,
+        # there would be an entry without values, and its task would have to be measured again.
         _write_compressed(documents, self._documents_path)
         write_text(self.path, to_json(plain, indent=1) + "\n")
 
@@ -102,20 +107,20 @@ class Results:
             self.path.unlink(missing_ok=True)
 
     def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
-        """Return the stored values on single documents of given numbers of the pruned model.
+        """Return, for given numbers of the pruned model, the stored values on single documents.
 
-        numbers: the names and values of the numbers. An earlier start of the run may have stored
-            another value of the same name. Values on single documents that belong to another value
-            are left out.
+        numbers: the names and values of the numbers. An earlier invocation of `python -m flap` may
+            have stored a different value under the same name. The documents' values that belong to
+            a different value are left out.
         """
         values = {}
         for entry in self.entries().values():
-            if not {"plan", "data"} <= entry.key.keys():  # this entry is of the dense model
+            if not {"plan", "data"} <= entry.key.keys():  # an entry of the dense model
                 continue
             task = digest([entry.key["task"], entry.key["data"]])
             for name, of_documents in entry.value.documents.items():
-                # skip a number that differs from the given number: an earlier start of the run has
-                # stored it
+                # skip a number whose stored value differs from the given value: it was stored by an
+                # earlier invocation
                 if name in numbers and entry.value.numbers.get(name) == numbers[name]:
                     values[name, task] = of_documents
         return values

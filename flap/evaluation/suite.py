@@ -17,7 +17,8 @@ def prepare_tasks(
 ) -> list[Task]:
     """Read and check the data of every task, and return the tasks.
 
-    evaluators: the evaluators of the run. The keys are their names in the config section `eval`.
+    evaluators: a dict from the evaluators' names in the config section `eval` to the evaluators.
+    max_length: the model's context length in tokens; None if it is unlimited.
     before: the tokenizer of the dense model, if the vocabulary has been trimmed; otherwise None.
 
     Raises:

@@ -104,13 +104,16 @@ def _characters(task: Any, document: Any) -> int:
 
 
 def of_prompt(prompt: Prompt) -> Document:
-    """Return the runs of words that identify a prompt, from its turns and its last turn's lines."""
+    """Return the runs of words that identify a prompt of a file.
+
+    The runs come from the turns of the prompt, and from the lines of its last turn, the question.
+    """
     question, *others = turns(prompt)
     return document_of(question, [*others, *question.splitlines()], letters_and_digits)
 
 
 def _of_row(row: Mapping[str, Any]) -> Document:
-    """Return the runs of words that identify a row of a data set: those in its strings.
+    """Return the runs of words that identify a row of a data set, taken from the row's strings.
 
     The longest string identifies the row even if this string is short, because it is usually the
     passage, or the question if there is no passage. The lists in a row contain choices and answers.

@@ -51,7 +51,7 @@ def expand(names: list[str]) -> list[str]:
     names: names of tasks, groups or tags of lm-eval, or paths of files with prompts.
 
     A path stays unchanged. A group is not replaced by its tasks, because lm-eval computes the
-    number of a group as a weighted mean over its tasks.
+    result of a group as a weighted mean over its tasks.
 
     Raises:
         ValueError: a name is not the path of a file of prompts, and lm-eval has no task, group or

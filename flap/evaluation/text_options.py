@@ -1,6 +1,6 @@
 """The base class of evaluators that cut texts into windows of a fixed length.
 
-Legend: N windows · T tokens in each window.
+Legend: the suffix of a tensor's name lists its axes (N: windows, T: tokens of a window).
 """
 
 from abc import abstractmethod
@@ -34,8 +34,8 @@ class Cutting(NamedTuple):
     """How texts are cut into windows of tokens."""
 
     tokenizer: PreTrainedTokenizerBase  # the tokenizer of the measured model
-    # the tokenizer whose tokens are counted to cut a text into windows. If it is not `tokenizer`,
-    # the windows are then converted to tokens of `tokenizer`.
+    # the tokenizer with which a text is cut into windows of equally many tokens. If it differs from
+    # `tokenizer`, the windows are converted to tokens of `tokenizer` afterwards.
     cut_by: PreTrainedTokenizerBase
     bos: bool  # whether windows begin with the beginning-of-sequence token
     max_length: int | None  # maximum length of a window in tokens of `tokenizer`; None if unlimited
@@ -169,10 +169,10 @@ class OnTexts(Evaluator):
         )
 
     def _leaving(self, text: Text, seq_len: int, cutting: Cutting) -> Leaving | None:
-        """Return how the task leaves out documents of a text, or None if the text must stay whole.
+        """Describe how to leave out documents of a text; return None if the text must stay whole.
 
         A text with fewer than two documents stays whole. The texts in `HUB` stay whole, too,
-        because measurements on them are compared with published numbers.
+        because results on these texts are compared with published results.
         """
         if text.name in HUB or len(text.documents) < 2:
             return None

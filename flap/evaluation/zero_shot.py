@@ -28,8 +28,8 @@ from flap.runtime.temporary_state import seeded
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
 # For each task in the zero-shot table of FLAP's paper, the accuracy that the table reports: acc or
-# acc_norm. The test `test_the_paper_s_measures` compares lm-eval's accuracies of LLaMA-7B with
-# those in the table.
+# acc_norm. The test `test_the_paper_s_measures` compares the accuracies that lm-eval computes for
+# LLaMA-7B with the accuracies in this table.
 PAPER_MEASURES = {
     "boolq": "acc",
     "piqa": "acc",
@@ -107,12 +107,12 @@ class ZeroShot(Evaluator):
         require_counts(self, self.section, limit=1, num_fewshot=0, batch_size=1)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
-        """Load lm-eval's tasks with their documents, and return an evaluation task for each.
+        """Load lm-eval's tasks with their documents, and return a flap `Task` for each of them.
 
         Raises:
-            ValueError: a task is unknown, its documents cannot be read, or it cannot be measured
-                (`check`); or the tokenizer lacks a token that lm-eval needs (`needs_token`), or the
-                chat template that the config asks for.
+            ValueError: a task is unknown, the documents of a task cannot be read, or a task cannot
+                be measured (`check`). The error is also raised if the tokenizer lacks a token that
+                lm-eval needs (`needs_token`), or the chat template that the config asks for.
         """
         in_chat = self._in_chat(tokenizer)
         has_token = any(getattr(tokenizer, name) is not None for name in self.needs_token)
@@ -120,7 +120,7 @@ class ZeroShot(Evaluator):
         allowed = f"none of these tasks: they take a tokenizer with {names}"
         require(has_token, f"{self.section}.tasks", self.tasks, allowed)
         try:
-            with seeded(self.seed):  # a task may shuffle its answers when it is loaded
+            with seeded(self.seed):  # tasks may shuffle answer choices while they are loaded
                 tasks = load_tasks(expand(self.tasks), self.source)
             for task in tasks:
                 self.check(task, max_length)
@@ -144,7 +144,10 @@ class ZeroShot(Evaluator):
         check_shots(task, self.num_fewshot)
 
     def _in_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Return whether prompts go through the chat template, with examples as earlier turns."""
+        """Return whether the tokenizer's chat template formats the prompts.
+
+        Few-shot examples are then earlier turns of the conversation.
+        """
         choice = self.chat_template.lower()
         has_template = bool(tokenizer.chat_template)
         if choice == "auto":
@@ -157,7 +160,7 @@ class ZeroShot(Evaluator):
         return choice == "true"
 
     def _check_template(self, tokenizer: PreTrainedTokenizerBase, tasks: list[LoadedTask]) -> None:
-        """Check that the chat template accepts several turns, and all prompts from files."""
+        """Check the chat template with conversations, and with all prompts in the user's files."""
         conversations = [TURNS]
         for task in tasks:
             if task.path:
@@ -196,7 +199,7 @@ class ZeroShot(Evaluator):
         )
 
     def _leaving(self, task: LoadedTask, asking: Asking) -> Leaving:
-        """Return how the task leaves out documents that the run has calibrated or trained on."""
+        """Describe how to leave out documents that the run has used for calibration or training."""
 
         def without(numbers: frozenset[int]) -> Task:
             try:
@@ -246,9 +249,9 @@ class ZeroShot(Evaluator):
         """Return a dict from each average to the names of the averaged numbers, one for each task.
 
         The averages are `zero_shot/average`, the mean of the tasks' accuracies, and
-        `zero_shot/average_margin`, the mean of their margins. Higher averages are better. An
-        average is left out if one of the tasks does not have the number that would be averaged,
-        because averages over different tasks are not comparable.
+        `zero_shot/average_margin`, the mean of the tasks' margins. Higher averages are better. An
+        average is left out if one of the tasks has no accuracy or no margin, because averages over
+        different tasks are not comparable.
         """
         tasks = expand(self.tasks)
         averages = {

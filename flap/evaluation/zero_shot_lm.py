@@ -1,12 +1,12 @@
-"""The model that lm-eval calls.
+"""The model class that lm-eval calls.
 
-The model stores its answers on disk, so that an interrupted task can continue from them.
+The answers of the model are stored on disk, so that an interrupted task can continue from them.
 
 Legend: a *request* of lm-eval asks for the log-likelihood of a continuation, or for a generated
-text. A *group* contains the requests that need the same token sequence; the model reads this
-sequence only once for all of them. A *step* contains the requests of one or more batches; their
-answers are stored in one file. In the code, a group or a step is a list of the indices of its
-requests.
+text. A *group* contains the requests that need the same token sequence. The model reads this
+sequence only once for the whole group. A *step* contains the requests of one or more batches. The
+answers to the requests of a step are stored in one file. In the code, a group or a step is a list
+of the indices of its requests.
 """
 
 import math
@@ -34,8 +34,8 @@ Step = list[int]
 class ResumableLM(huggingface.HFLM):
     """A model of transformers for lm-eval, which stores its answers step by step.
 
-    A run can have several processes (ranks). Every rank builds all requests, answers the requests
-    of its share of the steps, and gets the answers to all requests.
+    A run can have several processes (ranks). Every rank builds all requests. The ranks share the
+    steps among them, and then exchange their answers, so that every rank has all answers.
 
     Without this class, lm-eval would divide the documents among the ranks, and the results would
     differ from those of a single process: each rank would draw the few-shot examples of its first
@@ -125,7 +125,7 @@ class ResumableLM(huggingface.HFLM):
         """
 
         def do(number: int) -> list[Any]:
-            # seed each step, so that random draws in it do not depend on earlier steps
+            # seed each step, so that its random draws do not depend on earlier steps
             torch.manual_seed(number)
             return answer([requests[n] for n in steps[number]])
 

@@ -1,4 +1,4 @@
-"""Convert lm-eval's results into named numbers and values on documents; compute margins and F1."""
+"""Convert lm-eval's results into measurements, and compute margins and F1."""
 
 import math
 import re
@@ -12,7 +12,9 @@ import numpy
 from flap.evaluation.base import Better, Documents, Measurement, Numbers
 from flap.evaluation.errors import averaged
 
-Entry = dict[str, Any]  # an entry of lm-eval's log, for one document and one filter of answers
+# An entry of lm-eval's log, for one document and one filter. Filters extract the final answer from
+# the model's output.
+Entry = dict[str, Any]
 Samples = Mapping[str, list[Entry]]  # lm-eval's log entries for each task
 
 
@@ -51,7 +53,9 @@ def _flat_name(task: str, measure: str, filter_name: str) -> str:
 def directions(
     numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]
 ) -> dict[str, Better]:
-    """Return whether higher or lower values of each number are better, if lm-eval says so.
+    """Return, for each number, whether higher or lower values are better.
+
+    Numbers are left out if lm-eval does not say which values are better.
 
     higher_is_better: for the measures of each task or group, whether lm-eval says that higher
         values are better, as in {"piqa": {"acc": True}}.
@@ -93,7 +97,7 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
 
 
 def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Measurement:
-    """Return the mean margin of a multiple-choice task with its standard error.
+    """Return the mean margin of a multiple-choice task, with the standard error of the mean.
 
     The margin of a document is the log-likelihood of the right choice minus the highest
     log-likelihood of a wrong choice, in nats; higher is better. The margin is above 0 if the model
@@ -163,11 +167,11 @@ def _listed(gold: Any) -> list[Any]:
 
 
 def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
-    """Return the mean F1 of the answers that a model has written, with its standard error.
+    """Return the mean F1 of the answers that a model has written, with the mean's standard error.
 
     The F1 of an answer is the harmonic mean of the precision and the recall of its words, compared
-    with the words of the most similar right answer. It is between 0 and 1; higher is better. Case,
-    punctuation and articles are ignored.
+    with the words of the right answer. If there are several right answers, the highest F1 counts.
+    The F1 is between 0 and 1; higher is better. Case, punctuation and articles are ignored.
 
     Source: SQuAD, Rajpurkar et al., EMNLP 2016, arXiv 1606.05250, section 6.1. The evaluation
     script of SQuAD differs from this function in five ways:

@@ -84,7 +84,10 @@ def _no_bar(items: Iterable[Any], **_: Any) -> Iterable[Any]:
 
 
 def _warn_cut(task: LoadedTask, lm: Any) -> None:
-    """Warn about prompts after which the longest answer does not fit into the model's context."""
+    """Warn if prompts are so long that the longest answer would not fit into the model's context.
+
+    lm-eval cuts off the beginning of these prompts.
+    """
     asked = 0
     cut = 0
     for subtask in task.subtasks.values():

