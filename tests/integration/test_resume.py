@@ -56,8 +56,8 @@ def test_a_killed_run_goes_on_after_its_task(
 ) -> None:
     """If an interrupted run is started again, it continues with the interrupted measurement.
 
-    After the run has finished, a further start repeats no measurement, even without the cache. With
-    resume=false, a further start repeats all measurements.
+    After the run has finished, the same command repeats no measurement, even without the cache.
+    With resume=false, it repeats all measurements.
     """
     arguments = (*base, "eval.perplexity.seq_len=[8,16]")
     undisturbed = run(
@@ -102,9 +102,9 @@ def test_dense_scores_are_measured_once(
 def test_dense_scores_of_another_batch_size_are_not_reused(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The dense and the pruned model are measured with the same batch size, as it changes rounding.
+    """A run does not reuse the dense model's results of a run with another batch size.
 
-    So a run does not reuse numbers of the dense model from a run with another batch size.
+    The batch size changes rounding, so both models must be measured with the same batch size.
     """
     arguments = (*base, "eval.perplexity.seq_len=33", "checkpoint.save=false")
 

@@ -4,10 +4,10 @@ A placement says where the weights are: "device" (in memory), "auto" (partly on 
 (on disk, with one layer in memory at a time). Each case runs once in the CPU's memory in one
 process, and then in each of the setups in PLACES.
 
-At every placement on the CPU in one process, all results are equal to the bit. On another device or
-in several processes, the plans are equal, and numbers may differ by ROUNDING, relative to the
-largest number of a tensor. Other kernels and other orders of summation have changed numbers by at
-most 3e-6 (relative). A wrong head or neuron, or a missing bias, changes numbers by more than 1e-2.
+At every placement on the CPU in one process, all results are equal bit for bit. On another device
+or in several processes, the plans are equal, and tensors may differ by ROUNDING, relative to the
+largest element of a tensor. Other kernels and other orders of summation have changed elements by
+at most 3e-6 (relative). A wrong head or neuron, or a missing bias, changes them by more than 1e-2.
 
 The simulated second device (tests/helpers/second_device.py) refuses the operations that a GPU
 refuses.
@@ -124,9 +124,10 @@ ANSWERS = (
 def goes(model: str, place: Place) -> bool:
     """Return whether a model is tested in a setup.
 
-    GPT-2 is tested only in exact setups: in its search, two heads or neurons are nearly equally
-    important, so another order of sums can change the plan. Falcon is not tested on the second
-    device, because torch cannot run Falcon's attention on a device that is simulated in Python.
+    GPT-2 is tested only in setups with `Place.exact`: in its search, two heads or neurons are
+    nearly equally important, so another order of sums can change the plan. Falcon is not tested on
+    the second device, because torch cannot run Falcon's attention on a device that is simulated in
+    Python.
     """
     return place.exact if model == "GPT2" else place.device != "second" or model != "Falcon"
 

@@ -1,6 +1,6 @@
-"""Complete runs with structure=search meet the ratio, resume after a kill, and delete their copies.
+"""Complete runs with structure=search meet the ratio, and resume after a kill.
 
-The copies are pruned layers on which the search tries plans.
+They also delete the pruned copies of layers that the search makes to measure candidate plans.
 """
 
 import copy
@@ -26,8 +26,9 @@ from tests.helpers.runs import composed, tensors_of
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
 ALONE = 4 * (
     3 + 4
-    # ALONE is the number of trial plans that prune a single layer, and in it only KV heads or only
-    # neurons. For each of the 4 layers, 3 plans remove KV heads, and 4 plans remove neurons.
+    # ALONE is the number of candidate plans of the search. Each of them prunes only the KV heads or
+    # only the neurons of one layer. For each of the 4 layers, 3 plans remove KV heads, and 4 plans
+    # remove neurons.
 )
 
 

@@ -22,7 +22,7 @@ from tests.helpers.runs import composed, tiny
 from tests.models.families.test_other_names import TestFalcon as Falcon
 
 Run = Callable[..., Report]
-# Numbers of parameters in the tiny model: of a KV head with its query heads, and of a neuron.
+# The number of parameters of a KV head with its query heads, and of a neuron, in the tiny model.
 HEAD, NEURON = 1536, 96
 
 

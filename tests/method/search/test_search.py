@@ -1,7 +1,7 @@
 """structure=search prunes the heads and neurons that cost the fewest nats per parameter.
 
-Nats are the unit of the KL divergence from the dense model. The divergence of a trial plan is
-divided among the heads or neurons that the plan removes.
+Nats are the unit of the KL divergence from the dense model. The search measures the divergence of
+candidate plans, and divides it among the heads or neurons that the plan removes.
 """
 
 import math

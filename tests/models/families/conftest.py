@@ -52,9 +52,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def every_variant(
     request: pytest.FixtureRequest, fixture: str
 ) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
-    """Yield family, name and config of each variant that this session tests with a fixture.
+    """Yield family, name and config of each variant that a selected test with this fixture uses.
 
-    Only tests in the file that `request` comes from count.
+    Only tests in the test file of `request` are considered.
 
     fixture: the name of the fixture.
     """
