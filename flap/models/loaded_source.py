@@ -61,8 +61,7 @@ class LoadedSource(ModelSource):
 
     @property
     def num_bytes(self) -> int:
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        return int(parameters * self.dtype.itemsize)
+        return int(self.model.num_parameters() * self.dtype.itemsize)
 
     @property
     def described(self) -> ModelConfig:

@@ -65,8 +65,7 @@ class ModelFiles:
 
     @cached_property
     def num_bytes(self) -> int:
-        parameters = sum(parameter.numel() for parameter in self.skeleton().parameters())
-        return int(parameters * self.dtype.itemsize)
+        return int(self.skeleton().num_parameters() * self.dtype.itemsize)
 
     def on_device(self) -> PreTrainedModel:
         """Load the whole model directly onto its device, without first loading it on the host."""

@@ -104,7 +104,7 @@ def _of_weights(
     size: the cost of one parameter, for example its bytes.
     """
     active = name == "active_parameters"
-    total = sum(parameter.numel() for parameter in adapter.model.parameters())
+    total = adapter.model.num_parameters()
     if active:
         total -= adapter.idle_parameters
 

@@ -40,8 +40,7 @@ class TrimmedSource(ModelSource):
 
         Tied tensors count once.
         """
-        parameters = sum(parameter.numel() for parameter in self.skeleton().parameters())
-        return int(parameters * self.dtype.itemsize)
+        return int(self.skeleton().num_parameters() * self.dtype.itemsize)
 
     def identity(self) -> dict[str, Any]:
         """Return what identifies the weights in the files, and a digest of the tokens that stay."""

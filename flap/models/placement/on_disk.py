@@ -196,7 +196,7 @@ class OnDisk(PlacedModel):
         weight_map: dict[str, str] = {}
         for path in paths.values():
             weight_map.update(dict.fromkeys(tensor_headers(path), path.name))
-        num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        num_parameters = self.model.num_parameters()
         index = {
             "metadata": {"total_parameters": num_parameters, "total_size": self.num_bytes},
             "weight_map": weight_map,
