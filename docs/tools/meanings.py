@@ -14,7 +14,8 @@ def comments(source: str, key: str) -> dict[str, str]:
     The comment of a key is in the lines above the key, or at the end of the key's line. If the
     value spans several lines, the comment may also be at the end of one of the next lines.
 
-    key: a regular expression that matches a line with a key; its first group is the name.
+    key: a regular expression that matches a line with a key; its first group is the name of the
+        key.
     """
     meanings: dict[str, str] = {}
     name = ""
@@ -36,7 +37,7 @@ def comments(source: str, key: str) -> dict[str, str]:
 
 
 def from_class(target: type, name: str) -> str:
-    """Return the meaning of an option from a dataclass or its bases, or "" if none has it.
+    """Return the meaning of an option from a dataclass or its bases, or "" if none explains it.
 
     name: the name of the option, which is a field of the dataclass.
 

@@ -1,8 +1,8 @@
 """Hook for MkDocs: add pages from outside docs/, and pages that are made from the code.
 
-The repository has no copies of these pages: the hook makes README.md the first page of the site,
-and adds the pages of experiments/. The hook changes links between files of the repository, so
-that these links lead to pages of the site.
+The folder docs/ has no copies of these pages: the hook makes README.md the first page of the site,
+and adds the pages of experiments/. The hook changes links between files of the repository, so that
+these links lead to pages of the site.
 """
 
 import posixpath
@@ -100,7 +100,7 @@ def _rooms() -> dict[str, list[str]]:
 
 
 def _reference(room: str, modules: list[str]) -> str:
-    """Return a page of the Python reference as Markdown: its package's docstring, and its modules.
+    """Return a page of the Python reference as Markdown: a package's docstring, and its modules.
 
     room: the name of the page: a key of the dict that `_rooms` returns.
     """

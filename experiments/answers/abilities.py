@@ -47,7 +47,7 @@ def sums(generator: random.Random) -> dict[str, Any]:
 
 
 def a_sum(generator: random.Random) -> tuple[str, str]:
-    """Return a sum, a difference or a product of small numbers, and its result."""
+    """Return a question for a sum, a difference or a product of small numbers, and its result."""
     kind = generator.choice(["story", "-", "x", "+"])
     first = generator.randrange(1, 100)
     second = generator.randrange(1, 100)

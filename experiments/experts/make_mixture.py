@@ -359,7 +359,9 @@ def all_at_once(
 
 
 def measured(source: CheckpointSource, text: Path | None) -> dict[str, float]:
-    """Return a model's perplexities on boolq-passages, sciq-passages and `text`, by name.
+    """Return a model's perplexities on boolq-passages, on sciq-passages and on the file `text`.
+
+    The keys of the returned dict are the names of these texts.
 
     Each perplexity is measured on 8,192 tokens in windows of 256; lower is better.
     """

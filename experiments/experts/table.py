@@ -2,8 +2,9 @@
 
     python experiments/experts/table.py SWEEP ...
 
-The values are means over the seeds. A difference is a metric's value minus the value of the metric
-EAN. It is computed for each window and each seed, and averaged.
+The first table shows measured results, such as KL and perplexity, as means over the seeds. The
+second table shows differences: the result of a metric minus the result of the metric EAN. A
+difference is computed for each window and each seed, and then averaged.
 
 The number after ± is computed from two standard errors: it is the square root of the sum of their
 squares. The first one is the standard error over windows: the differences of each window are first
@@ -21,7 +22,7 @@ from torch import Tensor
 from flap.results.run_folder import read_run
 
 Cell = tuple[float, str, str]  # ratio, structure and metric, shared by runs with different seeds
-# For each seed and each name of a measurement: a value for each window, in nats.
+# For each seed and each name of a measured result: the result of each window, in nats.
 Seeds = dict[int, dict[str, Tensor]]
 BASELINE = "EAN"
 
@@ -66,7 +67,9 @@ def main(sweeps: list[Path]) -> None:
 
 
 def in_nats(name: str, value_N: Tensor) -> Tensor:
-    """Return the values of all windows in nats per token. Perplexities are converted to losses.
+    """Return the result of each window in nats per token.
+
+    Perplexities are converted to losses, and divergences stay unchanged.
 
     name: the name of the measured quantity, which contains "perplexity" for perplexities. For a
         perplexity p, flap has stored p · (1 + loss - mean loss) for each window, from which this
@@ -78,7 +81,7 @@ def in_nats(name: str, value_N: Tensor) -> Tensor:
 
 
 def stacked(seeds: Seeds, name: str) -> Tensor:
-    """Return the values of a measured quantity as value_SN, for S seeds and N windows."""
+    """Return a measured result, such as KL, as value_SN: for each of S seeds and N windows."""
     return torch.stack([seeds[seed][name] for seed in sorted(seeds)])
 
 
@@ -88,7 +91,7 @@ def value(name: str, nats_SN: Tensor) -> str:
 
 
 def difference(of_cell: Seeds, of_baseline: Seeds, name: str) -> str:
-    """Return "mean ± error" of `of_cell` - `of_baseline`, over the seeds of both."""
+    """Return "mean ± error" of `of_cell` - `of_baseline`, over the seeds that both contain."""
     seeds = sorted(of_cell.keys() & of_baseline.keys())
     difference_SN = torch.stack([of_cell[seed][name] - of_baseline[seed][name] for seed in seeds])
     of_windows, of_seeds = (standard_error(difference_SN.mean(dim=axis)) for axis in (0, 1))

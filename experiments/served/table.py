@@ -17,7 +17,7 @@ NAMES = (
 
 
 def cell(numbers: dict[str, float], name: str) -> str:
-    """Return the measured number `name` with its standard error, or "" if it was not measured."""
+    """Return the measured result `name` with its standard error, or "" if it was not measured."""
     return f"{numbers[name]:.3f} ± {numbers[f'{name}_stderr']:.3f}" if name in numbers else ""
 
 
