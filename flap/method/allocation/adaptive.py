@@ -60,9 +60,10 @@ class Scaled(Structure):
         return self.scale != "z-score"
 
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
-        """Return score_G and score_I of each layer on a scale that all layers share.
+        """Convert the scores of the units of each layer to a scale that all layers share.
 
-        The scores are in float64. The units with the lowest scores are removed first.
+        Return score_G for the attention units of each layer, and score_I for its neurons or
+        experts. The scores are in float64. The units with the lowest scores are removed first.
         """
         if not self.ranks_errors:
             return [
@@ -121,7 +122,8 @@ class ALMM(Scaled, ManualHeads):
 
     The lowest-ranked KV heads of the whole model are removed with their query heads, until
     `remove_heads` query heads are removed. Then the lowest-ranked neurons of the whole model are
-    removed until the budget is met. `Scaled` describes the values by which units are ranked.
+    removed until the budget is met. Units are ranked by the value that `scale` selects (see
+    `Scaled`).
 
         python -m flap structure=AL-MM structure.remove_heads=32
     """
@@ -174,7 +176,8 @@ def one_ranking(
 ) -> PruningPlan:
     """Rank all units of all layers together, and return the plan that meets the budget.
 
-    scaled: score_G and score_I of each layer, on a scale that all layers share.
+    scaled: for each layer, the scores of its attention units (score_G) and of its neurons or
+        experts (score_I), on a scale that all layers share.
     """
     heads, neurons = _in_blocks(structure, scaled, budget)
     blocks = heads + neurons
@@ -215,7 +218,8 @@ def _in_blocks(
 ) -> Pair[list[Blocks]]:
     """Return each layer's blocks of attention units, and each layer's blocks of neurons.
 
-    scaled: score_G and score_I of each layer, on a scale that all layers share.
+    scaled: for each layer, the scores of its attention units (score_G) and of its neurons or
+        experts (score_I), on a scale that all layers share.
     """
     pair: Pair[list[Blocks]] = Pair([], [])
     for i, layer in enumerate(budget.layers):

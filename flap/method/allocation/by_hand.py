@@ -81,7 +81,7 @@ class ManualHeads(Structure):
         `heads_to_remove` query heads. If several choices of blocks meet this condition, the choice
         with the lowest sum of size · score over all removed blocks is returned.
 
-        scores: for each layer, score_B of the blocks that may be removed.
+        scores: for each layer, the scores of the blocks that may be removed (score_B).
         """
         by_size = {}
         for size, layers in self.by_size(budget).items():
@@ -160,7 +160,7 @@ def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
     same number of heads, the best choice is the one with the lowest sum of size · score over all
     removed blocks.
 
-    scores: a dict from each size of blocks to score_B of all blocks of this size.
+    scores: a dict from each size of blocks to the scores of all blocks of this size (score_B).
     """
     best = {0: _Choice(0.0, {})}
     for size, score_B in scores.items():

@@ -86,7 +86,7 @@ class PruningPlan:
 
 
 def _entries(plain: Any, field: str) -> list[dict[str, Any]]:
-    """Return the value of a field in the JSON of a plan, which must be a list of JSON objects.
+    """Return the list in a field of a plan's JSON. All of its items must be JSON objects.
 
     plain: the parsed JSON of the plan.
 

@@ -41,7 +41,7 @@ def from_highest(score_U: Tensor) -> Tensor:
 
 
 def ranked(score_U: Tensor, members: int) -> Tensor:
-    """Return order_MR, the indices of each member's units from the highest score to the lowest.
+    """Return the indices of each member's units, from the highest score to the lowest (order_MR).
 
     Units with equal scores keep their order.
     """
@@ -105,7 +105,7 @@ def within(
     Go through the units from the highest score to the lowest. If the model would exceed a bound
     with a unit, remove this unit and all lower-scored units of its layer. Keep all other units.
 
-    scores: the scores of the units of each layer; an attention and an MLP count as two layers.
+    scores: the scores of the units of each layer; a layer's attention and MLP count as two layers.
     fewest: the minimum number of units that each layer keeps.
     costs: for each bound and each layer, cost_K with the costs of keeping 0, 1, 2, … units.
     most: for each bound, the highest allowed total cost of all layers.
@@ -115,7 +115,7 @@ def within(
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layer_of_each_unit(scores)[order_U]
 
-    # 2. for each bound, compute the cost added by each unit, and the highest allowed sum of costs
+    # 2. for each bound, compute the cost that each unit adds, and the limit on their sum
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):
@@ -157,7 +157,7 @@ def _rises(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
 
 
 def in_blocks(score_I: Tensor, size: int, members: int = 1) -> tuple[Tensor, Tensor]:
-    """Group neurons into blocks, and return score_B and neurons_BN of the blocks.
+    """Group neurons into blocks. Return the score (score_B) and neurons (neurons_BN) of each block.
 
     The neurons of a block are removed together. The first block has the `size` highest-scored
     neurons of each member, the second block has the next `size` neurons of each member, and so on.

@@ -147,9 +147,10 @@ def _parameters_by_width(block: Block, units: Units, biases: Biases, active: boo
 def _kv_costs(
     name: str, adapter: ModelAdapter, layers: Layers, context: int, itemsize: int
 ) -> tuple[Pair[Tensor], ...]:
-    """Return cost_K with the bytes of the keys and values of each block. They are 0 for an MLP.
+    """Return the bytes of the cached keys and values of each block (cost_K).
 
-    A layer with sliding-window attention stores the keys and values of only one window.
+    An MLP has no keys and values, so its costs are 0. A layer with sliding-window attention stores
+    the keys and values of only one window.
 
     name: the name of the target, for the error message.
     itemsize: bytes of one element of a key or value, times the number of cached sequences.

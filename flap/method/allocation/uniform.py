@@ -29,7 +29,7 @@ from flap.models import Pair
 class UniformLayers(Structure):
     """Base class of structures that remove the same share of every layer's parameters.
 
-    Which units of a layer are removed does not depend on the scores of other layers.
+    The choice of the units to remove from a layer does not depend on the scores of other layers.
     """
 
     layer_by_layer: ClassVar[bool] = True
@@ -124,8 +124,8 @@ def _round_within_limits(targets: list[float], limits: list[int], prices: list[i
 
     # Each iteration computes how many more parameters have to be removed (`missing`, negative if
     # too many are removed), and divides this number evenly among the layers that can still change.
-    # After an iteration, either `missing` would be 0, or at least one more layer has reached 0 or
-    # its limit.
+    # After an iteration, either no parameters are missing, or at least one more layer has reached 0
+    # or its limit.
     for _ in targets:
         missing = 0.0
         for target, count, price in zip(targets, counts, prices, strict=True):
@@ -196,8 +196,8 @@ class ULMM(UniformLayers, ManualHeads):
         """Return the number of attention units to remove from each layer.
 
         Layers with the same number of query heads per KV head lose equal numbers of blocks, or
-        numbers that differ by one block. A layer loses fewer blocks if it has already lost as many
-        as its limits allow (`Structure.limits`).
+        numbers that differ by one block. A layer loses fewer blocks only if its limits
+        (`Structure.limits`) allow no more.
         """
         removable = [self.limits(layer).attention.counts for layer in budget.layers]
 
@@ -225,7 +225,7 @@ class ULMM(UniformLayers, ManualHeads):
 
 
 def _evenly(number: int, limits: Sequence[int]) -> list[int]:
-    """Divide a number into parts, one for each limit, so that no part exceeds its limit.
+    """Divide a number into integer parts, one for each limit, so that no part exceeds its limit.
 
     Parts below their limits differ by at most 1.
     """

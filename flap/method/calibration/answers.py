@@ -1,4 +1,6 @@
-"""Let the model answer prompts, and make a calibration text from the prompts and the answers.
+"""Let the model answer prompts, and make a text from the prompts and the answers.
+
+The text is used for calibration, or for the training after compression (recovery).
 
 Source: RESP, arXiv 2512.02185, section 3. In this paper, the dense model answers prompts of the
 task for which the pruned model will be used.
@@ -63,9 +65,10 @@ class _Collected:
         self.tokens += len(tokenizer(document, verbose=False).input_ids)
 
     def result(self, notes: Notes) -> dict[str, Any]:
-        """Return the answers and the counts of this object, as data that JSON can store.
+        """Return the answers, and counts such as the number of dropped answers, as JSON data.
 
-        notes: the stored batches of answers, with the seconds that the model took to write them.
+        notes: the stored batches of answers, each with the seconds that the model took to generate
+            it.
         """
         return {
             "answered": [[list(prompt.messages), text] for prompt, text in self.pairs],
@@ -109,11 +112,11 @@ def answer(
     repeats itself. The result of this function can be stored as JSON, and `text_of` turns this
     result into a text.
 
-    windows: the windows for which the texts are needed.
+    windows: the windows that will be cut from this text, and from the other texts of a mixture.
     part: the index of the text in the mixture of texts of `windows`.
     context: the context length of the model in tokens; None if it is unlimited.
     work: the working directory, which stores batches of answers. Batches that an interrupted run
-        has stored are not written again.
+        has stored are not generated again.
 
     Raises:
         ValueError: most answers are empty or repeat themselves, and the other answers have too few
@@ -165,20 +168,20 @@ def key(windows: Windows, part: int) -> dict[str, Any]:
 
 
 def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
-    """Make a calibration text from the result of `answer`."""
+    """Make a text of prompts and answers from the result of `answer`."""
     asked = windows.asked[part]
     pairs = [(Prompt(tuple(messages), None), text) for messages, text in written["answered"]]
     return dialogues(asked, pairs, windows.tokenizer, windows.bos)
 
 
 def without_answers(windows: Windows) -> Windows:
-    """Return a copy of the windows for which the model does not have to write any text.
+    """Return a copy of the windows for which the model does not have to generate any text.
 
-    With `vocabulary=trim`, flap uses this copy to estimate how many tokens of the vocabulary stay,
-    before the model has written any text.
+    With `vocabulary=trim`, flap counts the tokens in this copy to estimate how many tokens of the
+    vocabulary stay, before the model has generated any text.
 
     Each prompt gets the answer from its file instead of an answer of the model. If the file has no
-    answer, the answer is empty. The text `self`, which the model writes as a whole, is left out.
+    answer, the answer is empty. The text `self`, which the model generates as a whole, is left out.
     """
     for part, asked in windows.asked.items():
         pairs = list[tuple[Prompt, str]]()
@@ -211,7 +214,7 @@ def _batch(
     chunks: list[list[Prompt]],
     number: int,
 ) -> dict[str, Any]:
-    """Answer one chunk of the prompts, and return each answer's text and whether it is complete.
+    """Answer one chunk of prompts. Return each answer's text, and whether the answer is complete.
 
     An answer that is cut off at the maximum length, max_new_tokens, is not complete. The text is
     None if the prompt and an answer of this length do not fit into the context.
@@ -233,8 +236,8 @@ def _batch(
     for n, row in zip(fitting, rows, strict=True):
         answer_ids = without_cut_character(row, tokenizer)
         # Without a chat template, the answer is decoded together with its prompt, because a space
-        # at the beginning of the answer would otherwise be lost. A chat template already contains
-        # this space.
+        # at the beginning of the answer would otherwise be lost. With a chat template, the template
+        # prints this space.
         before = [] if asked.chat else prompts[n]
         text = continuation(before, answer_ids, tokenizer)
         texts[n] = (text, len(row) < options.max_new_tokens)

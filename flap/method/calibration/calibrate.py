@@ -46,8 +46,9 @@ class Calibration:
     # for each window, the index of the calibration text from which the window was cut; None if
     # there is only one text
     text_N: Tensor | None = None
-    # mask of the tokens on whose predictions structure=search measures the effect of pruning; None
-    # if all tokens are used
+    # Mask of the tokens in answers, which is true for all tokens of texts without answers. In texts
+    # with answers, structure=search measures the effect of pruning on the predictions of these
+    # tokens. None if no text has answers.
     judged_NT: Tensor | None = None
 
     def observe(

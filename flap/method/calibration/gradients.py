@@ -75,7 +75,9 @@ def add_effects(
 
 
 def first_order_effects(model: PlacedModel, batches: Sequence[Batch]) -> list[Pair[Tensor]]:
-    """Return effect_U = Σ w · ∂L/∂w over the weights of each unit, for both blocks of each layer.
+    """Return the first-order effect of removing each unit, for both blocks of each layer.
+
+        effect_U = Σ w · ∂L/∂w, summed over the weights w of a unit
 
     L is the mean cross-entropy of the next token, in nats per token, over all counted next tokens
     in the windows of all processes. The effects are linear in L, so they can be summed over

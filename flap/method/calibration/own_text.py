@@ -1,4 +1,4 @@
-"""Write the calibration text `self` with the model, so that calibration needs no data.
+"""Let the model generate the text `self`, so that calibration or training needs no other text.
 
 Source: Williams and Aletras, arXiv 2410.17711.
 
@@ -40,9 +40,9 @@ SEQ_LEN = 512  # tokens per sequence; fewer if the context of the model is short
 
 @dataclass
 class Draft:
-    """The part of the text `self` that the model has written so far."""
+    """The part of the text `self` that the model has generated so far."""
 
-    windows: Windows  # the windows for which texts are needed; one of these texts is `self`
+    windows: Windows  # the windows that will be cut from `self`, and from other texts of a mixture
     context: int | None = None  # the context length of the model in tokens; None if it is unlimited
     documents: list[str] = field(default_factory=list)
     tokens: int = 0  # number of tokens of all documents so far
@@ -84,14 +84,14 @@ class Draft:
 
     @property
     def left(self) -> int:
-        """The number of tokens that the model must still write."""
+        """The number of tokens that the model must still generate."""
         return self.needed - self.tokens
 
     def show(self, reach: Reach, beside: int = 0) -> None:
-        """Show in the progress bar how many tokens of the text are written.
+        """Show in the progress bar how many tokens of the text have been generated.
 
         reach: a callback that shows the progress.
-        beside: the number of tokens already written in a batch that is not yet complete.
+        beside: the number of tokens already generated in a batch that is not yet complete.
         """
         tokens = min(self.tokens + beside, self.needed)
         reach(tokens, tokens)
@@ -119,13 +119,13 @@ class Draft:
 
 
 def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict[str, Any]:
-    """Let the model write the text `self`.
+    """Let the model generate the text `self`.
 
     Each token is sampled from the distribution that the model predicts (temperature 1). Sequences
     do not stop at EOS, because the model was trained on sequences of several documents. `draft`
-    collects the documents. `written_text` makes a text from the result, which JSON can store.
+    collects the documents. JSON can store the result, from which `written_text` makes a text.
 
-    work: the working directory, which stores batches. Batches of an interrupted run are used again.
+    work: the working directory, which stores batches. Stored batches are not generated again.
 
     Raises:
         ValueError: almost all sequences are empty or repeat themselves.
@@ -161,30 +161,30 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
 
 
 def written_text(written: dict[str, Any]) -> Text:
-    """Make a calibration text from the result of `write`."""
+    """Make the text `self` from the result of `write`."""
     origin = f"written by the model from {written['begins_with']}"
     return Text.joined(SELF, written["documents"], origin)
 
 
 def _batches_at_once(draft: Draft) -> int:
-    """Return how many of the next batches can be written at the same time.
+    """Return how many of the next batches can be generated at the same time.
 
     Only batches that are certainly needed are counted. The result is 0 if the text is complete.
     """
     if draft.left <= 0:
         return 0
-    # Assume that the text of a batch has 10 % more tokens than were sampled, because it may have
-    # more tokens when it is tokenised again.
+    # Assume that the text of a batch has 10 % more tokens than were sampled, because the text may
+    # have more tokens when it is tokenised again.
     tokens_per_batch = 1.1 * draft.sequences * draft.seq_len
     # The size of the last batch depends on the number of tokens in all earlier batches. So a batch
-    # that may be the last batch is written only after all earlier batches.
+    # that may be the last batch is generated only after all earlier batches.
     last_batch = 1.5 * draft.sequences * draft.seq_len / 1.02
     others = int((draft.left - last_batch) // tokens_per_batch)
     return 1 + max(0, others)
 
 
 def _batch(model: PlacedModel, draft: Draft, reach: Reach) -> dict[str, Any]:
-    """Write the next batch, and return its tokens_NT. reach: a callback that shows the progress."""
+    """Generate the next batch, and return its tokens. reach: a callback that shows the progress."""
     # In the last batch, sample 2 % more tokens than are needed, because the text may have fewer
     # tokens when it is tokenised again.
     sequences = math.ceil(1.02 * draft.left / draft.seq_len)

@@ -39,10 +39,10 @@ class Comoments:
 
     A co-moment is the sum, over tokens, of the product of the deviations of both channels.
     Deviations are differences from the mean of all tokens. This mean is not known while batches are
-    added. So differences from a fixed origin are used at first. The origin is the mean of the first
-    batch, or zero. At the end, the sums are corrected for the difference between the origin and
-    the mean of all tokens. Rounding errors are small if the origin is within a few standard
-    deviations of this mean.
+    added. So products of differences from a fixed origin are summed at first. The origin is the
+    mean of the first batch, or zero. At the end, the sums are corrected for the difference between
+    the origin and the mean of all tokens. Rounding errors are small if the origin is within a few
+    standard deviations of this mean.
     """
 
     def __init__(self) -> None:
@@ -234,7 +234,9 @@ def _member_statistics(recorders: Sequence[BlockRecorder]) -> tuple[Statistics, 
 
 
 def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
-    """Return E[w_m²] of each member m over all recorded tokens, rounded to float32.
+    """Return the mean square E[w_m²] of the router's weight w_m for each member m of an MLP.
+
+    The mean is taken over all recorded tokens, and rounded to float32.
 
     The router multiplies the output of member m by w_m, which is 0 for tokens that are not sent to
     m. If the output of the member has an error e that is independent of w_m, the output of the
@@ -253,14 +255,15 @@ def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
 
 
 def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
-    """Return E[1 / ‖h_t‖²] over the recorded tokens with h_t ≠ 0, rounded to float32.
+    """Return E[1 / ‖h_t‖²], the mean of 1 / ‖h_t‖² over the recorded tokens with h_t ≠ 0.
 
-    h_t: the input of the layer (the residual stream) at token t. If the output of a block has an
-    error e, E[‖e‖²] · E[1 / ‖h‖²] is the squared error relative to the residual stream of a typical
-    token. The simpler ratio E[‖e‖²] / E[‖h‖²] would not describe a typical token. The reason is
-    that a few tokens, mostly the first token of a window, have massive activations, which later
-    layers only pass on. With these tokens, the mean of ‖h‖² can be 240 times as large as without
-    them (layer 12 of SmolLM2-135M). If every h_t is 0, this function returns 0.
+    The mean is rounded to float32. h_t: the input of the layer (the residual stream) at token t. If
+    the output of a block has an error e, E[‖e‖²] · E[1 / ‖h‖²] is the squared error relative to the
+    residual stream of a typical token. The simpler ratio E[‖e‖²] / E[‖h‖²] would not describe a
+    typical token. The reason is that a few tokens, mostly the first token of a window, have massive
+    activations, which later layers only pass on. With these tokens, the mean of ‖h‖² can be 240
+    times as large as without them (layer 12 of SmolLM2-135M). If every h_t is 0, this function
+    returns 0.
     """
     sums = chain(*ranks.gather([(float(r.total), int(r.num_tokens)) for r in recorders]))
     total, num_tokens = map(sum, zip(*sums, strict=True))

@@ -31,10 +31,10 @@ from flap.storage import Kind, Notes, as_json, results_of_steps
 
 log = logging.getLogger(__name__)
 
-# the file format for a batch of texts that a model has written, and the seconds that this took
+# the file format for a batch of texts that a model has generated, with the seconds that this took
 BATCH: Kind[Any] = as_json("batch")
-# The config sections for which a model can write texts. Each section gets different random numbers,
-# so that a model is not trained on the same text on which it was calibrated.
+# The config sections for which a model can generate texts. Each section gets different random
+# numbers, so that a model is not trained on the same text on which it was calibrated.
 USES = ("calibration", "recover")
 # A sequence counts as repeating itself, and is dropped, if the share of distinct 4-grams among its
 # 4-grams is below this value.
@@ -47,15 +47,15 @@ def batches(
     at_once: Callable[[int], int],
     notes: Notes[Any],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the batches of text that a model writes for `windows`, one after another.
+    """Yield the batches of text that a model generates for `windows`, one after another.
 
-    Each batch has a separate random seed, so its text does not depend on which process has written
-    the earlier batches.
+    Each batch has a separate random seed, so its text does not depend on which process has
+    generated the earlier batches.
 
-    write: a function that writes the batch with a given index.
+    write: a function that generates the batch with a given index.
     at_once: a function that gets the index of the next batch, and returns how many batches may be
-        written at the same time, including the next one. It returns 0 if the text is complete.
-    notes: stores the batches. Batches that an interrupted run has stored are not written again.
+        generated at the same time, including the next one. It returns 0 if the text is complete.
+    notes: stores the batches. Batches that an interrupted run has stored are not generated again.
     """
 
     def timed(number: int) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def sample(
     length: int,
     on_token: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Sample sequences that begin with the token `first`, at temperature 1, and return tokens_NT.
+    """Sample sequences that begin with the token `first`, at temperature 1. Return their tokens.
 
     Options in the model's generation_config, such as penalties or stop tokens, are ignored.
 
@@ -115,7 +115,7 @@ def continued(
     answers: Answers,
     stops: Sequence[str] = (),
 ) -> list[list[int]]:
-    """Return the tokens that the model writes after each prompt, up to an end-of-sequence token.
+    """Return the tokens that the model generates after each prompt, up to an end-of-sequence token.
 
     Generation ends at the end-of-sequence tokens in the model's generation_config and in the
     tokenizer. These tokens are not returned. All other options in generation_config are ignored.
@@ -145,7 +145,7 @@ def continued(
             attention_mask=mask_NT.to(model.device),
             logits_processor=processors,
             generation_config=options,
-            tokenizer=tokenizer,  # transformers needs the tokenizer to find the stop texts
+            tokenizer=tokenizer,  # transformers needs the tokenizer to find the stop strings
         )
     return [_before_end(ends, row) for row in written_NT[:, tokens_NT.shape[1] :].tolist()]
 
@@ -186,7 +186,7 @@ class Drawn(LogitsProcessor):
         self.on_token = on_token
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return log-probabilities: 0 for the drawn token, minus infinity for all others."""
+        """Return log-probabilities: 0 for the drawn token, minus infinity for all other tokens."""
         if self.on_token is not None:
             self.on_token(input_ids.shape[1])
         cumulative = scores.float().softmax(dim=-1).cumsum(dim=-1)

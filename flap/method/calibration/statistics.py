@@ -231,6 +231,6 @@ def _members(tensors: dict[str, Tensor], prefix: str) -> tuple[Statistics, ...]:
 
 
 def with_effects(members: Sequence[Statistics], effect_MU: Tensor) -> tuple[Statistics, ...]:
-    """Add effect_U of each member of a block to the statistics of the member."""
+    """Add the effect of removing each unit of a member (effect_U) to the member's statistics."""
     pairs = zip(members, effect_MU, strict=True)
     return tuple(replace(member, effect_U=effect_U) for member, effect_U in pairs)

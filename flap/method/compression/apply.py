@@ -26,7 +26,7 @@ from flap.models import Block, ModelAdapter, Pair
 from flap.models.block import bias_of, set_tensor
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
-FITS = as_json("fits")  # the kind of file in which the fit reports of one layer are stored
+FITS = as_json("fits")  # the file format for the fit reports of one layer
 # A function that prunes a block in memory: `slice_out` or `zero_out`. Its arguments are the block,
 # the indices of the kept units, and the fitted output projection.
 Write: TypeAlias = Callable[[Block, Tensor, BlockFit], None]

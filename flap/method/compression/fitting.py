@@ -83,7 +83,7 @@ def _member_fitters(
     statistics: Sequence[Statistics],
     trial: bool,
 ) -> list[Callable[[], list[Fit]]]:
-    """Return one function per member of a block. It fits the member for each set of kept units.
+    """Return one function per member of a block, which fits the member for each set of kept units.
 
     If the units are whole experts, nothing is fitted, and the list is empty.
     """

@@ -187,7 +187,7 @@ class _Nested:
         return Fit(weight_OK, bias_O, report)
 
     def _lost(self, removal: Removal, slope_OK: Tensor | None) -> Tensor:
-        """Return lost_OI, which maps the input channels to the error in the output after pruning.
+        """Return the matrix that maps input channels to the output error of pruning (lost_OI).
 
         The columns of lost_OI are W_P for the removed channels, and -A for the kept channels (0
         with FLAP's bias).

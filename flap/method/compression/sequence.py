@@ -12,7 +12,7 @@ from flap.method.compression.compensation import Compensation, FitReport
 from flap.method.importance import Metric, score_layer
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
-DECIDED = as_json("decided")  # the kind of file that stores the plan and the fit reports of a layer
+DECIDED = as_json("decided")  # the file format for the plan and the fit reports of one layer
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SequentialPruning:
             plan = self.structure.allocate_layer(i, scores, budget)
             reports = self.compress_layer(adapter, i, plan, self.compensation, observed)
             notes.write(i, (plan, reports))
-            del observed  # free this layer's covariances before those of the next one are computed
+            del observed  # free this layer's covariances before the next layer is observed
 
         layers = []
         fits = []

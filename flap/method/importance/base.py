@@ -1,7 +1,8 @@
 """The base class of the metrics, and functions that score layers with a metric.
 
-Most metrics score the input channels of an output projection. They use the weight of the projection
-and the statistics of these channels. Metrics of whole experts use the statistics of the experts'
+Most metrics score the input channels of an output projection, which is the last matrix of an
+attention or an MLP. They compute the scores from the weight of the projection and the statistics of
+these channels. Metrics of whole experts compute the scores from the statistics of the experts'
 outputs (experts.py). A unit consists of the channels that are removed together. A block is the
 attention or the MLP of a layer. In a mixture of experts, the members of the MLP are its experts.
 
@@ -45,7 +46,7 @@ class Metric(ABC):
 
     @abstractmethod
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I, the score of each input channel, in float32.
+        """Return the score of each input channel (score_I), in float32.
 
         The channels with the lowest scores are removed first. `statistics` is None only if
         `needs_statistics` is False.
@@ -54,11 +55,11 @@ class Metric(ABC):
     def score_units(
         self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor
     ) -> Tensor:
-        """Return score_UC, the scores of the channels of each unit.
+        """Return the scores of the channels of each unit (score_UC).
 
         Metrics that score whole units instead of channels override this method. `weight_OI` has the
-        dtype of the model. Such a metric can convert the weight directly to the dtype in which the
-        metric computes.
+        dtype of the model. A metric that overrides this method can convert the weight directly to
+        the dtype in which the metric computes.
 
         columns_UC: the indices of the columns of the weight that belong to each unit.
         """
@@ -82,9 +83,9 @@ class Metric(ABC):
     def scorers(
         self, block: Block, statistics: Sequence[Statistics], routed: Sequence[Statistics]
     ) -> list[Callable[[], Tensor]]:
-        """Return, for each member of a block, a function that computes the member's score_UC.
+        """Return, for each member of a block, a function that computes the member's scores.
 
-        The functions return the scores on the CPU.
+        The functions return the scores of the channels of each unit (score_UC), on the CPU.
 
         statistics: the statistics of each member; empty if there was no calibration.
         routed: `LayerStatistics.routed` if the units of the block are whole experts; otherwise
@@ -158,8 +159,9 @@ def scores_of_layer(
 def score_layer(
     metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None
 ) -> Pair[Tensor]:
-    """Return score_GC of the attention and score_I of the MLP of one layer.
+    """Return the scores of the attention (score_GC) and of the MLP (score_I) of one layer.
 
+    score_GC has one score per channel of each attention unit, and score_I has one score per neuron.
     If the units of the MLP are whole experts, score_I has one score per expert.
 
     Raises:

@@ -58,7 +58,7 @@ class ExpertMetric(WIFV):
 
     @abstractmethod
     def score_experts(self, routed: Routed) -> Tensor:
-        """Return score_E, the score of each expert, in any floating-point dtype.
+        """Return the score of each expert (score_E), in any floating-point dtype.
 
         The experts with the lowest scores are removed first.
         """

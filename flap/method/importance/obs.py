@@ -70,7 +70,7 @@ class OBS(Metric):
         require(0 < self.ridge < math.inf, "metric.ridge", self.ridge, "a number > 0")
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Score each channel as a separate unit, and return score_I."""
+        """Score each channel as a separate unit, and return the scores (score_I)."""
         columns_U1 = torch.arange(weight_OI.shape[1])[:, None]
         return self.score_units(weight_OI, statistics, columns_U1).flatten()
 
@@ -78,7 +78,7 @@ class OBS(Metric):
     def score_units(
         self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor
     ) -> Tensor:
-        """Return score_UC: the cost of each unit, divided evenly over its channels, in float32."""
+        """Return the cost of each unit, divided evenly over its channels (score_UC), in float32."""
         assert statistics is not None
         for k in range(RIDGES):
             ridge = self.ridge * 10.0**k
@@ -102,7 +102,7 @@ class OBS(Metric):
 def _costs_with(
     ridge: float, weight_OI: Tensor, statistics: Statistics, columns_UC: Tensor
 ) -> Tensor:
-    """With a given ridge, return cost_U, the cost of each unit at the moment of its removal.
+    """Return the cost of each unit at the moment of its removal (cost_U), with a given ridge.
 
     Raises:
         LinAlgError: H cannot be inverted.
@@ -123,11 +123,11 @@ def _costs_with(
 
 
 def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tensor:
-    """Return cost_U, the cost of each unit at the moment of its removal.
+    """Return the cost of each unit at the moment of its removal (cost_U).
 
     A unit has `channels` consecutive channels. W (`weight_OI`) and H⁻¹ (`inverse_II`) are changed
-    in place. Removed channels at first remain in these two matrices as zeros. As soon as they are
-    at least half of all channels in the matrices, the matrices are made smaller without them.
+    in place. Removed channels at first remain in these two matrices as zeros. As soon as at least
+    half of the channels in the matrices are removed channels, both matrices drop these channels.
     """
     num_units = weight_OI.shape[1] // channels
     step_size = math.ceil(num_units / STEPS)
@@ -174,7 +174,7 @@ def _pack(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int) -> Tensor:
-    """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of each unit u for which the mask `units_R` is true.
+    """Return the cost tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of each unit u for which `units_R` is true.
 
     weight_OI: W. inverse_II: H⁻¹. channels: the number of channels of each unit.
     """
@@ -193,7 +193,10 @@ def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int
 
 
 def _remove(weight_OI: Tensor, inverse_II: Tensor, removed_L: Tensor) -> None:
-    """Remove the channels `removed_L` with the least output error: update W and H⁻¹ in place."""
+    """Remove the channels `removed_L`: update W and H⁻¹ in place.
+
+    W is adjusted so that the removal causes the smallest possible error in the output.
+    """
     inverse_LI = inverse_II[removed_L]
     map_LI = torch.cholesky_solve(inverse_LI, torch.linalg.cholesky(inverse_LI[:, removed_L]))
     weight_OI.addmm_(weight_OI[:, removed_L], map_LI, alpha=-1)

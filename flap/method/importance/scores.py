@@ -42,7 +42,7 @@ class Scores:
 
     @classmethod
     def joined(cls, parts: Iterable["Scores"]) -> "Scores":
-        """Join scores that each cover some of the layers. The result has no divergences."""
+        """Join several `Scores`, each with some of the layers. Divergences are not joined."""
         parts = list(parts)
         return cls(
             tuple(layer for part in parts for layer in part.layers),

@@ -46,14 +46,14 @@ class Taylor(Metric):
     needs_gradients: ClassVar[bool] = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Score each channel as a separate unit, and return score_I."""
+        """Score each channel as a separate unit, and return the scores (score_I)."""
         columns_U1 = torch.arange(weight_OI.shape[1])[:, None]
         return self.score_units(weight_OI, statistics, columns_U1).flatten()
 
     def score_units(
         self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor
     ) -> Tensor:
-        """Return score_UC: the score of each unit, divided evenly over its channels, in float32."""
+        """Return each unit's score, divided evenly over its channels (score_UC), in float32."""
         assert statistics is not None and statistics.effect_U is not None
         score_U = statistics.effect_U.abs() / columns_UC.shape[1]
         return score_U.float()[:, None].expand(columns_UC.shape)

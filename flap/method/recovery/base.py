@@ -1,4 +1,4 @@
-"""The choices of the config group `recover`: which weights are trained, on what, and how long.
+"""The options of the config group `recover`: which weights to train, on which text, and how long.
 
 Some windows of the training text are held out: the model is not trained on them. In an evaluation,
 the divergence KL(dense ‖ trained) of the predictions is measured on the held-out windows.
@@ -43,7 +43,7 @@ class Recovery:
     # if `use` is "calibration"
     dataset: Any
     # Number of tokens to train on, rounded down to whole steps. There must be enough tokens for one
-    # step. Each token is used `epochs` times.
+    # step. The model is trained on each token `epochs` times.
     tokens: int
     # Highest learning rate of AdamW, above 0. Without a rank, the learning rate of each tensor is
     # multiplied by the root mean square of the tensor.
@@ -86,7 +86,7 @@ class Recovery:
 
     @property
     def name(self) -> str:
-        """The name of this choice in the config group `recover`."""
+        """The name of these options in the config group `recover`, such as "lora"."""
         if self.use == "calibration":
             return "reconstruct"
         return "full" if self.rank is None else "lora"

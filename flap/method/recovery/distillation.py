@@ -50,8 +50,8 @@ def training_windows(
     windows: windows of the training texts. `windows.asked` lists the texts that consist of prompts
         with answers of the dense model.
     by_pruned: windows of the same texts with the pruned model's answers; None with
-        recover.writer=dense. They replace all windows to train on that contain answers
-        (recover.writer=pruned), or every second one (both).
+        recover.writer=dense. They replace all windows to train on that come from the texts in
+        `windows.asked` (recover.writer=pruned), or every second of these windows (both).
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)
@@ -67,7 +67,7 @@ def training_windows(
     held_out_windows = Batch(tokens_NT[:held_out], of_answers_NT)
     mask_NT[:held_out] = judged(held_out_windows, torch.zeros(held_out)).mask_NT
 
-    # 2. among the windows to train on, put in windows with the pruned model's answers
+    # 2. replace windows to train on with windows that contain the pruned model's answers
     if by_pruned is not None:
         of_pruned = _held_out_first(recovery, by_pruned.batch)
         step = 2 if recovery.writer == "both" else 1

@@ -105,9 +105,10 @@ class Student(nn.Module):
 
 
 class _Loss(torch.autograd.Function):
-    """An autograd function for a loss whose gradient with respect to hidden_PD was computed before.
+    """An autograd function for a loss whose gradient with respect to hidden_PD is already computed.
 
-    The forward pass returns the loss, and the backward pass uses this gradient.
+    The forward pass returns the loss, and the backward pass multiplies this gradient by the
+    gradient that it gets for the loss.
     """
 
     @staticmethod

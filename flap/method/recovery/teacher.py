@@ -111,7 +111,7 @@ class UntrimmedTeacher(Teacher):
 
 
 def divergence(dense_PV: Tensor, logits_PV: Tensor) -> Tensor:
-    """Return KL(p ‖ q) = Σ p (log p - log q) in nats, summed over positions.
+    """Return the divergence KL(p ‖ q) = Σ p (log p - log q) in nats, summed over positions.
 
     dense_PV: the logits of p, the dense model's prediction. logits_PV: the logits of q, the
         student's prediction.

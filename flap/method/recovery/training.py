@@ -33,7 +33,7 @@ from flap.runtime.ranks import by_first, on_first, size
 from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.json_files import read_json
 
-# Bytes that Trainer's checkpoint needs for each trained parameter, which is stored together with
+# Bytes in Trainer's checkpoint for each element of the trained parameters: the element itself and
 # AdamW's two moments, all in float32.
 CHECKPOINT_BYTES = 12
 BEST = "best.safetensors"

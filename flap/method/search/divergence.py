@@ -1,10 +1,10 @@
 """Measure how much the predictions of pruned models differ from those of the dense model.
 
-The measure is the divergence KL(dense ‖ pruned) of the distribution of the next token. With
-structure=search, units (heads, neurons or experts) are chosen so that this divergence stays low. A
-plan lists the units that stay in each layer. A stream contains the hidden states, at the input of
-one layer, of all windows on which plans are measured. When a layer runs on a stream, the outputs of
-the layer replace these hidden states (`Stream.advance`).
+The measure is the divergence KL(dense ‖ pruned) between the two models' distributions of the next
+token. With structure=search, units (heads, neurons or experts) are chosen so that this divergence
+stays low. A plan lists the units that stay in each layer. Plans are measured on a set of token
+windows. A stream contains the hidden states of these windows at the input of one layer. When a
+layer runs on a stream, the outputs of the layer replace these hidden states (`Stream.advance`).
 
 Legend of tensor suffixes: N: windows · T: tokens in a window · D: hidden size · V: vocabulary ·
 X: texts · K: plans.
@@ -65,9 +65,9 @@ class PlanDivergence:
     of all tokens in answers are compared instead.
 
     If the calibration text is a mixture of texts, the divergence is measured on each text, and the
-    result is the largest value. If a unit is important on only one text of the mixture, it is
-    probably important on some texts outside the mixture, too. A mean over the texts would hide the
-    importance of this unit.
+    divergence of a plan is the largest of these divergences. If a unit is important on only one
+    text of the mixture, it is probably important on some texts outside the mixture, too. A mean
+    over the texts would hide the importance of this unit.
     """
 
     calibration: Calibration
@@ -78,8 +78,8 @@ class PlanDivergence:
     ) -> list[float]:
         """Return the divergence of each plan.
 
-        num_tokens: number of tokens to measure on, rounded up to whole windows. At least one window
-            of each text that has held-out windows is used.
+        num_tokens: number of tokens to measure on, rounded up to whole windows. Plans are measured
+            on at least one window of each text that has held-out windows.
         covariance: whether covariances are needed to choose the plans or to fit the compensation.
         work: the working directory, from which an interrupted pass over the layers resumes. The
             directory is deleted at the end.
@@ -113,7 +113,7 @@ class PlanDivergence:
         for i, observed in self.calibration.along(walk, covariance):
             layer_plans = with_dense(i, observed)
             forks, names = self._advance(i, layer_plans, observed, streams, names)
-            del observed  # free this layer's covariances before those of the next one are computed
+            del observed  # free this layer's covariances before the next layer is observed
             walk.replace(streams, forks)
             streams = forks
 
@@ -121,11 +121,11 @@ class PlanDivergence:
         return ranks.gather_in_order(self._nats(windows, text_N, outputs))
 
     def _windows(self, num_tokens: int) -> tuple[Batch, Tensor]:
-        """Return the windows on which plans are measured, and text_N.
+        """Return the windows on which plans are measured, and the text of each window (text_N).
 
-        text_N is the index of the text from which each window was cut. The mask of the windows is
-        true for tokens of answers. In texts with few or no tokens of answers, it is true for all
-        tokens.
+        text_N contains the index of the text from which each window was cut. The mask of the
+        windows is true for tokens of answers. In texts with few or no tokens of answers, it is true
+        for all tokens.
         """
         tokens_NT = self.calibration.windows.tokens_NT
         windows = Batch.of(tokens_NT)
@@ -207,14 +207,14 @@ class PlanDivergence:
 
 
 def kl(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
-    """Return KL(p ‖ q) in nats, summed over all positions of a window.
+    """Return the divergence KL(p ‖ q) in nats, summed over all positions of a window.
 
     p: the distribution that the dense model predicts. q: the distribution that the pruned model
-        predicts, given by its logits.
+        predicts, given by the logits of the pruned model.
 
     The terms p · (log p - log q) are summed, because subtracting Σ p log q from Σ p log p would
-    lose digits. With a vocabulary of 50,000 tokens, the result of such a subtraction was wrong by
-    0.001 nats per token.
+    lose precision. With a vocabulary of 50,000 tokens, such a subtraction gave a divergence that
+    was wrong by 0.001 nats per token.
     """
     nats_TV = log_softmax(logits_TV, dim=-1)
     # compute in place, because allocating a new tensor takes as long as computing its values
@@ -231,9 +231,9 @@ def _last(text_N: Tensor, num_windows: int) -> Tensor:
 def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield text_N, tokens_NT and the hidden states of each stream, for a few windows at a time.
 
-    tokens_NT and the hidden states contain only the positions at which predictions are compared. In
-    texts with answers, these are all positions whose next token is in an answer. In other texts,
-    every fourth position is compared.
+    text_N contains the index of the text of each window. tokens_NT and the hidden states contain
+    only the positions at which predictions are compared. In texts with answers, these are all
+    positions whose next token is in an answer. In other texts, every fourth position is compared.
 
     streams: for each stream, the hidden states hidden_NTD of all windows.
     """
@@ -305,7 +305,7 @@ def _next_streams(plans: Sequence[LayerPlan], before: Sequence[str]) -> list[str
 
 
 def _logits(model: PlacedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
-    """Return logits_NTV in float32, computed from the outputs of the last layer."""
+    """Compute logits (logits_NTV, in float32) from the outputs of the last layer."""
     tokens_NT = tokens_NT.to(model.device)
     hidden_NTD = hidden_NTD.to(model.device)
     logits_NTV: Tensor = output_after_layers(

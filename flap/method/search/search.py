@@ -1,8 +1,9 @@
 """The structure `search`, which ranks units by measured effects on the model's predictions.
 
 A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron,
-or an expert. The divergence is KL(dense ‖ pruned) of the distribution of the next token. The nats
-of a unit are the part of a measured divergence that is attributed to the removal of this unit.
+or an expert. The divergence is KL(dense ‖ pruned) between the two models' distributions of the next
+token. The nats of a unit are the part of a measured divergence that is attributed to the removal of
+this unit.
 
 Legend of tensor suffixes: G: attention units · C: channels of an attention unit · U: units of a
 block · I: neurons (of all experts) or whole experts · E: experts · R: neurons of an expert, sorted
@@ -41,7 +42,8 @@ class Search(Structure):
     all other blocks stay dense. Each block has a trial for each share of units in `levels`. The
     divergence KL(dense ‖ trial) of the predictions is measured on `tokens` calibration tokens
     (docs/method.md says on which tokens). If the calibration text is a mixture, the divergence is
-    measured on each text of the mixture, and the largest value is used.
+    measured on each text of the mixture, and the divergence of the trial is the largest of these
+    divergences.
 
     `in_nats` divides the divergence of a trial, in nats, among the removed units. All units are
     then ranked by their nats divided by their price, which is their number of parameters or another
@@ -98,13 +100,15 @@ class Search(Structure):
         return Pair(heads, sorted(neurons - {0}))
 
     def in_nats(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
-        """Return nats_G and nats_I of each layer: the nats of each unit divided by its price.
+        """Divide the nats of each unit by the unit's price, and return the quotients by layer.
 
-        The trial of each level removes more units than the trial of the next lower level. The rise
-        of the divergence between the two trials is divided among the units that only the higher
-        level removes, in proportion to their scores. The result is a curve of the divergence over
-        the number of removed units. The curve is replaced by its lower convex envelope, so that no
-        unit of a block has fewer nats than a lower-scored unit of this block.
+        A layer has quotients for its attention units (G), and for its neurons or experts (I). The
+        nats come from the measured divergences of trials. The trial of each level removes more
+        units than the trial of the next lower level. The rise of the divergence between the two
+        trials is divided among the units that only the higher level removes, in proportion to their
+        scores. The result is a curve of the divergence over the number of removed units. The curve
+        is replaced by its lower convex envelope, so that no unit of a block has fewer nats than a
+        lower-scored unit of this block.
         """
         prices = budget.prices
         layers = []
@@ -147,11 +151,16 @@ def removal_counts(levels: Sequence[float], units: int) -> list[int]:
 
 
 def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) -> Tensor:
-    """Return nats_I of a block with several experts, computed with `spread`.
+    """Return the nats of each unit of a block (nats_I), computed with `spread`.
 
-    All experts lose the same number of neurons. So the neurons that have the same rank in their
-    experts count as one unit for `spread`. The score of this unit is the mean of their scores, and
-    all of these neurons get the nats of this unit.
+    The block may have several experts, each with the same number of neurons. All experts lose the
+    same number of neurons. So the neurons that have the same rank in their experts count as one
+    unit for `spread`. The score of this unit is the mean of their scores, and all of these neurons
+    get the nats of this unit.
+
+    measured: see `spread`. If the block has several experts, the keys are the numbers of neurons
+        that each expert loses.
+    experts: the number of experts; 1 for a block without experts, or if whole experts are units.
     """
     order_ER = ranked(score_I, experts)
     nats_R = spread(score_I[order_ER].double().mean(dim=0), measured)
@@ -161,7 +170,7 @@ def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) ->
 
 
 def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
-    """Return nats_U, the divergence that the removal of each unit adds.
+    """Return the nats of each unit (nats_U): the divergence that the removal of the unit adds.
 
     Units are removed from the lowest score to the highest. A unit never has fewer nats than a
     lower-scored unit.

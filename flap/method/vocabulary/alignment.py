@@ -2,12 +2,12 @@
 
 Trimming removes tokens from a vocabulary. Old tokens belong to the tokenizer before trimming, and
 new tokens to the trimmed tokenizer. A removed token is spelled with several new tokens, and a kept
-token with one. The old and the new tokens of a text have boundaries at the same places, except
-inside removed tokens.
+token with one new token. The old and the new tokens of a text have boundaries at the same places,
+except inside removed tokens.
 
-Legend of tensor suffixes: V: old tokens of the vocabulary, by id · K: new tokens of the vocabulary,
-by id · T: new tokens of a window · S: old tokens of the same text · P: positions · B: tokens of a
-text, old or new.
+Legend of tensor suffixes: V: tokens of the old vocabulary, by id · K: tokens of the trimmed
+vocabulary, by id · T: new tokens of a window · S: old tokens of the window's text · P: positions ·
+B: tokens of a text, old or new.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from flap.method.vocabulary.tokens import Tokens
 from flap.method.vocabulary.trim import Trimmed
 
-BROKEN = "\ufffd"  # the replacement character, as which tokenizers decode an incomplete character
+# the replacement character, which tokenizers return if they decode an incomplete character
+BROKEN = "\ufffd"
 NOWHERE = -1  # value in `Aligned.position_T` of a new token without an aligned old token
 
 
@@ -36,12 +37,12 @@ class Aligned(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """A tokenizer before and after trimming, and the spelling of each old token in new tokens."""
+    """A tokenizer before and after trimming, and the new token with which each old token begins."""
 
     before: PreTrainedTokenizerBase
     after: PreTrainedTokenizerBase
-    # for each old token, the id of the new token with which its spelling begins; if the old token
-    # has no spelling, the number of new tokens, which is the id of no token
+    # For each old token, the id of the new token with which its spelling begins. If an old token
+    # has no spelling, its entry is the number of new tokens, because no new token has this id.
     first_V: Tensor
     length_V: Tensor  # number of bytes of each old token
     length_K: Tensor  # number of bytes of each new token
@@ -102,11 +103,12 @@ class Alignment:
         return Aligned(old_S, position_T)
 
     def marginal(self, p_PV: Tensor) -> Tensor:
-        """Return p_PK, the probability that each new token comes next, computed from p_PV.
+        """Return, for each position, the probability that each new token comes next (p_PK).
 
-        p_PV contains the probability that each old token comes next. For each new token, the
-        probabilities of the old tokens whose spelling begins with the new token are summed. Old
-        tokens without a spelling are in none of these sums, so the sums are divided by their total.
+        p_PK is computed from p_PV, the probability that each old token comes next. For each new
+        token, the probabilities of the old tokens whose spelling begins with the new token are
+        summed. Old tokens without a spelling are in none of these sums, so the sums are divided by
+        their total.
         """
         kept = len(self.length_K)
         sums_PK = p_PV.new_zeros(len(p_PV), kept + 1)

@@ -1,4 +1,4 @@
-"""Compute the mean probability that a model gives to each token while it reads a text.
+"""Compute the mean probability that a model predicts for each token, over a text.
 
 If the tokens of a trimmed vocabulary are chosen by this probability, they can include tokens that
 the model expects, but that do not occur in the text.
@@ -24,9 +24,9 @@ BATCH = 8  # number of windows in a forward pass
 
 
 def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: int) -> Tensor:
-    """Return tokens_NT: windows that are spread evenly over a text.
+    """Return windows of tokens (tokens_NT) that are spread evenly over a text.
 
-    texts: the number of texts among which TOKENS is divided evenly.
+    texts: the number of texts. Each text contributes about TOKENS / texts tokens.
     """
     pool = Pool(text, tokenizer, bos)
     tokens_NT = pool.cut(min(LENGTH, len(pool.tokens_S) + bos)).tokens_NT
@@ -36,10 +36,10 @@ def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: in
 
 @torch.no_grad()
 def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return share_V in float64: the mean probability that the model predicts for each token.
+    """Return the mean probability that the model predicts for each token (share_V), in float64.
 
-    For token v, it is the mean of p(v | x_<t) over all positions t of the windows. p(v | x_<t) is
-    the predicted probability that v follows the tokens before position t.
+    The element for token v is the mean of p(v | x_<t) over all positions t of the windows.
+    p(v | x_<t) is the predicted probability that v follows the tokens before position t.
 
     windows: the windows of each text, as tokens_NT.
     weights: the weight of each text in the mean.

@@ -13,7 +13,7 @@ from flap.storage import NOT_KEPT, WorkFolder, digest
 
 
 class TrimmedSource(ModelSource):
-    """A dense model in files, whose vocabulary is trimmed each time the model is opened.
+    """A dense model, stored in files, whose vocabulary is trimmed each time the model is opened.
 
     Trimming cuts the rows of removed tokens from embedding and LM head.
     """
@@ -49,7 +49,7 @@ class TrimmedSource(ModelSource):
     def skeleton(self) -> PreTrainedModel:
         """Return a model with the shapes of the trimmed model.
 
-        Its weights may be on the meta device.
+        The weights of the returned model may be on the meta device.
         """
         model = self.source.skeleton()
         cut_rows_of(model, adapt(model), self.trimmed.rows_K)

@@ -41,8 +41,8 @@ class Tokens(ABC):
             like special tokens.
 
         Raises:
-            ValueError: the tokenizer is not a fast tokenizer, or this module cannot remove tokens
-                from tokenizers of its kind.
+            ValueError: the tokenizer is not a fast tokenizer, or its algorithm is neither Unigram
+                nor BPE without word marks, such as a suffix at the end of each word.
         """
         name = type(tokenizer).__name__
         backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -27,7 +27,7 @@ from flap.models import PlacedModel
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """A ranking of a tokenizer's tokens. A trimmed vocabulary of n tokens has the first n of them.
+    """A ranking of a tokenizer's tokens. The first n tokens form a trimmed vocabulary of n tokens.
 
     Tokens that must stay come first. All other tokens follow, sorted by their worth (see `of`),
     except that the tokens from which the tokenizer builds a token (`Tokens.needed`) always come
@@ -188,9 +188,9 @@ class Trim:
 
 
 def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
-    """Return share_V: for each token, the mean of the probabilities that the model predicts for it.
+    """Return the mean probability that the model predicts for each token (share_V).
 
-    The mean is taken over some positions in the texts (`sampled`).
+    The mean is taken over the positions of some windows of the texts (`sampled`).
     """
     number = len(texts.existing)
     windows = [sampled(text, texts.tokenizer, texts.bos, number) for text in texts.existing]
@@ -199,11 +199,11 @@ def _expected_in(texts: Windows, model: PlacedModel) -> Tensor:
 
 
 def counted(texts: Windows, rows: int) -> Tensor:
-    """Return counts_V, how often each token occurs in the texts.
+    """Return how often each token occurs in the texts (counts_V).
 
     If the texts are a mixture, the counts of each text are multiplied by a factor, so that the sum
-    of its counts is proportional to the text's weight in the mixture. The factors are chosen so
-    that all counts together sum to the number of tokens of all texts.
+    of this text's counts is proportional to the text's weight in the mixture. The factors are
+    chosen so that all counts together sum to the number of tokens of all texts.
     """
     counts = []
     for text in texts.existing:
