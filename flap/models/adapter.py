@@ -33,7 +33,10 @@ class DecoderOutput(MoeModelOutputWithPast):
 
 
 class ModelAdapter:
-    """Access to the parts of a model that has no experts. Layers are numbered from 0."""
+    """Gives access to the attentions, MLPs and other parts of a model that has no experts.
+
+    Layers are numbered from 0.
+    """
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
         self.model = model
@@ -215,8 +218,8 @@ class ModelAdapter:
     def widths(self, layer: int) -> dict[str, int]:
         """Return a layer's numbers of heads and neurons, as a dict from config keys to numbers.
 
-        If heads have different numbers of channels in different layers, the dict also contains this
-        layer's number of channels of a head.
+        If heads have different numbers of channels in different layers, the dict also contains the
+        number of channels of each head of this layer.
         """
         attention, mlp = self.blocks(layer)
         widths: dict[str, int] = {}

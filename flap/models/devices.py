@@ -7,7 +7,7 @@ import sys
 import psutil
 import torch
 
-# Names that torch gives to CPU instructions for products in bfloat16. Some Intel CPUs have
+# Names that torch gives to CPU instructions that multiply in bfloat16. Some Intel CPUs have
 # amx_bf16, some AMD and Intel CPUs have avx512_bf16, and some ARM CPUs have bf16.
 FAST_IN_16_BITS = ("amx_bf16", "avx512_bf16", "bf16")
 # Memory that is needed to run a model, as a multiple of the size of its weights.
@@ -37,7 +37,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether a device has fast instructions for products in a dtype.
+    """Return whether a device has fast instructions for multiplications in a dtype.
 
     Return True for all devices except CPUs, for all dtypes of more than 16 bits, and for a CPU
     whose instructions torch does not report. In all other cases, return whether the CPU has one of
@@ -52,7 +52,7 @@ def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
 def free_bytes(device: torch.device) -> int:
     """Return the free memory of a device in bytes.
 
-    On the host, free memory is divided equally among the processes that the run has there. On a
+    On the host, free memory is divided equally among the processes of the run on this host. On a
     GPU, memory that torch's allocator has reserved but not allocated to tensors counts as free.
     """
     if device.type != "cuda":
@@ -76,8 +76,8 @@ def give_back_freed() -> None:
 
     glibc may keep freed blocks of less than 32 MB, such as activations. After a layer has run,
     these freed blocks can take 0.2 GB. On other operating systems and with other C libraries, this
-    function does nothing, because they return freed memory by themselves or have no function for
-    it.
+    function does nothing, because these systems and libraries return freed memory by themselves, or
+    have no function that returns it.
     """
     if sys.platform != "linux":
         return

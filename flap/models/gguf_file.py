@@ -59,7 +59,7 @@ HUB = "https://huggingface.co/"
 FACTS = "gguf.json"
 PLAIN = {"F64", "F32", "F16", "BF16"}  # types of GGUF tensors that are not quantised
 DEQUANTISE_SECONDS = 600  # maximum wait while another process dequantises the same file
-VERSION = 3  # increase this if a change of the code converts a GGUF to different weights
+VERSION = 3  # increase this number if flap begins to convert a GGUF to different weights
 # Errors that transformers and gguf raise for a damaged file.
 UNREADABLE = (
     OSError,

@@ -1,9 +1,8 @@
 """Read the header of a GGUF, and check that transformers builds the same model as llama.cpp.
 
 transformers converts most keys of a GGUF into config keys, and leaves all other config keys at
-their defaults. This module sets some of these other config keys, so that transformers computes the
-same as llama.cpp. If the results of transformers would still differ from those of llama.cpp, the
-file is refused.
+their defaults. This module sets some of these other config keys, so that the model in transformers
+computes the same outputs as in llama.cpp. If the outputs would still differ, the file is refused.
 """
 
 import re
@@ -86,7 +85,7 @@ class GGUFHeader:
         places = {ROPE_FACTORS: "config"}
         for name in model.state_dict():
             gguf_name = table.get_name(name, try_suffixes=SUFFIXES)
-            if gguf_name is None:  # as for the gate and up projections of experts
+            if gguf_name is None:  # for example for the gate and up projections of experts
                 processor.perform_fallback_tensor_mapping(places, "", "", name)
             else:
                 places[gguf_name] = name

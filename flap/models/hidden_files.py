@@ -36,8 +36,8 @@ class HiddenFiles:
     """The files with the hidden states of a `Walk` over the layers of a model, in one folder.
 
     The file journal.json (the journal) contains the number of finished layers, and the names of the
-    files with the hidden states after these layers. There is one file for each `Stream`, which is a
-    set of windows that the walk carries from layer to layer.
+    files with the hidden states after these layers. There is one file for each `Stream`, which
+    consists of the hidden states of some windows.
 
     layers_done: the number of layers that an interrupted walk has finished. The number is 0 for a
         new walk, or if files are damaged.

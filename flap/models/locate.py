@@ -1,6 +1,7 @@
 """Locate the files of a model, and read its model card.
 
-A model is a local directory, a hub id, or a GGUF, which is converted to safetensors in the cache.
+A model is named by a local directory, a hub id, or the path of a GGUF file. A GGUF file is
+converted to safetensors in the cache.
 """
 
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Access the parts of mixtures of experts. Some layers may have a plain MLP instead of experts."""
+"""Access the attentions, experts and other parts of mixtures of experts.
+
+Some layers may have a plain MLP instead of experts.
+"""
 
 from typing import Any
 
@@ -13,7 +16,7 @@ from flap.models.whole_experts import whole_experts
 
 
 class MixtureAdapter(ModelAdapter):
-    """Access to the parts of a mixture of experts.
+    """Gives access to the attentions, experts and other parts of a mixture of experts.
 
     Shared experts, which every token uses, are not pruned.
 

@@ -76,10 +76,10 @@ class PlacedModel(ABC):
         return work if self.streams else NOT_KEPT
 
     def saved_in(self, directory: Path) -> "PlacedModel":
-        """Return the model that later stages of the run use.
+        """Return the model with which the run continues after this model was saved.
 
-        The caller has already written the model to `directory`. The result is this model, or a
-        model that reads the written files.
+        The caller has already written this model to `directory`. The returned model is this model,
+        or a model that reads the written files.
         """
         return self
 

@@ -1,7 +1,7 @@
 """Visit the decoder layers of a model one after the other (`Walk`).
 
 A walk carries any number of streams (`Stream`) from layer to layer. A stream consists of the hidden
-states of some windows, which each layer updates.
+states of some windows. Each layer replaces these hidden states with its outputs.
 
 Legend: N: windows (token sequences) · T: tokens per window · P: positions of a batch · D: hidden
 size.
@@ -101,8 +101,8 @@ class Walk:
 
         All processes visit the same layer at the same time, each with streams of its own windows.
 
-        changing: whether the caller changes the layers. If so, the changes that an interrupted walk
-            has made to unfinished layers are discarded.
+        changing: whether the caller changes the layers. If so, the changes that an interrupted
+            walk has made to a layer that it has not finished are discarded.
         single_process: whether only this process visits the layers, so that it does not wait for
             other processes.
         """

@@ -59,7 +59,7 @@ class Spread(PlacedModel):
     def write(self, directory: Path) -> None:
         """Write weights and config.
 
-        Weights that are tied to each other are written once. Without this, transformers would write
+        Weights that are tied to each other are written once. By default, transformers would write
         every offloaded copy of these weights.
         """
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
