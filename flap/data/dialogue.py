@@ -11,13 +11,13 @@ from flap.storage import digest
 
 
 class Answers(NamedTuple):
-    """Options that say who writes the answers to prompts, and which tokens are counted."""
+    """Options that say where the answers to prompts come from, and which tokens are counted."""
 
-    # "given": the answers come with the prompts; "self": the model writes the answers
+    # "given": the answers come with the prompts; "self": the model generates the answers
     writer: str = "given"
     # "all": statistics are computed over all tokens; "answers": only over the tokens of answers
     counted: str = "all"
-    max_new_tokens: int = 64  # maximum number of tokens in an answer that the model writes
+    max_new_tokens: int = 64  # maximum number of tokens in an answer that the model generates
     temperature: float = 0.0  # sampling temperature of the model; 0 means greedy decoding
 
 

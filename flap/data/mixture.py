@@ -13,7 +13,7 @@ from typing import Any
 from flap.config import require, shown
 from flap.storage import digest
 
-SELF = "self"  # the name of a text that the model itself writes
+SELF = "self"  # the name of a text that the model itself generates
 HEAVIEST = 1e9  # maximum weight of a text, so that sums and products of weights stay finite
 
 

@@ -1,8 +1,8 @@
 """Find documents of evaluation tasks in the texts that flap has read, such as calibration texts.
 
 Two texts overlap if they share 13 consecutive words. A text of fewer than 13 words overlaps with
-another text only if its words are all words of the other text, or all words of one line of the
-other text. A *run of words* is a sequence of 13 consecutive words, or all words of a shorter text
+another text only if it has the same words as the whole other text, or as a whole line of the other
+text. A *run of words* is a sequence of 13 consecutive words, or all words of a shorter text
 or line.
 
 Source of the rule of 13 words: Brown et al., NeurIPS 2020, arXiv 2005.14165, appendix C.
@@ -45,8 +45,8 @@ class Document(NamedTuple):
     """The runs of words by which a document of an evaluation task is recognised in other texts."""
 
     runs: Runs
-    # runs of words from the document's short texts, such as the question "What is it?"; a run in
-    # `parts` is used only if no other document of the task has the same run in its `parts`
+    # Runs of words from the document's short texts, such as the question "What is it?". A run in
+    # `parts` identifies the document only if the `parts` of no other document of the task have it.
     parts: Runs
 
 

@@ -23,7 +23,7 @@ from flap.data.prompts import holds_prompts
 class Content(NamedTuple):
     """The content of one part of a mixture.
 
-    All fields keep their empty defaults if the model writes the whole text (`self`).
+    All fields keep their empty defaults if the model generates the whole text (`self`).
     """
 
     text: Text | None = None

@@ -1,8 +1,8 @@
 """Read the texts of a mixture, and draw token windows from them.
 
 A mixture is a set of texts with weights, such as `calibration.dataset`. A *part* is one of these
-texts: a text with a name, a file, or a list of texts in memory. Texts that the model writes itself
-are added later, with `Windows.written`.
+texts: a text with a name, a file, or a list of texts in memory. Texts that the model itself
+generates are added later, with `Windows.written`.
 """
 
 import logging
@@ -28,7 +28,7 @@ class Wanted(NamedTuple):
     seq_len: int  # number of tokens in a window
     seed: int  # seed for drawing windows at random
     bos: str  # the value of `calibration.bos`: true, false or auto
-    answers: Answers = GIVEN  # who writes the answers to prompts, and which tokens are counted
+    answers: Answers = GIVEN  # where answers to prompts come from, and which tokens are counted
 
 
 def read_windows(

@@ -21,7 +21,8 @@ FILE_FORMATS = {
     ".jsonl": "a JSON object a line, in UTF-8",
     ".parquet": "a table in Parquet",
 }
-# The prefixes of the config keys whose value may be `self`, the text that the model writes itself.
+# The prefixes of the config keys whose value may be `self`, the text that the model itself
+# generates.
 WRITTEN_BY_THE_MODEL = ("calibration.", "recover.")
 # all names that `calibration.dataset` accepts, besides the paths of files
 NAMES = (*DATASETS, *PROMPTS, SELF)

@@ -22,7 +22,7 @@ CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 
 
 def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Return the number of UTF-8 bytes that each token in windows stands for, bytes_NT (int64).
+    """Return the number of UTF-8 bytes that each token in windows stands for, as int64 (bytes_NT).
 
     In the vocabulary of a byte-level tokenizer, the name of a token has one character for each byte
     that the token stands for. In the vocabularies of other tokenizers, "▁" in a name stands for a

@@ -31,7 +31,7 @@ class Windows:
     """Non-overlapping token windows of a mixture of texts. Each text of the mixture is a *part*."""
 
     parts: tuple[Part, ...]
-    # the text of each part of the mixture; None if the model has not written this text yet
+    # the text of each part of the mixture; None if the model has not generated this text yet
     texts: tuple[Text | None, ...]
     tokenizer: PreTrainedTokenizerBase
     num_samples: int  # number of windows to draw
@@ -41,14 +41,14 @@ class Windows:
     field: str = "calibration"  # the config section, for error messages
     # a dict from the index of a part to its prompts, only for parts whose prompts the model answers
     asked: Mapping[int, Asked] = field_of(default_factory=dict)
-    counted: str = "all"  # which tokens are used for statistics: "all" or "answers"
+    counted: str = "all"  # over which tokens statistics are computed: "all" or "answers"
     # a dict from the name of each text to all documents of the text, or to the turns of all prompts
     # in the text, including documents and prompts that are in no window
     read: Mapping[str, tuple[str, ...]] = field_of(default_factory=dict)
 
     @property
     def existing(self) -> list[Text]:
-        """The texts of all parts, without the texts that the model has not written yet."""
+        """The texts of all parts, without the texts that the model has not generated yet."""
         return [text for text in self.texts if text is not None]
 
     @property
@@ -56,7 +56,7 @@ class Windows:
         """The texts of all parts, each with its name and its origin.
 
         If the model has not answered the prompts of a part yet, the text of this part is empty. The
-        text `self` is left out until the model has written it.
+        text `self` is left out until the model has generated it.
         """
         named = list[Text]()
         for p, text in enumerate(self.texts):
@@ -68,7 +68,7 @@ class Windows:
 
     @property
     def to_write(self) -> list[int]:
-        """The indices of the parts whose text the model has not written yet."""
+        """The indices of the parts whose text the model has not generated yet."""
         return [p for p, text in enumerate(self.texts) if text is None]
 
     def name(self, part: int) -> str:
@@ -77,15 +77,16 @@ class Windows:
         return names[part] if names.count(names[part]) == 1 else f"{part + 1}-{names[part]}"
 
     def tokens_to_write(self, part: int) -> int:
-        """Return the number of tokens that the model must write for a part.
+        """Return the number of tokens that a part's text must have if the model generates the text.
 
-        The number is enough for one window more than the part needs, because the written text may
+        In a text of prompts that the model answers, the tokens of the prompts are included. The
+        number is enough for one window more than the part needs, because the generated text may
         have fewer tokens when it is tokenised again.
         """
         return (1 + self.counts[part]) * self.seq_len
 
     def written(self, part: int, text: Text) -> "Windows":
-        """Return a copy of this object with `text`, which the model has written for a part."""
+        """Return a copy of this object with `text`, which the model has generated for a part."""
         return replace(self, texts=(*self.texts[:part], text, *self.texts[part + 1 :]))
 
     @property
@@ -97,7 +98,7 @@ class Windows:
     def drawn(self) -> list[Batch | None]:
         """The windows of each part, with a mask of the tokens in answers.
 
-        None stands for a part whose text the model has not written yet.
+        None stands for a part whose text the model has not generated yet.
 
         Raises:
             ValueError: a text has too few tokens for its windows, or only tokens in answers are
@@ -134,8 +135,8 @@ class Windows:
     def key(self) -> dict[str, Any]:
         """Everything that the windows depend on, except the model, as entries of a cache key.
 
-        These entries do not change when the model writes a text, because this text depends only on
-        the model, the tokenizer, and values that are already in the key.
+        These entries do not change when the model generates a text, because this text depends only
+        on the model, the tokenizer, and values that are already in the key.
         """
         parts = [[part.dataset, part.weight, bool(part.chat_template)] for part in self.parts]
         tokens = list[str]()
@@ -217,7 +218,7 @@ def evaluation_windows(
     bos: bool,
     field: str,
 ) -> Tensor:
-    """Cut a text into windows, and return these windows in order, tokens_NT (int64).
+    """Cut a text into windows, and return these windows in order, as tokens_NT (int64).
 
     max_tokens: the maximum number of tokens in all returned windows together. Later windows are
         left out, but at least one window is returned. If None, all windows are returned.
