@@ -10,7 +10,7 @@ from flap.storage.atomic_files import write_text
 log = logging.getLogger(__name__)
 
 CARD = "README.md"
-# flap recognises model cards that flap has written by this line. Do not change the line, because
+# By this line, flap recognises the model cards that it has written. Do not change the line, because
 # existing cards contain it.
 MARK = (
     "<!-- Written by flap, and replaced with the checkpoint. "

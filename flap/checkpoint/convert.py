@@ -16,8 +16,8 @@ from flap.modeling import modeling_flap
 from flap.modeling.register import register_models
 from flap.models import ModelAdapter, PlacedModel, stock_class
 
-# Config keys whose values are not taken from the model's current config. This module sets some of
-# these keys itself. The other keys describe a class or a file instead of the model.
+# Config keys that are not copied from the model's current config into its new config. This module
+# sets some of these keys itself. The other keys describe a class or a file instead of the model.
 _REPLACED = (
     *NOT_SHARED,
     "per_layer_config",
@@ -35,7 +35,8 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
     the class and the config of this architecture (the stock form). Otherwise, it gets a class
     and a config of `modeling_flap.py`, which is later saved with the weights.
 
-    spare: the maximum number of parameters that the stock form may add as biases of zeros.
+    spare: the maximum number of parameters that the stock form may add as biases whose values are
+        all zero.
 
     Returns: a text that says what is needed to load the checkpoint. If transformers alone is not
         sufficient, the text also says why.

@@ -113,7 +113,9 @@ def _overlap(one: Path, other: Path) -> bool:
 def make_label(
     plan: Mapping[str, Any], provenance: Mapping[str, Any], key: str = ""
 ) -> dict[str, Any]:
-    """Return the content of flap.json: how a checkpoint was made, and what pruning has kept.
+    """Return the content of flap.json: the provenance of a checkpoint, and the plan of its pruning.
+
+    The provenance says how the checkpoint was made. The plan says which heads and neurons are kept.
 
     key: the key of the run (`Run.key`), by which the run recognises its checkpoint when the run
         is started again. The key is empty if no run has made the checkpoint.

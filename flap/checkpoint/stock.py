@@ -19,7 +19,7 @@ from flap.models import ModelAdapter, PlacedModel, adapt, stock_class
 from flap.models.block import set_tensor
 from flap.models.stacked_experts import experts_fit_kernel
 
-# Config keys with which an architecture adds biases to its Linear modules.
+# Boolean config keys that make an architecture add biases to its Linear modules.
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "attention_out_bias", "bias")
 # Config keys that describe a class or a file instead of the model.
 NOT_SHARED = (

@@ -8,7 +8,7 @@ from vllm.model_executor.models.transformers.moe import MoEMixin
 
 
 class TransformersMoEForCausalLM(Mixture):
-    """The backend for mixtures of experts.
+    """vLLM's Transformers backend, extended for pruned mixtures of experts.
 
     vLLM looks this class up by its name, so it has the same name as its base class in vLLM.
 

@@ -1,4 +1,7 @@
-"""The command `python -m flap export CHECKPOINT FORMAT` for the formats of inference engines."""
+"""The command `python -m flap export CHECKPOINT FORMAT`.
+
+It converts a checkpoint to the format of an inference engine.
+"""
 
 import argparse
 import sys
@@ -11,7 +14,7 @@ GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Export a checkpoint and print the path of the result.
+    """Export a checkpoint, and print the path of the exported file or folder.
 
     On an error, print one line and exit with code 1.
     """
@@ -46,7 +49,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _export(options: argparse.Namespace) -> Path:
-    """Export the checkpoint, and import only the modules that the format needs."""
+    """Export the checkpoint, and return the path of the exported file or folder.
+
+    Only the modules that the requested format needs are imported.
+    """
     if options.format == "gguf":
         from flap.checkpoint.export.gguf.export import export_gguf
 

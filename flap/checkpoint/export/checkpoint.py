@@ -1,4 +1,4 @@
-"""Read checkpoints for exports, and check that the engine supports a model's settings."""
+"""Read checkpoints for exports, and check that an inference engine supports a model's settings."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -110,7 +110,7 @@ def check_installed(kind: str, *modules: str) -> None:
 def check_setting(kind: str, name: str, value: object, allowed: Iterable[object]) -> None:
     """Check that an inference engine supports the value that a setting has in the model.
 
-    kind: the export format, a key of `ENGINES`, which names the engine.
+    kind: the name of the export format, which is a key of `ENGINES`.
     allowed: the values that the engine supports.
 
     Raises:

@@ -1,4 +1,7 @@
-"""Convert Gemma 3 text models for llama.cpp, which needs layers of one width without biases."""
+"""Convert Gemma 3 text models for llama.cpp.
+
+llama.cpp's architecture for Gemma 3 needs layers of equal width, and supports no biases.
+"""
 
 from gguf import GGUFWriter, RopeScalingType
 from torch import Tensor

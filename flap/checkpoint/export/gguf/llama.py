@@ -73,7 +73,10 @@ def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
 
 
 def add_llama_rope(writer: GGUFWriter, config: PreTrainedConfig) -> None:
-    """Write the hyperparameters of the RoPE, except the factors of Llama 3."""
+    """Write the hyperparameters of the RoPE.
+
+    The factors of Llama 3's RoPE are not written here, because they are a tensor (`rope_factors`).
+    """
     rope, _ = ropes(config)
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_rope_dimension_count(head_dim(config))

@@ -88,8 +88,9 @@ def opened(
     """Return a GGUF writer with the hyperparameters of a model, and the tensors to write with it.
 
     Raises:
-        ValueError: a file of the checkpoint is damaged; or llama.cpp's architecture lacks one of
-            the tensors, or needs layers of equal width.
+        ValueError: a file of the checkpoint is damaged; llama.cpp's architecture lacks one of the
+            tensors; or the architecture needs layers of equal width and no biases, but the layers
+            differ in width or have biases.
     """
     family = gguf_family(config)
     tensors = llama_cpp_tensors(Shards(checkpoint), config)

@@ -1,4 +1,4 @@
-"""Find the GGUF file from which the model of a checkpoint was loaded before pruning."""
+"""Find the GGUF file from which the dense model of a checkpoint was loaded."""
 
 from pathlib import Path
 
@@ -8,10 +8,11 @@ from flap.storage import load_json
 
 
 def source_gguf(model: str) -> Path | None:
-    """Return the GGUF file from which a model was first loaded, or None if there is no such file.
+    """Return the GGUF file of a model, or of the dense model from which it was pruned.
 
-    The flap.json of a checkpoint names the model that was pruned. If this model is itself a pruned
-    checkpoint, its flap.json is read as well.
+    If `model` is a checkpoint of flap, its flap.json names the model from which it was pruned. That
+    model may be a checkpoint of flap, too. Return None if no GGUF file is found, or if pruning has
+    also trimmed the vocabulary.
 
     model: a hub id or a directory.
 
@@ -38,7 +39,7 @@ def _pruned_from(model: str) -> str:
         return ""
     try:
         config = load_json(label)["provenance"].get("config", {})
-        trimmed = bool(config.get("vocabulary"))  # the GGUF has the untrimmed tokenizer
+        trimmed = bool(config.get("vocabulary"))  # the GGUF's tokenizer is not trimmed
         path = "" if trimmed else str(config.get("model", {}).get("path", ""))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = one_line(error, 300)

@@ -1,8 +1,8 @@
 """Find the tokenizer of llama.cpp that is equivalent to a tokenizer of transformers.
 
 Each kind of tokenizer in llama.cpp has fixed steps that split a text before BPE merges tokens. This
-module recognises the kind by these steps. If no kind has the steps of a tokenizer, the tokenizer is
-refused, because llama.cpp would split texts differently than the tokenizer does.
+module recognises the kind by these steps. If no kind has the steps of a tokenizer, the export
+raises an error, because llama.cpp would split texts differently than the tokenizer does.
 """
 
 from typing import Any, NamedTuple
@@ -108,7 +108,7 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
 
     if not pre_tokenizer and steps == [prepend, replace]:
         return True
-    # Gemma's pre-tokenizer splits at spaces, but the normalizer has replaced all of them
+    # Gemma's pre-tokenizer splits at spaces, but the normalizer has replaced all spaces
     if steps == [replace] and pre_tokenizer.get("pattern") == {"String": " "}:
         return False
     match pre_tokenizer.get("pretokenizers", pre_tokenizer):

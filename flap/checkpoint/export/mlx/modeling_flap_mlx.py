@@ -1,8 +1,8 @@
 """A model for mlx-lm whose layers may differ in width. This file is saved with the weights.
 
-First, mlx-lm's model of the base architecture is built. Then each parameter gets the shape of its
-tensor in the safetensors files. Each attention module gets its number of heads and its sliding
-window from `config.json`.
+First, mlx-lm's model of the base architecture (the architecture before pruning) is built. Then each
+parameter gets the shape of its tensor in the safetensors files. Each attention module gets its
+number of heads and its sliding window from `config.json`.
 
 This file was written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
@@ -76,9 +76,10 @@ class PrunedMixin:
     """A model whose parameters get the shapes of the loaded tensors."""
 
     def sanitize(self, weights):
-        """Give each parameter the shape of its tensor in `weights`.
+        """Give each parameter of the model the shape that its tensor has in `weights`.
 
-        Return `weights` with mlx-lm's names of the tensors.
+        mlx-lm calls this method before it loads the weights, and then loads the dict that the
+        method returns: the tensors in `weights`, under the names that they have in mlx-lm's model.
         """
         for old, new in RENAMED.get(self.model_type, {}).items():
             weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
