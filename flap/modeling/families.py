@@ -1,4 +1,8 @@
-"""The table of model families: for each `model_type` of a config, the names of the modules."""
+"""The table of model families.
+
+For each `model_type` of a config, it contains the names of the modules and config keys that flap
+needs to prune a model of this type.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +35,8 @@ class Family:
     # names of the RMS norms that each normalise all outputs of an input projection, in the order of
     # `attention_inputs`
     attention_norms: tuple[str, ...] = ()
-    # names of other parameters of the attention that have the same number of values for each head
+    # names of other parameters of the attention, such as gpt-oss's `sinks`, that have the same
+    # number of values for each head
     attention_vectors: tuple[str, ...] = ()
     # path of the output projection in layers whose attention cannot be divided into heads; empty if
     # the family has no such layers

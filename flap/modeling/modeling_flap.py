@@ -165,7 +165,7 @@ def _head_dims(widths):
 
 
 def check_for_vllm(widths, ranks):
-    """Raise a ValueError of one line if vLLM cannot divide the widths among its processes.
+    """Raise a ValueError if vLLM cannot divide the widths among its processes.
 
     ranks: vLLM's `tensor_parallel_size`. Each process gets an equal part of the heads and neurons
     of every layer.
@@ -211,7 +211,7 @@ def share_config(model):
     """
     config = model.config.get_text_config()
     language_model = decoder(model)
-    language_model.config = config  # replaces the copy that transformers has made
+    language_model.config = config  # replaces transformers' copy of the config
     if hasattr(language_model, "rotary_emb"):
         language_model.rotary_emb.config = RotaryConfig(
             config, _head_dims(config.to_dict()["per_layer_config"])
