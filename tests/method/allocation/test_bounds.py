@@ -36,7 +36,7 @@ def bound(most: float, head: float, neuron: float, fixed: float = 0.0) -> Bound:
 
 
 def asked(architecture: str, biases: Biases, **target: float) -> Budget:
-    """Return the budget of a tiny float32 model, for a target and a context of 100 tokens."""
+    """Return the budget of a tiny float32 model, given its targets. The context has 100 tokens."""
     dense = budget_of(architecture, 0.0)
     adapter = adapt(model_of(architecture))
     targets = TargetConfig(**target, context=100)
@@ -137,7 +137,9 @@ def test_parameters_are_within_one_unit(architecture: str, name: str, share: flo
         assert realised == total(architecture)
     elif name in ONE_RANKING:
         assert_no_unit_fits(budget, widths)
-    else:  # the plan may miss the target by one unit, as layers are equal or there are two rankings
+    else:
+        # The total may be less than the target by about one head or neuron, because UL-UM and UL-MM
+        # prune all layers equally, and AL-MM ranks heads and neurons separately.
         largest = max(units.price for layer in budget.layers for units in layer)
         assert most - realised <= 1.1 * largest
 
@@ -153,7 +155,7 @@ def test_parameters_are_within_one_unit(architecture: str, name: str, share: flo
 )
 def test_several_targets_hold_together(name: str, size: float, cache: float) -> None:
     # The bytes of the KV cache: 4 layers · 4 KV heads · 2 (keys and values) · 8 channels · 100
-    # tokens · 4 bytes per number.
+    # tokens · 4 bytes per value.
     cache_bytes = 4 * 4 * 2 * 8 * 100 * 4
     target = {
         "bytes": 4 * size * total("llama-gqa"),

@@ -2,7 +2,7 @@
 
 A plan says which heads and neurons stay. Within these limits, no plan with the same numbers of
 heads, or with the same ranking of heads and neurons, is nearer to the budget (the number of
-parameters to remove). To check this, the tests compare the plan with all such plans.
+parameters to remove). To check this, the tests compare flap's plan with all such plans.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def small_scores(seed: int) -> Scores:
 
 
 def missed(plan: PruningPlan, budget: Budget) -> float:
-    """Return by how many parameters a plan removes too much or too little."""
+    """Return how far the number of parameters that a plan removes is from the budget."""
     return abs(budget.total - budget.kept(plan) - budget.to_remove)
 
 
@@ -103,7 +103,7 @@ def widths(structure: Structure) -> list[Width]:
 
 
 def nearest(budget: Budget, allowed: Callable[[Width, Width], bool], structure: Structure) -> float:
-    """Return by how many parameters the nearest plan that `allowed` accepts misses the budget.
+    """Return how far the best plan that `allowed` accepts is from the budget, in parameters.
 
     allowed: whether a plan is accepted, given the widths of its two layers.
     """

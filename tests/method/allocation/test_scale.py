@@ -111,9 +111,10 @@ def mlp_output(model: PreTrainedModel, layer: int) -> torch.Tensor:
 
 
 def test_an_experts_error_is_the_error_of_its_layer() -> None:
-    """The error of an expert's neuron is the mean squared change of the layer's output without it.
+    """The error of an expert's neuron is the change of the layer's output if the neuron is removed.
 
-    To check this, the test removes the worst neuron of each expert.
+    The change is measured as the mean squared norm of the difference. To check the error, the test
+    removes the worst neuron of each expert.
 
     The router of this tiny Mixtral sends each token to one expert, with the weight 1.
     """

@@ -49,14 +49,15 @@ CASES = [
     # 22.4 parameters should be removed: one head of layer 1 (10), and 4.1 neurons. Layer 0 can lose
     # only three neurons, so layer 1 loses the fourth.
     (ULMM(remove_heads=1), 0.35, "11 0001", "10 1101"),
-    # 38.4 parameters should stay. Three heads have 30, and three neurons (9) are nearest to the
-    # remaining 8.4.
+    # 38.4 parameters should stay. Three heads have 30 parameters, so 8.4 parameters remain for
+    # neurons. Three neurons (9) are nearest to that.
     (ALMM(remove_heads=1), 0.4, "01 0011", "11 0001"),
-    # 32 parameters should stay. The ranking up to L0n2 has 29, and up to L1h1 39; 29 is nearer.
+    # 32 parameters should stay. The units of the ranking up to L0n2 have 29 parameters, and the
+    # units up to L1h1 have 39. 29 is nearer to 32.
     (ALAM(), 0.5, "01 0011", "10 0001"),
-    # 38.4 parameters should stay. The ranking up to L1h1 has 39.
+    # 38.4 parameters should stay. The units of the ranking up to L1h1 have 39.
     (ALAM(), 0.4, "01 0011", "11 0001"),
-    # 44.8 parameters should stay. The ranking up to L0n1 and L1n0 has 45.
+    # 44.8 parameters should stay. The units of the ranking up to L0n1 and L1n0 have 45.
     (ALAM(), 0.3, "01 0111", "11 1001"),
     # 60.8 parameters should stay. All units except L0n0 have 61.
     (ALAM(), 0.05, "11 0111", "11 1111"),
@@ -78,7 +79,10 @@ def test_by_hand(structure: Structure, ratio: float, first: str, second: str) ->
     ],
 )
 def test_experts_by_hand(to_keep: float, kept: str) -> None:
-    """Layer 0 has two experts of two neurons, with the scores -1.16, -.39 and .39, 1.16.
+    """Layer 0 has two experts of two neurons each.
+
+    The standardised scores of the neurons are -1.16 and -.39 in the first expert, and .39 and 1.16
+    in the second.
 
     A unit of this layer is one neuron of each expert, and has 6 parameters. The layer has two
     units, with the mean scores .39 and -.39. In the ranking, L0h1, L1h0, the better unit of layer 0

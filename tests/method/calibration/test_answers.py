@@ -109,9 +109,9 @@ def _document(
     tokenizer: PreTrainedTokenizerBase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Text:
-    """Return the calibration text that a prompt and an answer with these tokens give.
+    """Return the calibration text that consists of a prompt and an answer with these token ids.
 
-    The prompt has no chat template.
+    The prompt is not formatted with a chat template.
     """
     monkeypatch.setattr("flap.method.calibration.answers.continued", lambda *_: [answer_ids])
     prompt = Prompt(({"role": "user", "content": asked},), None)

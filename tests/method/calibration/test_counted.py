@@ -1,7 +1,8 @@
-"""Statistics leave out the tokens that do not count, which are False in the mask of a batch.
+"""Statistics leave out the tokens that do not count: those that are False in the mask of a batch.
 
-In these tests, they are mostly at the end of each window. Later tokens do not change the hidden
-states of earlier tokens, so the statistics are the same as for windows without these last tokens.
+In these tests, the tokens that do not count are mostly at the end of each window. Later tokens do
+not change the hidden states of earlier tokens, so the statistics are the same as for windows
+without these last tokens.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Covariances of channels agree with their definition, however tokens are divided into batches.
 
-They also agree if statistics of several sets of tokens are merged. flap computes covariances from
-co-moments: for each pair of channels, the sum of the products of their deviations from their means.
-Memory holds the co-moments of only one layer at a time.
+Covariances also agree with their definition if statistics of several sets of tokens are merged.
+flap computes covariances from co-moments: for each pair of channels, the sum of the products of
+their deviations from their means. Memory holds the co-moments of only one layer at a time.
 """
 
 import weakref
@@ -212,7 +212,7 @@ class OneAtATime(Calibration):
 class Watched(Iterator[tuple[int, LayerStatistics | None]]):
     """An iterator over visits of layers.
 
-    Before each visit, it checks that the co-moments of earlier layers are freed.
+    Before each visit, the iterator checks that the co-moments of earlier layers are freed.
     """
 
     def __init__(self, visits: Visits) -> None:
@@ -232,8 +232,8 @@ class Watched(Iterator[tuple[int, LayerStatistics | None]]):
 def test_one_layer_is_in_memory() -> None:
     """At any time, only one layer has co-moments in memory.
 
-    The test covers scoring, the trials of structure=search, compression, and pruning layer by
-    layer.
+    The test covers scoring, the trials of structure=search (each prunes one block), compression,
+    and pruning layer by layer.
     """
     calibration = OneAtATime(Resident(tiny_model("llama-gqa")), Batch.of(WINDOWS), 4, [])
     linear = LinearCompensation()

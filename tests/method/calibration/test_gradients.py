@@ -254,7 +254,8 @@ def test_to_first_order_the_loss_falls_by_the_effect() -> None:
 def test_a_layer_that_lacks_a_block_has_no_effects_there() -> None:
     """A layer of Nemotron-H has only one block: an attention, an MLP, experts or a state space.
 
-    So its attention or its MLP has no units in flap, and an empty tensor of effects.
+    A layer without attention or without MLP has no units of this kind, so its tensor of effects is
+    empty.
     """
     model = random_model(mixtures.TestNemotronH.configs["mixture"])
     found = effects(model, Batch.of(tokens()))

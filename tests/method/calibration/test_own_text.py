@@ -1,4 +1,4 @@
-"""Text that a model writes is sampled from the model's distribution, and is reproducible.
+"""Text that a model generates is sampled from the model's distribution, and is reproducible.
 
 Such a text contains no sequences that repeat themselves in a loop.
 """
@@ -67,7 +67,7 @@ def test_the_text_of_a_training_is_not_that_of_the_calibration(windows: Windows)
 def test_a_text_goes_on_where_it_was_interrupted(
     windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A text that is continued after an interruption equals a text without an interruption.
+    """A text that is continued after an interruption equals a text that was generated at once.
 
     Each batch of sequences has its own seed, so an interruption changes no later batch.
     """
@@ -166,7 +166,7 @@ def test_attention_of_one_query_is_what_transformers_computes(
 
 def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> None:
     model = tiny_model("llama-gqa")
-    with torch.no_grad():  # make the model write the same token all the time
+    with torch.no_grad():  # make the model generate the same token all the time
         model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         model.lm_head.weight.zero_()[7] = 1.0
     with pytest.raises(

@@ -1,7 +1,7 @@
 """Linear compensation agrees with least squares, and is never worse than bias compensation.
 
-The result of linear compensation is always finite. Held-out tokens measure the error of a fit to
-the other tokens.
+The result of linear compensation is always finite. The error of a fitted map is measured on
+held-out tokens, which are not used for the fit.
 """
 
 import pytest
@@ -98,9 +98,9 @@ def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
 
     An expert has no held-out tokens if the router sends none to it.
 
-    trial: whether structure=search only tries to prune these channels. In such a trial, fits are
-    compared on held-out tokens only if there are few tokens, as here: fewer than two for each
-    channel.
+    trial: whether structure=search only tries to prune these channels. In such a trial, the fitted
+        map is compared with the bias on held-out tokens only if there are few tokens, as here:
+        fewer than two tokens for each channel.
     """
     activation_TI = noise(30, 20) + 3
     weight_OI = noise(4, 20, seed=1)

@@ -19,7 +19,10 @@ from tests.helpers.pruned import logits
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("architecture", quick(3, ARCHITECTURES))
 def test_masked_equals_sliced(architecture: str, structure: str) -> None:
-    """To cover all metrics and compensations, the cases use them in turn."""
+    """Each case uses one metric and one compensation.
+
+    Together, the cases cover all metrics and all compensations.
+    """
     turn = list(ARCHITECTURES).index(architecture) + list(STRUCTURES).index(structure)
     metric = list(METRICS)[turn % len(METRICS)]
     compensation = list(COMPENSATIONS.values())[turn % len(COMPENSATIONS)]

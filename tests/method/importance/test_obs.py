@@ -1,4 +1,7 @@
-"""OBS agrees with values computed by hand, and with errors of least squares on kept channels."""
+"""OBS agrees with values computed by hand, and with errors of least-squares fits.
+
+The fits predict the outputs of the dense projection from the kept channels.
+"""
 
 from collections.abc import Sequence
 
@@ -29,7 +32,7 @@ def weights(outputs: int, channels: int, seed: int = 100) -> Tensor:
 def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -> float:
     """Return the mean squared error of outputs that least squares predicts from the kept channels.
 
-    The fit also has a constant.
+    The fit also has an intercept.
     """
     wanted_TO = (activation_TI @ weight_OI.T).double()
     ones_T1 = torch.ones(len(activation_TI), 1)

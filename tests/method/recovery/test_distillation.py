@@ -40,8 +40,9 @@ from tests.method.recovery.small import (
     windows,
 )
 
-# Options for tests in which the number of training steps does not matter. They train for 17 steps,
-# whereas FULL and LORA train for 40. The model is evaluated after every 16 steps and at the end.
+# Options for tests in which the number of training steps does not matter. With these options,
+# training has 17 steps, whereas it has 40 steps with FULL and LORA. The model is evaluated after
+# every 16 steps and at the end.
 SHORT = replace(FULL, tokens=17 * FULL.tokens_a_step)
 SHORT_LORA = replace(LORA, tokens=17 * LORA.tokens_a_step)
 CASES = {

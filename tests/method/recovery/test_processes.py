@@ -21,7 +21,7 @@ SHORT = replace(FULL, tokens=4 * 8 * SEQ_LEN, held_out=7)
 
 
 def train(model_dir: Path, folder: Path) -> None:
-    """Train a tiny pruned model, in one process or as one of several processes.
+    """Train a tiny pruned model in this process, which may be one of several.
 
     Each process writes the summary of the training and the weights to a subfolder of `folder`,
     which is named after the rank of the process.

@@ -1,4 +1,4 @@
-"""Complete runs with training report what was trained, and resume if they were killed."""
+"""Complete runs with training report the training, and resume the training if they were killed."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -50,7 +50,11 @@ def test_the_mean_weighs_windows_equally_in_any_batches() -> None:
 
 @pytest.mark.parametrize("share", [1.0, 0.4])
 def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
-    """Loss and gradient agree with the formula, also if the mask leaves out some tokens."""
+    """The loss and its gradient agree with the formula of the KL divergence.
+
+    They also agree if the mask leaves out some tokens: the loss is then the mean over the
+    predictions of all other tokens.
+    """
     model = compressed()
     dense = tiny_model("llama-gqa")
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +66,7 @@ def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
     nats_NTV = log_p_NTV.exp() * (log_p_NTV - log_q_NTV)
     nats_P = nats_NTV.sum(-1).flatten()
     predicted_P = windows.predicted_P
-    if predicted_P is not None:  # None if the mask leaves out no prediction
+    if predicted_P is not None:  # None if the mask leaves out no predicted token
         nats_P = nats_P[predicted_P]
     expected = nats_P.mean()
 

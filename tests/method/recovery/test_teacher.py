@@ -26,7 +26,7 @@ from tests.method.recovery.small import FULL, SEQ_LEN
 
 
 class Case(NamedTuple):
-    """A tiny model with a trimmed vocabulary, its teacher, and windows of the model's tokens."""
+    """A tiny model with a trimmed vocabulary, its teacher, and windows of kept tokens."""
 
     model: PlacedModel
     teacher: UntrimmedTeacher
@@ -70,7 +70,7 @@ def test_predictions_are_learnt_at_common_places_and_tokens_elsewhere() -> None:
 
 
 def test_if_all_tokens_stay_the_teacher_is_the_dense_model() -> None:
-    """The targets of a model that keeps all tokens are those of a model that is not trimmed.
+    """For a model that keeps all tokens, the targets are the same as for an untrimmed model.
 
     At the last position of a window, nothing is learnt, because the next token is not known.
     """

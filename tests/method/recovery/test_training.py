@@ -41,9 +41,11 @@ from tests.method.recovery.small import FULL, LORA, compressed, dense, equal, re
 def test_the_best_is_kept_and_training_ends_without_a_new_one(
     nats: list[float], patience: int, evaluations: int, best: int, tmp_path: Path
 ) -> None:
-    """Training ends after `evaluations` losses, and BEST has the parameters of the step `best`.
+    """Training ends after `evaluations` measured losses, and the file BEST has the best parameters.
 
-    nats: the losses that are measured, one in each step.
+    The best parameters are those of step `best`.
+
+    nats: the losses on held-out windows, in nats. One loss is measured after each step.
     """
     student = nn.Linear(1, 1)
     keep = KeepBest(student, patience, tmp_path / BEST)

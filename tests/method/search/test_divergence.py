@@ -42,8 +42,8 @@ def kl_divergence(p_V: Tensor, q_V: Tensor) -> Tensor:
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows: Batch) -> float:
     """Return the mean of KL(dense ‖ pruned) over every fourth prediction.
 
-    If the mask leaves out some tokens, return the mean over all predictions of tokens that the mask
-    contains.
+    If the mask leaves out some tokens, return the mean over all predictions of tokens that are True
+    in the mask.
     """
     p_NTV = dense(input_ids=windows.tokens_NT).logits.double().softmax(-1)
     q_NTV = pruned(input_ids=windows.tokens_NT).logits.double().softmax(-1)
@@ -161,7 +161,7 @@ def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("texts", ["011001", "100000", "000002", "333333"])
 def test_the_text_that_loses_most_decides(texts: str, reverse: bool) -> None:
-    """If the held-out windows come from two texts, the larger of the texts' divergences is used.
+    """If the held-out windows come from two texts, the larger of the two divergences counts.
 
     Each digit of `texts` names the text of a window. The first window and the last window are held
     out.

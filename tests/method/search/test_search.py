@@ -137,7 +137,7 @@ def units_of_block(layer: int, block: str, nats_U: Tensor) -> list[Unit]:
 
 
 class KnownNats:
-    """A replacement for the measured divergence, with known nats for each unit.
+    """A replacement for the measurement of divergences, with known nats for each removed unit.
 
     A removed unit costs its score times a factor of its block (the attention or MLP of a layer),
     whatever other units are removed.

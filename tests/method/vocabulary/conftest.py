@@ -8,7 +8,7 @@ from tests.helpers.tokenizers import TEXT, VOCAB, smollm
 
 @pytest.fixture(scope="session")
 def words_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny LLaMA with a byte-level tokenizer, and return the folder of both."""
+    """Save a tiny LLaMA and a byte-level tokenizer in a folder, and return this folder."""
     path = tmp_path_factory.mktemp("model") / "tiny-words"
     tokenizer = smollm()
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}

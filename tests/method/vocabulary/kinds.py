@@ -46,8 +46,8 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """Return the names of a text's tokens.
+    """Return the tokens of a text as strings.
 
-    Unlike its id, the name of a token does not change if other tokens are removed.
+    Unlike its id, the string of a token does not change if other tokens are removed.
     """
     return tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)

@@ -1,4 +1,4 @@
-"""`Alignment` compares the tokens that two tokenizers make of a text.
+"""`Alignment` compares the tokens into which two tokenizers split the same text.
 
 It finds the positions in the text where both lists of tokens have a boundary, and where the token
 after this boundary is the same.

@@ -20,7 +20,7 @@ from tests.helpers.tokenizers import TEXT, VOCAB
 WIDTH = 32  # number of parameters in one row of the tied embedding
 HEAD = 1536  # number of parameters of a KV head with its query heads, the largest removable unit
 CONTEXT = ("target.context=100",)
-# Bytes of the KV cache: 2 (keys and values) · 4 bytes per number · 4 layers · 4 KV heads · 100
+# Bytes of the KV cache: 2 (keys and values) · 4 bytes per value · 4 layers · 4 KV heads · 100
 # tokens · 8 channels.
 CACHE = 2 * 4 * 4 * 4 * 100 * 8
 # For each target: the cost of a parameter, and the cost of everything in the dense model except
@@ -119,7 +119,7 @@ def test_what_is_told_if_trimming_reaches_the_target(
 def test_what_the_model_answers_is_counted(
     arguments: Arguments, words_dir: Path, tmp_path: Path
 ) -> None:
-    """A run also counts the tokens of the answers that the model writes to the prompts.
+    """A run also counts the tokens of the answers that the model generates to the prompts.
 
     Before the model has answered, a dry run counts only the tokens of the prompts, and says that
     the number of tokens that stay is approximate.

@@ -1,4 +1,4 @@
-"""Complete runs trim the vocabulary, and change only what depends on it."""
+"""Complete runs with vocabulary=trim change only what depends on the vocabulary."""
 
 import json
 from collections.abc import Callable

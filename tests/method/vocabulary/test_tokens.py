@@ -111,10 +111,10 @@ def test_with_the_fewest_tokens_spaces_still_go_there_and_back(kind: str) -> Non
 
 
 def test_of_two_ways_to_a_token_the_one_that_is_used_stays() -> None:
-    """The vocabulary of LLaMA has merges for several ways to form a token from its parts.
+    """LLaMA's tokenizer has merges for several ways to form a token from its parts.
 
-    The tokenizer makes "abc" from "a" and "bc", because the merge to "bc" comes first. So "abc"
-    needs "bc", and does not need "ab".
+    The tokenizer makes "abc" from "a" and "bc", because the merge that forms "bc" comes first in
+    the list. So "abc" needs "bc", and does not need "ab".
     """
     merges = [
         ["b", "c"],
