@@ -1,6 +1,6 @@
 """If the LM head in a GGUF file is a copy of the embedding, flap ties the two matrices.
 
-The head may have another quantised type than the embedding.
+The LM head and the embedding may have different quantised types in the file.
 """
 
 import json

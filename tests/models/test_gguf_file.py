@@ -156,7 +156,7 @@ def test_files_of_others_are_dequantised_once_with_all_that_belongs_to_them(
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert found(path, tmp_path / "cache").fingerprint == source.fingerprint
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    # Write a file with the same name and size, but other content.
+    # Write a file with the same name and size, but different content.
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
     assert found(path, tmp_path / "cache").path != source.path
 

@@ -1,4 +1,4 @@
-"""At every `model.placement`, a model has the outputs that transformers computes.
+"""At every `model.placement`, a model computes the same outputs as when transformers loads it.
 
 While a layer is in use, its weights are in memory.
 """
@@ -259,8 +259,8 @@ def test_changed_layers_become_its_files(
     """With `stream`, each changed layer is in a file of its own until the checkpoint is written.
 
     If possible, the files of the checkpoint are hard links to these files, and need no additional
-    disk space. They are copies if the cache is on another disk, or if the tensors have other names
-    in the checkpoint.
+    disk space. The files of the checkpoint are copies if the cache is on another disk, or if the
+    tensors have different names in the checkpoint.
     """
     placed = placed_at("stream", directory, tmp_path / "work")
     for i in (0, 1):

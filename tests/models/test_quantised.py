@@ -24,10 +24,10 @@ PLAIN = {torch.bfloat16, torch.float32}  # dtypes of dequantised weights (router
 
 
 def in_mxfp4(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a gpt-oss in MXFP4, the format in which the real model is published.
+    """Return the tensors of a tiny gpt-oss in MXFP4, the format in which gpt-oss is published.
 
-    Each byte of its experts holds two values of four bits, and every 32 values have a scale. This
-    function also saves the config to the folder.
+    Each byte of the experts' weights holds two values of four bits, and every 32 values have a
+    scale. This function also saves the config to the folder.
     """
     wide = deepcopy(GptOss.configs["gqa"])
     tensors = {}

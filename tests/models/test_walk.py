@@ -1,4 +1,4 @@
-"""A `Walk` visits each layer once, with the same hidden states as the model's forward pass.
+"""A `Walk` runs a model layer by layer, with the same hidden states as the model's forward pass.
 
 An interrupted walk resumes at the first layer that is not finished.
 """
@@ -148,7 +148,7 @@ def test_an_interrupted_walk_goes_on(
 ) -> None:
     """A resumed walk gives the same hidden states, to the bit, as an undisturbed walk.
 
-    No unused files stay in its folder.
+    No unused files stay in the folder of the walk.
     """
     placed = placed_at(placement, model_dir)
     folder = tmp_path / "walk"
@@ -186,7 +186,10 @@ def test_a_journal_that_nobody_can_read_is_a_first_start(model_dir: Path, tmp_pa
 
 
 def cut(placed: PlacedModel) -> Visit:
-    """Return a function that removes the same heads and neurons from each layer."""
+    """Return a function that prunes layer i.
+
+    The function removes the same heads and neurons from every layer.
+    """
     plan = LayerPlan((0, 3), tuple(range(0, 56, 3)))
     return lambda i: slice_layer(placed.adapter, i, plan, NoCompensation(), None)
 

@@ -187,10 +187,11 @@ def test_statistics_are_those_of_routed_activations_over_all_tokens(family: str)
 
 
 def test_an_expert_is_scored_by_its_routed_output_error() -> None:
-    """The score of an expert e is E‖y_e − E y_e‖², where y_e is its output times its router weight.
+    """The score of an expert e is E‖y_e − E y_e‖².
 
-    The expectation E is over tokens. OBS computes this score exactly. WIFV computes it under the
-    assumption that the neurons of the expert are independent.
+    y_e is the output of the expert times its router weight, and the expectation E is over tokens.
+    OBS computes this score exactly. WIFV computes it under the assumption that the neurons of the
+    expert are independent.
     """
     model = random_model(config_of("mixtral"))
     windows_NT = tokens(windows=60)
@@ -251,8 +252,8 @@ def saved(
 ) -> dict[str, Saved]:
     """Save two pruned models of every family.
 
-    In the first model, all layers have the same number of experts. In the second model, they have
-    different numbers of experts.
+    In the first model, all layers have the same number of experts. In the second model, the layers
+    have different numbers of experts.
     """
     root = tmp_path_factory.mktemp("experts")
     made = {}

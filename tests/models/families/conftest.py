@@ -35,11 +35,11 @@ FRESH = {"TestLlama"}  # the families whose checkpoints `make test` loads in a n
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrize the tests of a family by its variants, which are tiny configs.
+    """Run each test of a model family once for each variant (tiny config) of the family.
 
-    Of each family in QUICK, `make test` runs only the last variant, which has most of the options.
-    Of the tests that load checkpoints in a new process, `make test` runs only those of the families
-    in FRESH.
+    For a family in QUICK, `make test` tests only the last variant, which has most of the options.
+    `make test` loads checkpoints in a new process only for the families in FRESH. The mark `long`
+    excludes all other cases from `make test`.
     """
     if "variant" in metafunc.fixturenames:
         loads = "found" in metafunc.fixturenames
@@ -52,9 +52,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def every_variant(
     request: pytest.FixtureRequest, fixture: str
 ) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
-    """Yield family, name and config of each variant that a selected test with this fixture uses.
+    """Yield the test class, the name and the config of each variant for which a test is selected.
 
-    Only tests in the test file of `request` are considered.
+    A variant is a tiny config of a model family. Only tests that use the given fixture and are in
+    the test file of `request` are considered.
 
     fixture: the name of the fixture.
     """
@@ -78,7 +79,7 @@ def all_saved(
     tmp_path_factory: pytest.TempPathFactory,
     tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, Saved]:
-    """Save every variant of the families in a test file, after pruning it by 40 %."""
+    """Save a tiny model, pruned by 40 %, of each variant that is tested in a test file."""
     root = tmp_path_factory.mktemp("families")
     made = {}
     for _, name, config in every_variant(request, "saved"):
@@ -95,9 +96,10 @@ def all_uniform(
     tmp_path_factory: pytest.TempPathFactory,
     tokenizer: PreTrainedTokenizerFast,
 ) -> dict[str, Saved]:
-    """Save every variant of the families in a test file, pruned to the same width in all layers.
+    """Prune tiny models to equal widths in all layers, and save them.
 
-    Each variant is saved with bias compensation and without compensation.
+    There are two models for each variant that the test file tests: one with bias compensation, and
+    one without compensation.
     """
     root = tmp_path_factory.mktemp("uniform")
     made = {}

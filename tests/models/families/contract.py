@@ -1,4 +1,4 @@
-"""The tests that every family must pass.
+"""The tests that every model family must pass.
 
 Each family is tested by a subclass of `FamilyContract` with tiny configs.
 """
@@ -37,13 +37,13 @@ COMPENSATIONS = {"none": NoCompensation(), "bias": BiasCompensation()}
 class FamilyContract:
     """The tests of a family of models. A subclass sets the following attributes for its family."""
 
-    configs: ClassVar[dict[str, PreTrainedConfig]]  # the tiny configs of all tested variants
+    configs: ClassVar[dict[str, PreTrainedConfig]]  # tiny configs of the family, by variant name
     # Config keys that must still have an effect after the model is pruned and reloaded, each with a
     # value that no variant has.
     features: ClassVar[dict[str, Any]] = {}
     neurons: ClassVar[str] = "intermediate_size"  # the config key for the width of an MLP
-    # A structure that gives all layers the same width, in a form that the family's config in
-    # transformers can describe.
+    # A structure that prunes all layers to the same widths, such that the family's config in
+    # transformers can describe the pruned model.
     uniform: ClassVar[Structure] = ULUM()
     uniform_ratio: ClassVar[float] = 0.5  # the ratio at which `uniform` is tested
     # whether the family's config in transformers can describe the biases that compensation adds
@@ -51,7 +51,7 @@ class FamilyContract:
     # Whether a pruned checkpoint of this family can be stock, which means that transformers loads
     # it without code of flap.
     stock: ClassVar[bool] = True
-    # tolerance for logits, which can depend on the memory addresses of tensors
+    # tolerance for logits, whose rounding can depend on the memory addresses of tensors
     rounding: ClassVar[float] = 0.0
     # flap prunes no matrix whose name contains one of these strings.
     stays: ClassVar[tuple[str, ...]] = ()
@@ -76,7 +76,7 @@ class FamilyContract:
     def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
         """Return the number of KV heads in a layer, and the number of query heads per KV head.
 
-        An attention that flap does not prune has the numbers (1, 1).
+        An attention that flap does not prune counts as one KV head with one query head.
         """
         groups = getattr(config, "num_key_value_heads", config.num_attention_heads)
         return groups, config.num_attention_heads // groups
@@ -297,7 +297,7 @@ class FamilyContract:
         }
 
     def test_an_earlier_checkpoint_has_the_same_modules(self, saved: Saved) -> None:
-        """config.json names the pruned modules as flap's table of families does.
+        """The names of the pruned modules in config.json are those in flap's table of families.
 
         In earlier versions of flap, config.json did not name these modules, so flap reads the names
         from the table when it loads such a checkpoint.
@@ -324,7 +324,7 @@ class FamilyContract:
 
 
 def keys_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return a config as one dict. Keys of a sub-config have names such as `text_config.x`."""
+    """Return a config as a flat dict. Keys of a sub-config have names such as `text_config.x`."""
     parts = {
         name: part.to_dict()
         for name in config.sub_configs
@@ -348,8 +348,8 @@ def is_stock(directory: Path) -> bool:
 def less_one_unit(whole: LayerPlan, units: Pair[Units]) -> Iterator[tuple[LayerPlan, int]]:
     """Yield two plans of a layer, and the number of parameters that each plan removes.
 
-    The first plan removes the second attention unit, and is left out if the layer has only one. The
-    second plan removes the second MLP unit.
+    The first plan removes the second attention unit, and is left out if the layer has only one
+    attention unit. The second plan removes the second MLP unit.
     """
     heads, neurons = whole
     if len(heads) > 1:

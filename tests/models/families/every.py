@@ -1,4 +1,4 @@
-"""All families that are tested by `FamilyContract`."""
+"""Lists of all model families that are tested by `FamilyContract`."""
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

@@ -14,8 +14,9 @@ TABLE = Path(flap.__file__).parents[1] / "docs" / "families.md"
 CONTRACTS = {next(iter(one.configs.values())).model_type: one for one in EVERY}
 
 
-# For modules that flap does not prune: the start of the module's name, and the text in the table.
-# The table does not list routers, which flap does not prune in any family.
+# The keys are the beginnings of the names of modules that flap does not prune. The values are the
+# texts that stand for these modules in the table. The table does not list routers, which flap does
+# not prune in any family.
 STAYS = {
     "linear_attn": "linear attention",
     "mamba": "state space",

@@ -1,6 +1,6 @@
 """Vision-language models pass all tests of a family, and further tests with images and sound.
 
-flap prunes only the language model in them.
+In a vision-language model, flap prunes only the language model.
 """
 
 # ruff: noqa: RUF012 - FamilyContract annotates attributes of its subclasses as ClassVar
@@ -89,7 +89,7 @@ class SeesImages:
         return model(**self.inputs() | changes, use_cache=False).logits
 
     def said(self, model: PreTrainedModel) -> Tensor:
-        """Return the tokens of the prompts and of the text that the model writes after them."""
+        """Return the tokens of the prompts and of the text that the model generates after them."""
         return model.generate(**self.inputs(), max_new_tokens=6, min_new_tokens=6, do_sample=False)
 
     def test_an_image_is_seen_as_the_masked_model_sees_it(

@@ -37,9 +37,9 @@ MULTIPLIERS = {
 def both(
     config: type[PreTrainedConfig], mha: dict[str, Any], gqa: dict[str, Any], **own: Any
 ) -> Any:
-    """Return the two variants of most families, with multi-head and grouped-query attention.
+    """Return tiny configs of a family with multi-head attention and with grouped-query attention.
 
-    mha, gqa: additional config keys of the variant with this kind of attention.
-    own: additional config keys of both variants.
+    mha, gqa: additional config keys of the config with this kind of attention.
+    own: additional config keys of both configs.
     """
     return {"mha": config(**MHA | own | mha), "gqa": config(**GQA | own | gqa)}
