@@ -1,4 +1,4 @@
-"""Divergences of the pruned from the dense model agree with values from a loop in float64.
+"""Divergences of the pruned from the dense model agree with a separate computation in float64.
 
 The divergences do not depend on where the weights are (in memory or on disk). A complete run
 reports the same divergences as a measurement of the checkpoint that the run has saved.

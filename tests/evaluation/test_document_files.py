@@ -69,7 +69,7 @@ def sums(tmp_path: Path) -> str:
 def asked(
     task: Task, monkeypatch: pytest.MonkeyPatch, answers: Sequence[str]
 ) -> tuple[list[str], dict[str, float]]:
-    """Run a task on a model that writes `answers`. Return the prompts and the measured values."""
+    """Run a task on a fake model that returns `answers`. Return the prompts and the results."""
     prompts: list[str] = []
 
     def write(self: Any, requests: list[Any], **_: Any) -> list[str]:

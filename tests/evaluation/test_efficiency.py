@@ -1,4 +1,4 @@
-"""eval=efficiency measures the dense and the pruned model in turns, and compares their values."""
+"""eval=efficiency measures the dense and the pruned model alternately, and compares the results."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.Monkey
     efficiency_of = Efficiency(batch_size=2, prefill_len=10, decode_len=4, repeats=3)
     measured = efficiency_of.compare(dense, pruned)
     of_dense, of_pruned = measured.beside, measured.numbers
-    # Each model runs four times, and its first run only warms up.
+    # Each model runs four times, and the first run of each model is only a warm-up.
     assert turns == [dense, pruned] * 4
     assert of_dense["efficiency/latency_ms"] == 6000 and of_pruned["efficiency/latency_ms"] == 3000
     # In the three measured runs of the dense model, reading two prompts of 10 tokens each takes 1,

@@ -11,7 +11,10 @@ RIGHT = [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
 
 
 def difference(dense: list[float], pruned: list[float]) -> Difference:
-    """Return the paired difference between values of the dense and of the pruned model."""
+    """Return the paired difference between the dense and the pruned model.
+
+    dense, pruned: the results of the model for the same documents.
+    """
     return paired({"a": dense}, {"a": pruned})["a"]
 
 

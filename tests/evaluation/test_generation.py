@@ -1,6 +1,7 @@
-"""eval=generation scores answers that the model writes, and refuses tokenizers without EOS.
+"""eval=generation scores answers that the model generates, and refuses tokenizers without EOS.
 
-The tests also check the averages over tasks, and what the report says about tasks.
+The tests also check the averages over tasks, and the report's notes on tasks that the dense model
+cannot answer and on tasks that use the chat template.
 """
 
 from copy import deepcopy

@@ -1,4 +1,7 @@
-"""Tasks leave out documents that the run has read, and are refused if no document remains."""
+"""Tasks leave out documents that the run has calibrated or trained on.
+
+A task is refused if no document remains.
+"""
 
 import json
 from collections.abc import Iterator
@@ -104,7 +107,7 @@ def test_documents_of_lm_eval_that_were_read_are_not_asked(
 def test_documents_that_were_read_are_no_examples(
     asked: list[str], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Documents that the run has read do not become few-shot examples.
+    """Documents that the run has calibrated on do not become few-shot examples.
 
     The task `written` has only test documents, so lm-eval draws few-shot examples from them.
     """

@@ -1,4 +1,4 @@
-"""The command of lm-eval in docs/evaluation.md measures the same values as flap."""
+"""lm-eval's own command, as given in docs/evaluation.md, measures the same accuracies as flap."""
 
 import json
 import os
@@ -29,10 +29,10 @@ RUN = f"""
 @pytest.mark.slow
 @pytest.mark.long
 def test_lm_evals_own_command_finds_the_numbers_of_the_run(tmp_path: Path) -> None:
-    """In two tasks, flap and the command of lm-eval measure equal values.
+    """In two tasks, flap and lm-eval's own command measure equal accuracies.
 
-    One task is multiple-choice. In the other task, the model writes answers. The model is SmolLM2,
-    pruned by 5 %.
+    One task is multiple-choice. In the other task, the model generates answers. The model is
+    SmolLM2, pruned by 5 %.
     """
     [block] = BLOCK.findall((ROOT / "docs" / "evaluation.md").read_text())
     commands = block.replace("examples/", f"{ROOT}/examples/").replace(

@@ -1,4 +1,4 @@
-"""Perplexity agrees with values computed by hand, and with a loop in float64."""
+"""Perplexity agrees with values computed by hand, and with a separate computation in float64."""
 
 import math
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def measured(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
 
 
 def numbers_of(model: PlacedModel, windows: Batch, num_bytes: list[int]) -> dict[str, float]:
-    """Return the values that a perplexity task measures on these windows.
+    """Return what a perplexity task measures on these windows: perplexity and bits per byte.
 
     num_bytes: the number of bytes of text in each window.
     """

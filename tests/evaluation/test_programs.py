@@ -1,4 +1,4 @@
-"""eval=programs lets the model write programs, runs them, and counts those that pass their tests.
+"""eval=programs has the model generate programs, runs them, and counts those that pass their tests.
 
 Before a program runs, the text that follows the requested function is cut off.
 """
@@ -60,7 +60,7 @@ Written = Callable[..., "Writer"]
 
 
 class Writer:
-    """A fake model that writes given texts, whatever the prompt is."""
+    """A fake model that generates given texts, whatever the prompt is."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> None:
         self.tokenizer = tokenizer
@@ -144,7 +144,7 @@ def test_an_interrupted_task_continues_in_the_middle(
 ) -> None:
     [task] = tasks_of(problems, tokenizer, batch_size=1)
     work = WorkFolder(tmp_path / "work")
-    first = Writer(tokenizer, RIGHT[:2])  # this model writes two texts, and then raises IndexError
+    first = Writer(tokenizer, RIGHT[:2])  # this model generates two texts, then raises IndexError
     with pytest.raises(IndexError):
         task.run(first.placed, work)
     second = Writer(tokenizer, RIGHT[2:])

@@ -30,10 +30,10 @@ from tests.helpers.placed import placed_at
 from tests.helpers.ranks import in_ranks
 from tests.helpers.zero_shot_toys import only_toys
 
-# Each of these toy tasks has six or two documents; two are fewer than the three processes of some
-# tests. If each answer choice of a document is a single word, lm-eval computes all its choices in
-# one forward pass. In some tasks, lm-eval draws few-shot examples for each document, or the model
-# samples its answers.
+# These toy tasks cover different cases. Each task has six or two documents, and two documents are
+# fewer than the three processes of some tests. If each answer choice of a document is a single
+# word, lm-eval scores all choices of the document in one forward pass. In some tasks, lm-eval draws
+# few-shot examples at random for each document, or the model samples its answers.
 TOYS = ["animals", "places", "own_shots", "written", "drawn", "whole"]
 Models = tuple[Path, Path]
 

@@ -1,4 +1,4 @@
-"""Tests of the operations, bytes, memory and time that one request to a model takes."""
+"""Tests of the operations, the bytes of weights, the memory and the time that one request takes."""
 
 import time
 

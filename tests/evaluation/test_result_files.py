@@ -1,7 +1,7 @@
 """A run stores results in two files, and measures a result again if one of the files lacks it.
 
 evaluation.json contains results such as an accuracy, which is a mean over documents.
-documents.json.gz contains the values of the single documents.
+documents.json.gz contains the results of the individual documents.
 """
 
 import gzip

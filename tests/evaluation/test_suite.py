@@ -92,7 +92,7 @@ def test_what_fits_is_loaded_and_measured_as_any_other(
     assert_measured_alike(measured("stream"), in_memory)
     dense, pruned, beside, pruned_again = loaded
     # Each model is loaded once for the tasks that measure one model at a time. Afterwards, both
-    # models are loaded again to measure their speed in turns.
+    # models are loaded again to measure their speed alternately.
     assert dense == beside > pruned == pruned_again
 
 
@@ -145,5 +145,5 @@ def test_nothing_is_loaded_for_numbers_that_are_known(
     assert loaded.count(dense) == 2
     measured("stream", shared, "ratio=0.3")
     # The dense model's perplexity and accuracy are already in the cache, so the second run loads
-    # the dense model only once, to measure the speed of both models in turns.
+    # the dense model only once, to measure the speed of both models alternately.
     assert loaded.count(dense) == 3

@@ -1,7 +1,7 @@
 """Margins and F1 are computed for all formats in which lm-eval's tasks state the right answers.
 
 The margin is the log-likelihood of the likeliest right choice minus that of the likeliest wrong
-choice. Values of single documents are recorded only for results that are means over documents.
+choice. Results of individual documents are recorded only for results that are means over documents.
 """
 
 from types import SimpleNamespace
@@ -105,7 +105,7 @@ WRITTEN = [("The Eiffel tower!", 1.0), ("a tower", 2 * 1 * 0.5 / 1.5), ("in Pari
 
 
 def written(right: Any, doc_to_choice: list[str] | None = None) -> Any:
-    """Return a task for which a model writes answers.
+    """Return a task for which a model generates answers.
 
     right: one or more right answers, or their indices in `doc_to_choice`.
     """
