@@ -320,7 +320,7 @@ eval=[perplexity,divergence] model.path=/none -> eval=divergence: expected anoth
 """
 
 # Errors that flap finds only when it reads the weights or runs the model. Before such an error, the
-# run may have written numbers of the dense model.
+# run may already have stored measured results of the dense model.
 AT_THE_WEIGHTS = """
 model.path={bad}/two-layers -> model.path={bad}/two-layers: 18 tensors are in layers that the model does not have, as
 model.path={bad}/two-layers model.placement=stream -> model.path={bad}/two-layers: 18 tensors are in layers that the

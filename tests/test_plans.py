@@ -1,4 +1,4 @@
-"""Each packaged plan agrees with the report in reports/, and gives the numbers of this report."""
+"""Each packaged plan agrees with its report in reports/, and gives the results of this report."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""The GGUF export of Gemma 3: llama.cpp gives the same results, or the export refuses the model."""
+"""An exported Gemma 3 model gives the same results in llama.cpp as in transformers.
+
+The export to GGUF refuses models with settings for which llama.cpp would give other results.
+"""
 
 from pathlib import Path
 from typing import Any
