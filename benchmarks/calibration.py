@@ -1,13 +1,13 @@
 """Measure the time and the memory of calibration: `python benchmarks/calibration.py`.
 
-For the time, the script divides the seconds of the stage `calibrate` of `flap.prune` by the seconds
-of a bare forward pass, which runs the same decoder on the same number of tokens without flap. One
-process repeats the forward pass and the calibration in turn. The result is the median of the
-quotients (target: at most 1.05).
+To measure the time, the script divides the seconds of the stage `calibrate` of `flap.prune` by the
+seconds of a bare forward pass. A bare forward pass runs the same decoder on the same number of
+tokens without flap. One process repeats the forward pass and the calibration alternately. The
+result is the median of the quotients (target: at most 1.05).
 
-For the memory, the script measures by how much the peak memory of pruning exceeds the memory of the
-loaded model. One new process measures this difference with 64 calibration windows, and another one
-with 1,024 windows (target: the two differences deviate by at most 5 % from each other).
+The script also measures by how much the peak memory of pruning exceeds the memory of the loaded
+model. One new process measures this difference with 64 calibration windows, and another new process
+measures it with 1,024 windows (target: the two differences deviate by at most 5 % from each other).
 """
 
 import argparse
@@ -32,7 +32,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import flap
 
-MEMORY_BATCH_SIZE = 64  # large, so that a difference of a few MiB in the peak does not matter
+MEMORY_BATCH_SIZE = 64  # large, so that a few MiB are only a small part of the peak
 
 
 def calibrate_seconds(

@@ -1,9 +1,9 @@
-"""Compare plans, weights and measured numbers of 25 runs before and after a refactoring.
+"""Compare plans, weights and measured results of 25 runs before and after a refactoring.
 
     python benchmarks/golden.py write FOLDER       # once before the refactoring, and once after it
     python benchmarks/golden.py compare OLD NEW    # equal plans; all else within 1e-6
 
-A plan says which heads and neurons of a model stay. The measured numbers are the perplexity and the
+A plan says which heads and neurons of a model stay. The measured results are the perplexity and the
 bits per byte of the dense and the pruned model. The script starts the runs through flap's command
 line, so that it also works if the code inside flap has changed. All runs use one thread. Compare
 only runs that were made on the same machine.
@@ -71,7 +71,7 @@ def cells(mixture: Path) -> dict[str, list[str]]:
 
 
 def make_mixture(folder: Path) -> Path:
-    """Write a tiny random Mixtral with the packaged model's tokenizer, and return its folder."""
+    """Write a tiny random Mixtral with the tokenizer of SmolLM2, and return the folder."""
     from measuring import packaged
 
     source = packaged()
@@ -146,8 +146,8 @@ def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
 def compare(old: Path, new: Path) -> bool:
     """Print by how much each run differs between two folders, and return whether all runs agree.
 
-    Two runs agree if their plans are equal, and their weights and measured numbers differ by at
-    most TOLERANCE.
+    Two runs agree if their plans are equal, and their weights and measured results differ by at
+    most TOLERANCE (relative difference).
     """
     same = True
     for name in cells(old / "mixture"):
@@ -174,9 +174,9 @@ def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) ->
 
 
 def number_difference(a: Path, b: Path) -> float:
-    """Return the largest relative change of a measured number from the run in `a` to that in `b`.
+    """Return the largest relative difference between measured results of the runs in `a` and `b`.
 
-    The result is infinite if a number of `a` is missing in `b`.
+    Return infinity if a result of the run in `a` is missing in `b`.
     """
     old, new = (json.loads((folder / "report.json").read_text())["evaluation"] for folder in (a, b))
     differences: list[float] = [

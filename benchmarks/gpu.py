@@ -326,7 +326,7 @@ def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfi
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf
     search = config.structure
-    # trials in each layer: one of its attention and one of its MLP for each level
+    # for each level, each layer has one trial that prunes its attention and one that prunes its MLP
     plans = 2 * len(search["levels"])
     passes = plans * num_layers / 2 * search["tokens"] / passed["tokens"]
     return float(probe["seconds"] * num_layers / PROBE_LAYERS + SLOWER * passes * passed["seconds"])

@@ -1,4 +1,4 @@
-"""Serve a GGUF file with llama.cpp (the wheel xllamacpp) on one thread, and ask the server."""
+"""Serve a GGUF file with llama.cpp (the wheel xllamacpp) on one thread, and send it requests."""
 
 import json
 import urllib.request

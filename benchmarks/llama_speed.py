@@ -2,9 +2,10 @@
 
     python benchmarks/llama_speed.py DENSE.gguf OTHER.gguf ...
 
-The script needs the wheel xllamacpp. In each round, it sends one prompt to each model in turn, so
-that slow moments of a shared machine affect all models alike. It prints the median speeds on one
-thread in tokens per second, and the medians of the ratios to the first file in the same round.
+The script needs the wheel xllamacpp. In each round, the script sends one prompt to each model in
+turn, so that slow moments of a shared machine affect all models alike. For each file, the script
+prints the median speeds on one thread in tokens per second. It also prints how large each speed is
+relative to the speed with the first file, as the median over the rounds.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def speeds(server: Any, prompt: list[int]) -> dict[str, float]:
-    """Return the speeds at which a server answers a prompt, in tokens per second."""
+    """Return the speeds of reading a prompt and of generating tokens, in tokens per second."""
     question = {
         "prompt": prompt,
         "n_predict": NEW_TOKENS,
@@ -56,7 +57,7 @@ def speeds(server: Any, prompt: list[int]) -> dict[str, float]:
 
 
 def summary(rounds: list[list[dict[str, float]]], index: int, speed: str) -> str:
-    """Return the median speed of a file, and its median ratio to the first file."""
+    """Return the median speed of a file, and its median ratio to the speed of the first file."""
     found = [one[index][speed] for one in rounds]
     ratios = [one[index][speed] / one[0][speed] for one in rounds]
     return f"{speed} {statistics.median(found):.1f} ({statistics.median(ratios):.2f}x)"

@@ -1,17 +1,17 @@
 """Measure the cost of each method on SmolLM2: `python benchmarks/quality_cost.py`.
 
-For the time, the script divides the seconds that `flap.prune` takes with a method by the seconds of
-a bare forward pass, which runs the same decoder on the same number of tokens without flap. One
-process repeats the forward pass and the pruning in turn, without a cache. The result for a method
-is the median of the quotients. The table shows this result next to the target of the method, which
-is an upper limit.
+To measure the time, the script divides the seconds that `flap.prune` takes with a method by the
+seconds of a bare forward pass. A bare forward pass runs the same decoder on the same number of
+tokens without flap. One process repeats the forward pass and the pruning alternately, without a
+cache. The result for a method is the median of the quotients. The table shows this result next to
+the target of the method, which is an upper limit.
 
 With `--clock cpu`, the script counts processor seconds of its process instead of wall-clock
 seconds. Use `--clock cpu` on a machine that other people use at the same time. Processor seconds do
 not include the time in which the process waits for the disk.
 
-For the memory, the script measures in a new process by how much the peak memory of pruning exceeds
-the memory of the loaded model.
+In a new process, the script also measures by how much the peak memory of pruning exceeds the memory
+of the loaded model.
 """
 
 import argparse

@@ -4,11 +4,11 @@
 
 The models are SmolLM2-135M-Instruct without pruning ("dense"), and the same model pruned at a ratio
 of 0.2 with the structure AL-AM. The model is pruned with `round_to=32`, so that the rows of its
-matrices can be divided into blocks of 32 weights, which some of the forms need. The table has one
-row for each quantised form of each of these two models. A row shows the size of the weights, and
-the perplexity on held-out BoolQ passages (passages that are not used for calibration) in windows of
-128 tokens. llama.cpp measures the GGUF files, one token at a time. transformers measures all other
-forms on the CPU.
+matrices can be divided into blocks of 32 weights, which some of the quantised forms below need. The
+table has one row for each quantised form of each of these two models. A row shows the size of the
+weights, and the perplexity on held-out BoolQ passages (passages that are not used for calibration)
+in windows of 128 tokens. llama.cpp measures the GGUF files, one token at a time. transformers
+measures all other forms on the CPU.
 
 The forms are
 
@@ -145,7 +145,7 @@ def torchao(bits: int) -> Callable[[Path, Tensor], Measured]:
 
 
 def w8a8(directory: Path, tokens_NT: Tensor) -> Measured:
-    """Measure W8A8: 8-bit weights (one scale per row) and 8-bit activations (one per token)."""
+    """Measure W8A8: 8-bit weights (a scale per row) and 8-bit activations (a scale per token)."""
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
@@ -185,7 +185,7 @@ def in_llama_cpp(kind: str, libraries: Path | None = None) -> Callable[[Path, Te
 
 
 def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
-    """Return the perplexity of a GGUF file.
+    """Return the perplexity of the model in a GGUF file.
 
     For each token of the text, the function sends the tokens before it to llama.cpp's server as a
     prompt, and forces the server to generate this token. The server reports the log-probability
