@@ -1,4 +1,4 @@
-"""Prune with a function of your own as the metric, and your own texts, without a config file.
+"""Prune with your own function as the metric, and with your own texts, without a config file.
 
     python examples/function.py MODEL FOLDER
 
