@@ -12,8 +12,9 @@ from flap.method.allocation import LayerPlan, PruningPlan
 def test_a_plan_that_is_written_again_is_replaced_as_a_whole(tmp_path: Path) -> None:
     """A new plan is written to another file, which then replaces the old file.
 
-    So if the process is killed while it writes, the old file is unchanged. The test sees this from
-    a hard link to the old file, which still has the old plan.
+    So if the process is killed while it writes, the old file is unchanged. To check this, the test
+    creates a hard link to the old file. The link still has the old plan after the new plan was
+    written.
     """
     old = PruningPlan((LayerPlan((0, 1), (0, 2, 5)),))
     new = PruningPlan((LayerPlan((0,), (1, 2)),))

@@ -1,4 +1,4 @@
-"""Calibration statistics are the same, to the bit, after they were written to a file and read."""
+"""Calibration statistics that are read from a file are, bit for bit, those that were written."""
 
 from itertools import chain
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Importance scores are the same, to the bit, after they were written to a file and read."""
+"""Importance scores that are read from a file are, bit for bit, those that were written."""
 
 from pathlib import Path
 

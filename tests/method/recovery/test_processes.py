@@ -62,8 +62,8 @@ def test_they_train_as_one_process_does(model_dir: Path, tmp_path: Path) -> None
     ):
         assert nats == pytest.approx(expected_nats, abs=1e-6)
 
-    # Two processes sum gradients in an order that differs from that of one process. This changes
-    # gradients that are nearly 0, so the weights are not equal to the bit.
+    # Two processes add up gradients in a different order than one process does. The different
+    # rounding changes gradients that are nearly 0, so the weights are not identical bit for bit.
     weights = load_file(single / "weights.safetensors")
     for folder in (first, second):
         others = load_file(folder / "weights.safetensors")
