@@ -146,7 +146,7 @@ def test_replaced_streams_leave_the_others_alone(tmp_path: Path) -> None:
 def test_an_interrupted_walk_goes_on(
     placement: str, layer: int, model_dir: Path, tmp_path: Path
 ) -> None:
-    """A resumed walk gives the same hidden states, to the bit, as an undisturbed walk.
+    """A resumed walk gives the same hidden states, bit for bit, as an undisturbed walk.
 
     No unused files stay in the folder of the walk.
     """
