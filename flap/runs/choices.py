@@ -79,7 +79,7 @@ class Choices:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        """A part of cache keys: a digest of user code for metric, structure and compensation.
+        """A digest of the user's code for metric, structure and compensation, for cache keys.
 
         The dict is empty if all three classes belong to flap. The digest covers the files that
         define the classes and their base classes, but no files that these files import. The files
@@ -162,7 +162,7 @@ class Choices:
 
     @property
     def _readers(self) -> list[Metric | Compensation]:
-        """The choices that may need statistics: the compensation, and the metric without a plan."""
+        """The choices that may need statistics: the compensation, and the metric if it is used."""
         if self.selection is None:
             return [self.compensation]
         return [self.selection.metric, self.compensation]

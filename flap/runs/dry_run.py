@@ -2,7 +2,8 @@
 
 A run is refused if its estimate is clearly above the free memory or disk space. The placement of a
 model (`model.placement`) says whether the weights are on one device, are spread over devices, or
-are read layer by layer ("stream").
+are read layer by layer ("stream"). A search (structure=search) makes trial prunings: each of them
+prunes one block, which is the attention or the MLP of a layer.
 """
 
 import math
@@ -57,7 +58,8 @@ class Needs:
     # either the weights of the largest layer or all weights outside the layers, whichever take
     # more memory. With any other placement, these are all weights.
     weights: float
-    # stored hidden states of the calibration windows, and of the trial prunings of a search
+    # the stored hidden states of the calibration windows, for the dense model and for the trial
+    # prunings of a search
     states: float
     # the calibration statistics of one layer, and the matrices that are computed from them
     statistics: float
@@ -91,7 +93,9 @@ class DryRun:
 
     @property
     def passes(self) -> int:
-        """The number of times that pruning runs all layers, or reads the weights of all layers.
+        """The number of passes over all layers that pruning makes.
+
+        Each pass reads the weights of all layers.
 
         The report contains this number as `weight_passes`.
         """
@@ -157,10 +161,10 @@ class DryRun:
     def _statistics(self, layer: int) -> float:
         """Return the bytes of a layer's statistics, and of the matrices computed from them.
 
-        A block is the attention or the MLP of the layer. If the metric or the compensation needs
-        covariances, the statistics of a block are two covariance matrices, which are factorised.
-        Otherwise the statistics are means and variances, and the matrices computed from them take
-        8 bytes for each weight of the block's output projection.
+        If the metric or the compensation needs covariances, the statistics of a block are two
+        covariance matrices, which are factorised. Otherwise the statistics are means and variances,
+        and the matrices computed from them take 8 bytes for each weight of the block's output
+        projection.
         """
         sets = 0.0
         factors = []

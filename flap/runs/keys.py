@@ -1,4 +1,4 @@
-"""The keys under which a run stores the results of its stages.
+"""The keys under which a run stores the results of its stages in the cache and in its folder.
 
 A stage is a part of a run, such as calibration or scoring. A key contains everything that changes
 the result of a stage, and nothing else.
@@ -48,7 +48,7 @@ def windows(run: Run) -> Key:
 def processes() -> Key:
     """Return a cache key with the number of processes; an empty key if there is only one process.
 
-    The number of processes matters because it changes how sums are rounded.
+    The results of a stage depend on the number of processes, which changes how sums are rounded.
     """
     if ranks.size() == 1:
         return {}
@@ -78,8 +78,9 @@ def scores(run: Run) -> Key | None:
 
     For a search, the key also contains the compensation and the options of the trial prunings.
 
-    Return None if the scores are not stored. This is so if the config names a plan, and if the
-    scores are computed from statistics without covariances, which is fast.
+    Return None if the scores are not stored. They are not stored if the config names a plan,
+    because then nothing is scored, or if they are computed from statistics without covariances,
+    because this is fast.
     """
     search = run.choices.search
     selection = run.choices.selection

@@ -25,7 +25,8 @@ from flap.runtime.agenda import Speed
 # Maximum number of tokens in a timed batch, unless a single window has more tokens. This number is
 # so small that timing takes only seconds even for a layer of 1 GB.
 TOKENS = 512
-ROWS = 16  # text generation is timed with a batch of this many sequences of one token
+# the speed of text generation is measured with a batch of this many sequences of one token
+ROWS = 16
 ENOUGH = 0.3  # a measurement is repeated until all repetitions together take this many seconds
 MOST_CHANNELS = 4096  # the covariance that is timed has at most this many channels
 
@@ -87,7 +88,7 @@ def _without_weights(source: ModelSource) -> ModelAdapter:
 
 
 def _shapes(adapter: ModelAdapter) -> dict[int, int]:
-    """Return a dict from the first layer of each shape to the number of layers of this shape."""
+    """Return a dict from the index of the first layer of each shape to the count of such layers."""
     first: dict[tuple[tuple[str, torch.Size], ...], int] = {}
     counts: dict[int, int] = {}
     for index, layer in enumerate(adapter.layers):

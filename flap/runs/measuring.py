@@ -27,20 +27,20 @@ from flap.storage import VERSION, Key, Store, WorkFolder, digest
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# what `Task.reference` returns for the dense model, such as the predictions of this model; the keys
-# are the names of the tasks
+# The keys are the names of tasks that compare the pruned model with the dense model. The values are
+# what `Task.reference` returns for the dense model, such as hidden states.
 References = dict[str, Any]
 
 
 def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> References:
-    """Measure the dense model, and return its predictions for tasks that compare two models.
+    """Measure the dense model, and return what tasks need to compare the pruned model with it.
 
     The results of the dense model, such as perplexities and accuracies, are stored in the cache.
     Other runs with the same model and tasks read these results from the cache.
 
     plan: the plan of the pruned model, if an earlier invocation of the run has made this model;
-        else None. With a plan, predictions are computed only for tasks that have not been measured
-        on the pruned model yet.
+        else None. With a plan, the return value contains only tasks that have not been measured on
+        the pruned model yet.
     """
     run.agenda.plan(_to_measure(run, plan))
     subject = Subject(dense)
@@ -69,7 +69,8 @@ def measure_pruned(
 ) -> None:
     """Measure the pruned model, or the compressed model before training.
 
-    key: the cache key of the measured model. model: the name of this model in progress lines.
+    key: the cache key of the measured model. references: the return value of `measure_dense`.
+        model: the name of the measured model in progress lines.
     """
     subject = Subject(pruned)
 
@@ -149,7 +150,7 @@ def _title(task: Task, model: str) -> str:
 
 
 def _do_next(run: Run, title: str, work: Callable[[], T], subject: Subject | None = None) -> T:
-    """Run a task of the agenda, and return its result.
+    """Run a task of the agenda, and return the result of `work`.
 
     Before the first task, a warning is logged if all tasks together will take an hour or more.
 
@@ -195,10 +196,10 @@ def task_key(task: Task, key: Key) -> Key:
 
 
 def _to_measure(run: Run, plan: PruningPlan | None) -> dict[str, Workload]:
-    """Return the workloads of the tasks that have no entry in `run.results` yet.
+    """Return the workloads (numbers of tokens) of the tasks without an entry in `run.results`.
 
-    The keys are the titles of the tasks. A task that measures the dense model is skipped later if
-    the cache has its results.
+    The keys are the titles of the tasks. A task on the dense model is skipped later if its results
+    are in the cache.
 
     plan: the plan of the pruned model, if an earlier invocation of the run has made this model;
         else None.
@@ -232,7 +233,7 @@ def _is_known(run: Run, task: Task, key: Key) -> bool:
 
 
 def _about(run: Run, task: Task) -> dict[str, Any]:
-    """Return facts about a task for the report, such as its data and options."""
+    """Return facts about a task for the report, such as the origin of its data and its options."""
     options = run.described["eval"][task.evaluator]
     about = {"evaluator": task.evaluator, "options": options}
     if task.side_by_side:

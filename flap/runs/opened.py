@@ -34,7 +34,9 @@ class Opened:
 class Subject:
     """A model that evaluation tasks measure.
 
-    If the whole model fits into memory, the model is loaded when a task first needs it.
+    The model is opened when a task first needs it. If the whole model fits into memory, it is
+    loaded as a whole. Otherwise, it is read layer by layer, and tasks that need the whole model are
+    left out.
     """
 
     def __init__(self, opened: Opened) -> None:
@@ -73,7 +75,8 @@ class Subject:
     def compare(self, task: Task, references: Mapping[str, Any]) -> Measurement:
         """Run a task that compares this model with the dense model.
 
-        references: the results of `Task.reference` for the dense model, by the name of the task.
+        references: a dict from the names of tasks to the results of `Task.reference` for the dense
+            model.
 
         Raises:
             NoRoomError: the task needs a whole model in memory, and this model or the dense model

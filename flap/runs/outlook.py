@@ -11,8 +11,8 @@ from flap.runtime.agenda import HOUR, UNKNOWN, Agenda, Speed, about
 
 log = logging.getLogger(__name__)
 
-# If the tasks have fewer tokens than this number, no time is estimated, because measuring the speed
-# of the model may take longer than the evaluation.
+# If the remaining tasks have fewer tokens than this, no time is estimated, because measuring the
+# speed of the model may take longer than the evaluation.
 FEW = 100_000
 
 

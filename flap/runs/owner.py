@@ -64,7 +64,7 @@ class Owner:
         # closing this stack ends the run in the tracker and unlocks the folder
         self.held = ExitStack()
         self.run_dir = Path(hydra.runtime.output_dir)
-        # the folder that the run writes into; may be the folder of an earlier invocation of the run
+        # the folder that this invocation writes into; it may be the folder of an earlier invocation
         self.folder = self.run_dir
         # the options that the user typed, as "key=value"
         self.overrides = list(hydra.overrides.task)
@@ -125,7 +125,7 @@ class Owner:
         if not config.dry_run:
             check_launcher(self.hydra)
 
-        quieten_libraries()  # called after the checks above, because it imports transformers
+        quieten_libraries()  # called only after the checks above, because it imports transformers
         if config.dry_run:
             _print_estimate(config)
             return None
@@ -152,12 +152,13 @@ class Owner:
         return bool(failed)
 
     def at_home(self, run: "Run") -> "Run":
-        """Return a copy of the run that writes into the right folder.
+        """Return a copy of the run with the folder that it writes into.
 
-        In a sweep with resume=true, this is the folder in which an earlier invocation has stored
-        the pruned model of the run, if there is such a folder. If the user has added cells to the
-        sweep since then, the run may have another job number now. In this case, Hydra has created a
-        new folder for the run, and both the old and the new folder are locked.
+        In a sweep with resume=true, an earlier invocation may have stored the pruned model of the
+        run in a folder. The run then writes into the folder of this earlier invocation. Otherwise,
+        it writes into `run_dir`. The two folders are different if the user has added cells to the
+        sweep since then, so that the run now has another job number. In this case, both folders are
+        locked.
 
         Raises:
             ValueError: `run_dir` holds a finished run of another config, or a report that this
@@ -192,7 +193,7 @@ class Owner:
         """
         finished = read_state(self.folder) == "finished"
         if not finished or not self.checked.resume:
-            # if the run is finished, this invocation may have nothing to write
+            # not checked for a finished run that is resumed, because nothing may have to be written
             _check_writable(self.folder)
         old = self.folder / "checkpoint"
         if not self.checked.checkpoint.save and old.exists():
@@ -251,7 +252,7 @@ class Owner:
             return
         self._tracked.finish(report)
         if "NoTracking" not in tracker:
-            with suppress(OSError):  # if the disk is full, the next invocation sends it again
+            with suppress(OSError):  # without this file, the next invocation sends the report again
                 write_text(self.folder / TRACKED, json.dumps(sent))
 
     def _record(self) -> None:
@@ -288,7 +289,7 @@ def _print_estimate(config: FlapConfig) -> None:
 
     planned = dry_run(config)
     print(config.run_name, *planned.lines(), sep="\n", flush=True)
-    print(*planned.time_lines(), sep="\n")  # comes last, because it takes seconds
+    print(*planned.time_lines(), sep="\n")  # printed last, because timing the layers takes seconds
 
 
 def _report_digest(folder: Path) -> str:
@@ -310,6 +311,6 @@ def quieten_libraries() -> None:
 
     set_verbosity_error()
     disable_progress_bar()
-    # otherwise each message of huggingface_hub would appear twice, because flap's own handlers show
-    # the message, too
+    # flap's own log handlers also show the messages of huggingface_hub, so without this line each
+    # of these messages would appear twice
     logging.getLogger("huggingface_hub").handlers.clear()

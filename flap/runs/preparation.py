@@ -39,8 +39,8 @@ def prepare(
 ) -> Run:
     """Build a run from its config, without reading weights.
 
-    The choices, the calibration windows, the budget (number of parameters to remove) and the
-    evaluation tasks of the run are checked.
+    The choices (the chosen options of the config groups), the calibration windows, the budget
+    (number of parameters to remove) and the evaluation tasks of the run are checked.
 
     run_dir: the run's folder; None if the run has no folder.
     source: the model, if the caller has already loaded it.
@@ -243,7 +243,8 @@ def _contents(run: Run) -> dict[str, str]:
     The keys describe the inputs for error messages.
     """
     model = dict(run.source.fingerprint)
-    for name in ("commit", "files"):  # two machines may have different values for the same model
+    # these two entries may differ between machines, although the model is the same
+    for name in ("commit", "files"):
         model.pop(name, None)
     contents = {"the config": digest(run.described), "the model": digest(model)}
     for name, value in keys.inputs(run).items():

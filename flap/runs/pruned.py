@@ -35,8 +35,8 @@ class Pruned:
     # The pruned model, if this invocation of the run has made the model. None if an earlier
     # invocation has made and stored the model.
     model: PlacedModel | None = None
-    # A copy of the run for later stages, which contains the texts that the model has written. None
-    # if an earlier invocation has made the pruned model.
+    # A copy of the run for later stages, which also contains the texts that the model has
+    # generated. None if an earlier invocation has made the pruned model.
     run: Run | None = None
 
 
@@ -93,7 +93,7 @@ class PrunedFiles(Store[Pruned]):
 
 
 def pruned_files(run: Run) -> list[PrunedFiles]:
-    """Return a list with the store of a run's pruned model; an empty list without a folder."""
+    """Return a list with the `PrunedFiles` of a run; an empty list if the run has no folder."""
     if run.run_dir is None:
         return []
     return [PrunedFiles(run.run_dir, run.target if run.config.checkpoint.save else None)]

@@ -38,7 +38,7 @@ class PruningWork(NamedTuple):
     products: float = 0.0
 
     def forward_passes(self, adapter: ModelAdapter) -> float:
-        """Return the number of forward passes that take as many multiply-accumulates as the work.
+        """Return the number of forward passes that cost as many multiply-accumulates as pruning.
 
         The result is 0 if there are no calibration tokens.
         """
@@ -60,7 +60,7 @@ def pruning_work(
         return PruningWork(tokens)
     scored = choices.selection is not None and choices.selection.metric.needs_covariance
     fitted = choices.compensation.needs_covariance
-    # if the compensation is a fit, a search also fits the compensation of each trial pruning
+    # if the compensation is a least-squares fit, a search also makes this fit for each trial
     tried = choices.search is not None and fitted
 
     # 1. forward passes over all windows
@@ -97,7 +97,7 @@ class _Trials(NamedTuple):
 def _trials(
     choices: Choices, adapter: ModelAdapter, budget: Budget, tokens: int
 ) -> tuple[int, _Trials]:
-    """Return the number of tokens on which a search measures each trial, and the cost of trials."""
+    """Return the number of tokens on which a search measures each trial, and the trials' cost."""
     search = choices.search
     if search is None:
         return 0, _Trials(0, 0.0)
@@ -128,8 +128,9 @@ def _layer_macs(adapter: ModelAdapter) -> list[int]:
 def block_sizes(block: Block) -> tuple[int, int, int]:
     """Return the numbers of input channels, output channels and experts of a block.
 
-    The channels are those of the block's output projection. In a block with experts, they are those
-    of the output projection of one expert. A block without experts counts as one expert.
+    The channels are those of the block's output projection. In a block with experts, the channels
+    of only one expert's output projection are counted. A block without experts counts as one
+    expert.
     """
     experts = len(block.members)
     return block.columns_UC.numel() // experts, int(block.output.weight.shape[0]), experts

@@ -73,8 +73,8 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
     report.ratio = _ratios(run, kept, 1 - after / before)
     report.target = _targets(run, plan, after, adapter.idle_parameters)
     removed_rows = before - report.parameters.get("total_trimmed", before)
-    # The bounds were computed for the model with the trimmed vocabulary. So add the parameters that
-    # trimming has removed to the values of the dense model.
+    # `budget` was computed after the vocabulary was trimmed, so its sizes of the dense model lack
+    # the parameters that trimming has removed. Add these parameters.
     for bound in budget.bounds:
         report.target[bound.target]["dense"] += bound.size * removed_rows
     for units, layer in zip(budget.layers, plan.layers, strict=True):
@@ -107,7 +107,9 @@ def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
 def _targets(
     run: Run, plan: PruningPlan, parameters: int, idle: int
 ) -> dict[str, dict[str, float]]:
-    """Return the requested value, the dense model's value and the realised value of each target.
+    """Return for each target its limit, and the sizes of the dense and of the pruned model.
+
+    A target is an upper limit on a size of the pruned model, such as its bytes.
 
     parameters, idle: the number of parameters of the pruned model, and how many of them belong to
         experts that a token does not use.
@@ -189,10 +191,10 @@ def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
 
 
 def _with_numbers(report: Report, measured: _Measured) -> Report:
-    """Return a copy of the report with the measured values of all models.
+    """Return a copy of the report with the measured results of all models.
 
     The copy also contains the standard errors of the differences between models. If the vocabulary
-    was trimmed, values that depend on the tokenizer, such as perplexities, are left out for the
+    was trimmed, results that depend on the tokenizer, such as perplexities, are left out for the
     compressed and the pruned model.
     """
     options = {entry.about["evaluator"]: entry.about["options"] for entry in measured.pruned}
@@ -268,13 +270,13 @@ def _total(
     averages: Averages,
     trimmed: bool = False,
 ) -> Measurement:
-    """Return the measured values of a model on all tasks, and each evaluator's averages over tasks.
+    """Return a model's measured results on all tasks, and each evaluator's averages over tasks.
 
     options: the options of each evaluator.
     averages: a dict to which this function adds an item for each average. The key is the name of
-        the average. The value is a list with the names of the values that are averaged.
-    trimmed: whether the model has a trimmed vocabulary. If so, values that depend on the tokenizer
-        are left out, because they cannot be compared with the values of the dense model.
+        the average. The value is a list with the names of the results that are averaged.
+    trimmed: whether the model has a trimmed vocabulary. If so, results that depend on the tokenizer
+        are left out, because they cannot be compared with the results of the dense model.
     """
     total = Measurement()
     for name, given in options.items():
@@ -296,7 +298,7 @@ def _told(entries: Iterable[Entry], fact: str) -> dict[str, Any]:
 
 
 def _noise(before: Measurement, after: Measurement, averages: Averages) -> dict[str, Any]:
-    """Return standard errors and p-values of the differences between two models' results.
+    """Return standard errors and p-values of the differences between two models' measured results.
 
     The results are paired by document. The keys of the returned dict are "difference_stderr" and
     "difference_p_value".

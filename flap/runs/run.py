@@ -1,4 +1,7 @@
-"""A run with all its inputs except the weights. `prepare` creates and checks these inputs."""
+"""A run with all its inputs except the weights of the model.
+
+`prepare` creates and checks these inputs.
+"""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,7 +66,8 @@ class Run:
     def timed(self, stage: str) -> Iterator[WorkFolder]:
         """Time a stage whose result is not stored in the cache or in the run's folder.
 
-        Yield the working directory, from which the stage resumes after an interruption.
+        Yield the stage's folder in the working directory. After an interruption, the stage resumes
+        from the files in this folder.
         """
         with self.memory.timed(stage):
             yield self.work / stage
@@ -86,7 +90,7 @@ class Run:
 
     @property
     def given_plan(self) -> PruningPlan | None:
-        """The plan that the option `plan` names; None if the units are selected by their scores."""
+        """The plan that the option `plan` names; None if the units are selected by scores."""
         given = self.choices.given
         return None if given is None else self.budget.named(given.plan)
 
@@ -113,7 +117,7 @@ class Run:
 
     @property
     def to_write(self) -> list[str]:
-        """The uses ("calibration" or "recovery") of texts that the model has not written yet."""
+        """The uses ("calibration" or "recovery") of texts that the model has yet to generate."""
         return [use for use, windows in self.texts.items() if windows.to_write]
 
     @property
@@ -137,7 +141,7 @@ class Run:
         return [*warnings, *measured_again(self.texts, self.tasks)]
 
     def reading(self, texts: Mapping[str, Windows]) -> "Run":
-        """Return a copy of the run with new texts, and log the warnings that these texts add."""
+        """Return a copy of the run with these texts, and log warnings that the texts cause."""
         run = replace(self, texts=texts)
         for warning in run.warnings:
             if warning not in self.warnings:

@@ -50,9 +50,9 @@ from flap.storage.work_folder import open_working_folder
 
 log = logging.getLogger(__name__)
 
-# Facts about the texts that the model has written. The key is the use of the text, such as
-# "calibration". If the model has not written the whole text, but answers to the prompts of a text,
-# the key also contains the name of this text in parentheses.
+# Facts about the texts that the model has generated for calibration or training, such as the number
+# of tokens. Each key is the use of a text, such as "calibration". If the model has only answered
+# the prompts of a text, the name of this text follows in parentheses.
 Written = dict[str, dict[str, Any]]
 
 
@@ -61,8 +61,8 @@ class Compressed(NamedTuple):
 
     plan: PruningPlan
     # Linear compensation predicts the contribution of the removed channels from the channels that
-    # stay, with a least-squares fit. For the name of each block or expert, this dict contains how
-    # good the prediction is.
+    # stay, with a least-squares fit. The keys of this dict are the names of blocks and experts. The
+    # values say how good the prediction is.
     fits: Mapping[str, FitReport]
     # what is needed to load the checkpoint, such as "stock transformers"; "" if no unit was removed
     loads_with: str
@@ -72,8 +72,9 @@ class Compressed(NamedTuple):
 def begun(run: Run) -> Iterator[Run]:
     """Seed all random generators for a `with` block, and yield the run with its working directory.
 
-    The working directory is opened only if the run can resume from it. With resume=false, results
-    that earlier invocations have stored in the run's folder are deleted first.
+    The working directory is opened only if the run has a stage or an evaluation task that can
+    resume from it after an interruption. With resume=false, results that earlier invocations have
+    stored in the run's folder are deleted first.
 
     Inside the block, no other run writes into the same `checkpoint.dir`. So the weights, the
     flap.json and the model card of a checkpoint always come from the same run.
@@ -128,13 +129,13 @@ def _opened(source: ModelSource, work: WorkFolder, experts: bool) -> PlacedModel
     return model
 
 
-# Texts that the model writes itself
+# Texts that the dense model generates for calibration and training
 
 
 def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
-    """Let the dense model write the texts that are not written yet (`Run.to_write`).
+    """Let the dense model generate its texts for calibration and training (`Run.to_write`).
 
-    Return a copy of the run with these texts, and facts about the texts.
+    Return a copy of the run with the generated texts, and facts about these texts.
     """
     facts = Written()
     for use in run.to_write:
@@ -156,7 +157,7 @@ def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
 
 
 def _own_text(run: Run, model: PlacedModel, use: str, part: int) -> Artefact[dict[str, Any]]:
-    """Let the model write a text, or answer the prompts of a text.
+    """Let the model generate a text, or answers to the prompts of a text.
 
     The result is stored in the cache, so runs with the same model and options share it.
 
@@ -199,7 +200,8 @@ def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
 def score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
     """Score every unit. With structure=search, also measure the effects of trial prunings.
 
-    Each trial pruning prunes one block.
+    In a trial pruning, one block loses its lowest-scored units. The effect is how far this changes
+    the predictions of the model.
 
     statistics: the result of `observe`.
     """
@@ -284,7 +286,7 @@ def _compress_layer(mask_only: bool) -> CompressLayer:
 def _compressed(
     run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, FitReport]
 ) -> Compressed:
-    """Check the widths of a compressed model, and give it the class with which it can be saved.
+    """Check the widths of a compressed model, and give the model a class that can be saved.
 
     Raises:
         RuntimeError: the shapes of the tensors do not match the plan.
@@ -307,7 +309,7 @@ def _compressed(
 
 
 def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
-    """Return how many parameters could be added before a target is exceeded; inf without targets.
+    """Return how many parameters could be added without exceeding a target; inf without targets.
 
     The checkpoint may need some of these parameters for biases of zeros, because a class of
     transformers may have a bias in every layer as soon as one layer has a bias.
@@ -323,7 +325,7 @@ def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
 
 
 def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
-    """Train the compressed model in place to predict what the dense model predicts.
+    """Train the compressed model in place, so that its predictions become like the dense model's.
 
     Return facts about the training for the report.
     """
@@ -393,11 +395,11 @@ def _answered_by(
 
 
 def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> PlacedModel:
-    """Write the checkpoint, and return the model for later stages.
+    """Write the checkpoint, and return the saved model for later stages.
 
     If the logits of the reloaded checkpoint differ from those of the model in memory, an error is
-    raised. The file flap.json of the checkpoint contains the key of the run. By this key, a later
-    invocation of the run recognises the checkpoint.
+    raised. The file flap.json of the checkpoint contains the key of the run. A later invocation of
+    the run recognises the checkpoint by this key.
 
     overwrite: whether to replace a checkpoint that exists already.
     """

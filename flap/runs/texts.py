@@ -2,7 +2,8 @@
 
 A run may need texts for calibration, for training after compression (recovery), and for choosing
 the tokens that stay in a trimmed vocabulary. Instead of reading a text, flap may let the model
-write the text. If a text consists of prompts, the model may write the answers to these prompts.
+generate the text. If a text consists of prompts, the model may generate the answers to these
+prompts.
 """
 
 import math
@@ -36,7 +37,8 @@ class Needed(NamedTuple):
 
     section: str  # the config section that names the text, such as "calibration"
     dataset: Any  # the option `dataset` of this section
-    wanted: Wanted  # the number of windows, their length, and other options for making them
+    # the number of windows, their length, and other options for cutting texts into windows
+    wanted: Wanted
 
 
 def read_texts(choices: Choices, source: ModelSource) -> dict[str, Windows]:
@@ -135,7 +137,7 @@ def _counted_text(choices: Choices, dataset: Any, tokenizer: PreTrainedTokenizer
 
 
 def answers_of(own: CalibrationConfig) -> Answers:
-    """Return the calibration options for answers to prompts, such as who writes the answers.
+    """Return the calibration options for prompts, such as whether the model answers them.
 
     Raises:
         ValueError: an option is out of range.
@@ -176,10 +178,11 @@ def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict
 
 
 def own_text_files(use: str, windows: Windows) -> dict[int, str]:
-    """Return a dict from the index of each text that the model writes to the name of its file.
+    """Return a dict from the index of each text that the model generates to the name of its file.
 
     The names are valid and distinct on all file systems, including file systems that ignore case.
-    If two names would be the same, each name also contains the number of the text, counted from 1.
+    If two names would be the same, the names of all texts with prompts also contain the number of
+    the text, counted from 1.
 
     use: "calibration" or "recovery".
     """
@@ -195,7 +198,7 @@ def own_text_files(use: str, windows: Windows) -> dict[int, str]:
 
 
 def _file_name(use: str, stem: str) -> str:
-    """Return a file name for a text that the model writes.
+    """Return a file name for a text that the model generates.
 
     The name has at most `LONGEST_FILE` bytes, and none of the characters in `REFUSED`.
 
@@ -209,9 +212,9 @@ def _file_name(use: str, stem: str) -> str:
 
 
 def measured_again(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
-    """Return a warning for each task that measures a model on a text that the run also reads.
+    """Return a warning for each evaluation task whose text the run also uses for another purpose.
 
-    The run may read the text for calibration, for training, or to count tokens.
+    The other purposes are calibration, training, and counting tokens to trim the vocabulary.
     """
     warnings = []
     for task, (use, windows) in product(tasks, texts.items()):

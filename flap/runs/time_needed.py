@@ -16,18 +16,18 @@ from flap.runtime.agenda import about
 
 @dataclass(frozen=True)
 class TimeNeeded:
-    """The work of a run, and the time that it takes at a given speed."""
+    """The amount of work in a run, and the time that this work takes at a given speed."""
 
     work: PruningWork  # the amount of computation that pruning takes
-    written: float  # number of tokens that the model writes
+    written: float  # number of tokens that the model generates for calibration and training texts
     tasks: list[Task]  # the evaluation tasks of the run
-    # Number of models that are measured. A pruned model counts as less than one model: it counts as
-    # the share of the parameters that stay, because it is faster than the dense model.
+    # Number of models that the evaluation tasks measure. The dense model counts as 1. A pruned
+    # model is faster, so it counts only as the share of the parameters that stays after pruning.
     models: float
-    left_out: list[str]  # descriptions of work that the estimated time does not include
+    left_out: list[str]  # names of stages and tasks whose time is not estimated
 
     def lines(self, speed: LayerSpeed) -> Iterator[str]:
-        """Yield two lines: the estimated time, and the work that is not included in this time."""
+        """Yield two lines: the estimated time, and the work that this time does not include."""
         work = self.work
         pruning = work.passes * work.tokens * speed.layers
         pruning += work.positions * speed.head + work.products * speed.product
@@ -45,7 +45,9 @@ class TimeNeeded:
 def time_needed(
     choices: Choices, source: ModelSource, work: PruningWork, kept: float
 ) -> TimeNeeded:
-    """Return the work of a run, without texts and tasks whose files cannot be read now.
+    """Return how much pruning, text generation and evaluation a run has to do.
+
+    Texts and evaluation tasks whose files cannot be read now are left out.
 
     work: the amount of computation that pruning takes.
     kept: the share of the model's parameters that stays after pruning.
@@ -68,7 +70,7 @@ def time_needed(
     for name, evaluator in choices.evaluators.items():
         try:
             prepared = prepare_tasks({name: evaluator}, source.tokenizer, source.max_length)
-        except ValueError as error:  # the texts of the task cannot be read now
+        except ValueError as error:  # the texts of the tasks cannot be read now
             left_out.append(f"{name} ({one_line(error, 100)})")
             continue
         tasks += [task for task in prepared if task.workload.tokens]
@@ -80,7 +82,9 @@ def time_needed(
 
 
 def _tokens_to_write(choices: Choices, source: ModelSource) -> float:
-    """Return how many tokens the model writes for calibration and recovery.
+    """Return how many tokens the model has to generate for the calibration and training texts.
+
+    The training text is the text for the training after compression (recovery).
 
     Raises:
         ValueError: the tokenizer or a text cannot be read.
@@ -88,8 +92,8 @@ def _tokens_to_write(choices: Choices, source: ModelSource) -> float:
     tokens = 0.0
     for windows in read_texts(choices, source).values():
         for part in windows.to_write:
-            # In a text with prompts, the model writes only the answers. The share of the tokens
-            # that belong to answers is assumed to be SHARE_WRITTEN.
+            # In a text with prompts, the model generates only the answers. These answers are
+            # assumed to be the share SHARE_WRITTEN of the text's tokens.
             share = SHARE_WRITTEN if part in windows.asked else 1.0
             tokens += share * windows.tokens_to_write(part)
     return tokens

@@ -44,7 +44,7 @@ class Trimming:
     after: int  # number of tokens that stay
     parameters: int  # number of parameters of the model after trimming
     # "" if `after` and `parameters` are exact; "about " or "at most " if tokens will also be
-    # counted in texts that the model has not written yet
+    # counted in texts that the model has not generated yet
     roughly: str = ""
 
     def lines(self, budget: Budget) -> Iterator[str]:
@@ -82,10 +82,10 @@ def budget_after_trimming(
     vocabulary is not trimmed, or if the caller has loaded the model. The weights of a loaded model
     are not trimmed yet, so the targets are checked later, after trimming.
 
-    No weight is read. If `vocabulary.size` is not set, and the model has not written all texts or
+    No weight is read. If `vocabulary.size` is not set, and the model has not generated all texts or
     answers in which tokens are counted, the number of tokens that stay is an estimate. For this
     estimate, tokens are counted in the prompts and in the answers that the text files contain.
-    Texts that the model writes as a whole are not counted.
+    Texts that the model generates without prompts are not counted.
 
     Raises:
         ValueError: the ratio, a target or another option does not fit this model, or no token of
@@ -203,7 +203,7 @@ def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
     for use in texts:
         for part in texts[use].to_write:
             text = run.texts[use].texts[part]
-            if text is not None:  # the dense model has written this text
+            if text is not None:  # the dense model has generated this text
                 texts[use] = texts[use].written(part, text)
 
     # keep the text in which tokens were counted, because the report shows the domain "calibration"

@@ -70,15 +70,20 @@ def _missing(config: DictConfig, key: str, names: Iterable[str]) -> list[Path]:
 class StudyCallback(Callback):
     """Writes the study of a sweep, and sends its table to the tracker.
 
-    An error while the study is written or its table is sent never makes the sweep fail.
+    If the study cannot be written, or its table cannot be sent, a warning is logged and the sweep
+    continues.
     """
 
-    # config of the sweep that is running in this process, or that has just ended with an error
+    # config of the sweep that is running in this process, or that has just ended with an error;
+    # None if there is no such sweep
     open_sweep: ClassVar[DictConfig | None] = None
     cells: ClassVar[int | None] = None  # number of cells of the sweep; None if unknown
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the launcher's options, and store the config in case an error ends the sweep."""
+        """Check the options of evaluations and of the launcher, and store the config of the sweep.
+
+        If an error ends the sweep, `write_open_study` needs the stored config.
+        """
         protect_secrets_of(config, config.hydra.job.env_set)
         StudyCallback.open_sweep = config
         with exit_on_error():  # Hydra would catch a ValueError here, and only log a warning
@@ -89,7 +94,7 @@ class StudyCallback(Callback):
                 make_jobs_private(config.hydra.launcher)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write the study again, but at most once a minute, because writing takes some seconds."""
+        """Write the study again, but at most once a minute, as writing it takes some seconds."""
         page = Path(config.hydra.sweep.dir) / "index.html"
         fresh = page.exists() and time.time() - page.stat().st_mtime < 60
         if config.hydra.mode == RunMode.MULTIRUN and not fresh:
@@ -189,9 +194,13 @@ class RunFailedError(Exception):
 
 
 def failure_lines(error: BaseException, begin: float) -> list[str]:
-    """Return the lines that say why a command has failed, or raise an unexpected error again.
+    """Return the lines that tell the user why a command has failed.
 
-    error: the error that has ended the command. begin: the time at which the command has begun.
+    An error of an unexpected type is raised again.
+
+    error: the error that has ended the command.
+    begin: the time at which the command began. Runs that failed before this time, in an earlier
+        command, are not listed.
     """
     if isinstance(error, RunFailedError):
         if error.told:  # the console has already shown this error
@@ -239,7 +248,7 @@ def _explain_file(error: OSError) -> str:
 
 
 def failures(sweep: Path, since: float = 0) -> list[str]:
-    """Return one line for each run of a sweep that has failed since the time `since`."""
+    """Return a line about each run of a sweep that has failed since the time `since`."""
     lines = []
     for path in sorted(sweep.glob(f"*/{STATUS}")):
         status = read_status(path.parent)

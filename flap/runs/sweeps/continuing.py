@@ -1,6 +1,7 @@
-"""Build the command that continues unfinished work.
+"""Build the command line that continues an interrupted run, or a sweep with unfinished cells.
 
-The console shows this command after Ctrl-C, and after a sweep with failed cells (runs).
+A cell is one run of a sweep. The console shows this command line after Ctrl-C, and after a sweep in
+which some cells have failed.
 """
 
 import re
@@ -32,9 +33,12 @@ def interrupted_line() -> str:
 
 
 def again_line(begin: str) -> str:
-    """Return a line with the command that continues an interrupted sweep, or one with failed cells.
+    """Return a line with the command that continues a sweep.
 
-    begin: the beginning of the line; also the whole line if no sweep has begun.
+    The sweep was interrupted, or some of its cells (runs) have failed.
+
+    begin: the first words of the line, which say what has happened, such as "interrupted". If no
+        sweep has begun, these words are the whole line.
     """
     sweep = StudyCallback.open_sweep
     if sweep is None:

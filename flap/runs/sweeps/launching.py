@@ -83,7 +83,7 @@ def make_jobs_private(launcher: Any) -> None:
 
 
 def remove_finished_jobs(launcher: Any) -> None:
-    """Remove the files that submitit has pickled for jobs that have ended.
+    """Remove the pickle files that submitit has written for jobs that have ended.
 
     The files of all other jobs stay, because these jobs still need them.
     """
@@ -95,8 +95,11 @@ def remove_finished_jobs(launcher: Any) -> None:
 
 
 def _submitit_folder(launcher: Any) -> Path | None:
-    """Return the folder with submitit's folders of jobs; None if the launcher has none."""
-    of_jobs = launcher.get("submitit_folder")  # for example SWEEP/.submitit/%j
+    """Return the folder in which submitit creates a folder for each job.
+
+    Return None if the launcher does not use submitit.
+    """
+    of_jobs = launcher.get("submitit_folder")  # such as SWEEP/.submitit/%j, where %j is the job id
     return Path(str(of_jobs).partition("%")[0]) if of_jobs else None
 
 
