@@ -14,7 +14,7 @@ FlatConfig = dict[str, str]
 # "options" (`RunRecord.options`). This column shows a setting if the run's command line sets it and
 # its value differs between the runs of a study.
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")
-# Config keys and config sections that do not change the result of a run.
+# Config keys and config sections that do not change the results of a run.
 BOOKKEEPING = (
     "cache_dir",
     "use_cache",
@@ -31,7 +31,7 @@ BOOKKEEPING = (
 
 
 def is_bookkeeping(key: str) -> bool:
-    """Return whether a config key, such as "tracking.project", leaves a run's result unchanged."""
+    """Return whether a config key, such as "tracking.project", leaves a run's results unchanged."""
     return key in BOOKKEEPING or key.partition(".")[0] in BOOKKEEPING
 
 

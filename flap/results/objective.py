@@ -1,4 +1,4 @@
-"""The measured numbers that a run returns to Hydra. Hydra's sweepers can optimise these numbers."""
+"""The numbers of its report, such as a perplexity, that a run returns for Hydra's sweepers."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -11,7 +11,7 @@ Objective = float | tuple[float, ...] | None
 
 
 def objective_of(report: Record, names: Sequence[str]) -> Objective:
-    """Return the values of the numbers with these names in a report.
+    """Return the numbers with these names from the report of a run.
 
     For one name, the result is a float. For several names, the result is a tuple of floats. If
     `names` is empty, the result is None.

@@ -22,8 +22,8 @@ from flap.results.study_table import tabulate
 from flap.results.templates import template
 
 FILTERS = (*CHOSEN, "state")
-# CSS values that replace the colours of the plots on the page, so that the plots follow the dark
-# theme of a browser.
+# For colours of the plots, the CSS values that replace them on the page, so that the plots follow
+# the light or dark theme of a browser.
 THEME = {"#ffffff": "none", INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
 
 
@@ -90,7 +90,7 @@ def _commit(report: Report) -> str:
 
 
 def inline(svg: bytes) -> Markup:
-    """Return a plot as an SVG element. Replace its colours by the colours of the page (THEME)."""
+    """Return a plot as an SVG element, with its colours replaced by those of the page (THEME)."""
     _, tag, element = svg.decode().partition("<svg")
     for colour, variable in THEME.items():
         element = element.replace(colour, variable)

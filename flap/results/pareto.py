@@ -1,4 +1,4 @@
-"""Pareto fronts of quality and cost, such as accuracy and number of parameters.
+"""Pareto fronts of a model's quality and cost, such as accuracy and number of parameters.
 
 A model is on the front unless another model is cheaper and at least as good, or is better and at
 most as expensive. Dense models can be on the front, too. Two costs that differ by at most 1 % count

@@ -1,6 +1,7 @@
 """The plots of a study: quality over ratio, quality over cost, and what each layer keeps.
 
-A study consists of the runs of one or more sweeps.
+A study consists of the runs of one or more sweeps. A number is a measured result, such as a
+perplexity or an accuracy.
 
 Colours distinguish methods and metrics. Line styles and markers distinguish structures.
 """

@@ -14,7 +14,7 @@ Widths = dict[str, int]  # number of query heads, KV heads, neurons and experts 
 
 @dataclass
 class Record:
-    """The measured numbers of a run, and facts about the run.
+    """The measured results of a run, such as perplexities, and facts about the run.
 
     If the values of a field have a unit, the name of the field contains this unit, as in
     `peak_memory_bytes`.
@@ -31,8 +31,9 @@ class Record:
     # training and vocabulary texts, and the data sets of the evaluation tasks
     sources: Texts = field(default_factory=dict)
     # Facts about the texts that the dense model generated, such as the number of tokens. The keys
-    # are "calibration" and "recovery" for texts that the model wrote without prompts. If the model
-    # answered the prompts of a text NAME, the key is "calibration (NAME)" or "recovery (NAME)".
+    # are "calibration" and "recovery" for texts that the model generated without prompts. If the
+    # model answered the prompts of a text NAME, the key is "calibration (NAME)" or "recovery
+    # (NAME)".
     own_text: Facts = field(default_factory=dict)
     # warnings about the run, the model and the texts (`Run.warnings`)
     warnings: list[str] = field(default_factory=list)
@@ -56,7 +57,7 @@ class Record:
     layers: list[Widths] = field(default_factory=list)
     # widths of each layer of the dense model
     layers_before: list[Widths] = field(default_factory=list)
-    # How well linear compensation works in each attention, MLP or expert (`FitReport`). Linear
+    # How exact linear compensation is in each attention module, MLP or expert (`FitReport`). Linear
     # compensation predicts the contribution of the removed channels from the channels that stay,
     # with a least-squares fit. The keys are the names of the modules.
     repairs: Facts = field(default_factory=dict)
@@ -78,12 +79,12 @@ class Record:
     # these documents, for example in its calibration text
     left_out: dict[str, int] = field(default_factory=dict)
     # Measured numbers, such as perplexities, of the models "dense" and "pruned". If the run trains
-    # the pruned model, "compressed" has the numbers before training.
+    # the pruned model, "compressed" has the numbers that were measured before training.
     evaluation: dict[str, Numbers] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
     # for each measured number, whether "higher" or "lower" values are better; numbers for which
     # this is unknown are left out
     better: dict[str, Better] = field(default_factory=dict)
-    # for each number that is an average over tasks, the names of the averaged numbers
+    # for the name of each average over tasks, the names of the numbers that are averaged
     averages: dict[str, list[str]] = field(default_factory=dict)
     # standard errors of the differences between the pruned and the dense model, paired by document
     difference_stderr: Numbers = field(default_factory=dict)
@@ -97,7 +98,9 @@ class Record:
     # "off": the cache is off, or the run has not collected statistics before pruning
     statistics_cache: str = ""
     checkpoint: str | None = None  # the folder of the checkpoint; None if none was saved
-    loads_with: str = ""  # which software loads the checkpoint, and why
+    # what is needed to load the checkpoint, such as "stock transformers", and the reason if
+    # transformers alone is not sufficient
+    loads_with: str = ""
     schema: int = SCHEMA  # version of the format of report.json
     # the versions of flap, Python and libraries
     versions: Texts = field(default_factory=dict)

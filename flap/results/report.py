@@ -23,7 +23,8 @@ NEEDED = {
     "versions": dict,
     "git": dict,
 }
-# The keys whose values are measured numbers, in which null stands for infinity.
+# The keys whose values contain measured numbers, such as perplexities. In these numbers, null
+# stands for infinity.
 MEASURED = ("target", "recovery", "evaluation", "difference_stderr", "difference_p_value")
 
 

@@ -1,4 +1,7 @@
-"""The report as text: tables on the console and in report.md."""
+"""The report as text: tables on the console and in report.md.
+
+A number is a measured result, such as a perplexity or an accuracy.
+"""
 
 from collections import Counter
 from itertools import chain
@@ -42,8 +45,9 @@ def measured(report: Record) -> Table:
 
     The table also has the differences between the two models, and the domain of each number, which
     is "other" or "calibration" (`Record.domains`). If the model was trained after compression, the
-    table also has the numbers of the model before training, and the changes that training made. If
-    the vocabulary was trimmed, perplexities are left out, because only the dense model has them.
+    table also has the numbers that were measured before training, and the changes that training
+    made. If the vocabulary was trimmed, perplexities are left out, because only the dense model has
+    them.
     """
     models = {name: report.evaluation[name] for name in MODELS if name in report.evaluation}
     *earlier, _ = models
@@ -108,7 +112,7 @@ def sizes(report: Record) -> list[Row]:
 
 
 def _ratio(ratio: Numbers) -> str:
-    """Describe the realised and the requested ratio, and the effect of rounding the widths."""
+    """Describe the realised and the requested ratio, and how much rounding widths changed it."""
     text = "{realised_decoder:.4f}"
     if "requested" in ratio:
         text += " of {requested:g} asked"

@@ -1,4 +1,7 @@
-"""Read the settings, the state and the report of one run from its folder."""
+"""Read the settings, the state and the report of one run from its folder.
+
+A number is a measured result, such as a perplexity or an accuracy.
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -33,8 +36,8 @@ class RunRecord:
     metric: str | None = None
     structure: str | None = None
     ratio: float | None = None
-    # the requested ratio or targets, such as "0.2" or "target.bytes=2e8"; runs are ranked by their
-    # measured numbers only among runs that have the same text here
+    # The requested ratio or targets, such as "0.2" or "target.bytes=2e8". The measured numbers of
+    # runs are ranked only among runs that have the same text here.
     requested: str = ""
     seed: int | None = None
     # the settings that the command line sets, that differ between the runs of a study, and that
@@ -42,7 +45,8 @@ class RunRecord:
     options: str = ""
     # an empty report if the run has no result
     report: Report = field(default_factory=lambda: Report({}))
-    # for each number that was measured on the pruned model, its value for each document
+    # for each number that was measured on the pruned model, the results on the single documents or
+    # windows of text, such as 0 or 1 for an accuracy
     documents: DocumentValues = field(default_factory=dict)
     sweep: str = ""  # the name of the run's sweep; empty unless the study has several sweeps
     config: FlatConfig = field(default_factory=dict)
@@ -62,8 +66,8 @@ class RunRecord:
         """The facts on which the measured numbers of the dense model depend.
 
         There is a JSON text for each evaluation, with the model, the options of the evaluation, and
-        the documents that tasks leave out. Two runs with equal texts share the numbers of the dense
-        model.
+        the documents that tasks leave out. Two runs with equal JSON texts have measured the same
+        numbers of the dense model.
         """
         config = self.report.config
         documents = {task: self.report.inputs.get(task) for task in self.report.left_out}
@@ -74,9 +78,9 @@ class RunRecord:
     def difference_to(self, first: "RunRecord", name: str) -> Difference | None:
         """Return the difference of a number between two runs, this run minus `first`.
 
-        Return None if the two runs have not stored values of the same documents. The difference of
-        an average over tasks is computed from the differences of these tasks. If the two runs have
-        averaged different tasks, return None.
+        The two runs are compared document by document. Return None if they have not stored the
+        results of the same documents. The difference of an average over tasks is computed from the
+        differences of these tasks. If the two runs have averaged different tasks, return None.
 
         name: the name of the number, such as "boolq/acc".
         """
@@ -109,7 +113,7 @@ def read_run(folder: Path) -> RunRecord:
     if resolved.get("plan"):
         choices |= {"metric": "plan", "structure": "plan"}
     ratio = resolved.get("ratio")
-    # a run with a target has no requested ratio; show the share of parameters that was removed
+    # a run with a target has no requested ratio; use the share of parameters that was removed
     if ratio is None:
         ratio = report.ratio.get("realised_decoder")
     if ratio is not None:
@@ -138,7 +142,7 @@ def _targets(config: FlatConfig) -> str:
     """Return the requested targets of a run, such as "target.bytes=2e8"."""
     targets = []
     for key, value in config.items():
-        # leave out targets that are not set, and `target.sequences` if it has its default
+        # leave out targets that are not set, and `target.sequences` if it has its default value
         if key.startswith("target.") and value not in ("null", "1"):
             targets.append(f"{key}={value}")
     return " ".join(targets)

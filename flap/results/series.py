@@ -34,8 +34,8 @@ class Series:
     structure: str
     rows: DataFrame  # the rows of `Study.results` for the runs of this line
     # A table with a row for each ratio. The columns are the minimum, mean and maximum of each
-    # number over the runs with different seeds. For runs with a target, the ratio is the share of
-    # the parameters that was removed.
+    # measured number over the runs with different seeds. For runs with a target, the ratio is the
+    # share of the parameters that was removed.
     by_ratio: DataFrame
     # matplotlib options: the colour, which depends on the label, and the marker and the dashes,
     # which depend on the structure

@@ -1,4 +1,7 @@
-"""A study: the runs of one or more sweeps, and a table with a row for each run."""
+"""A study: the runs of one or more sweeps, and a table with a row for each run.
+
+A number is a measured result, such as a perplexity or an accuracy.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +33,7 @@ COLUMNS = [
     "requested",
     "parameters_before",
 ]
-# columns of `Study.frame` that are not written to study.csv
+# columns of `Study.frame` that are left out of study.csv
 UNSHOWN = ["requested", "parameters_before"]
 
 
@@ -39,7 +42,7 @@ class Study:
     """The runs of one or more sweeps.
 
     Runs are sorted by ratio. Runs with the same ratio are sorted by the first number in `measured`.
-    Runs without a result come last.
+    Runs that have not finished come last.
     """
 
     folder: Path  # the folder into which the files of the study are written
@@ -78,7 +81,7 @@ class Study:
     def frame(self) -> DataFrame:
         """A table with a row for each run: its settings, its sizes and its measured numbers.
 
-        A number that was not measured is None. An infinite number is the text "nan".
+        A number that was not measured is None. Infinity is replaced by the text "nan".
         """
         rows = [_row(run) for run in self.runs]
         numbers = [name for name in dict.fromkeys(chain(*rows)) if "/" in name]
@@ -113,8 +116,8 @@ class Study:
 
         All runs with the same model and the same evaluations have measured the same numbers of the
         dense model, so only the first of these runs has a row here. A dense model has several rows
-        if runs have measured it in several ways, such as with different window lengths. A run has
-        no row if another run has done all of its evaluations, and more.
+        if runs have evaluated it with different options, such as window lengths. A run has no row
+        if another run has done the same evaluations and additional ones.
         """
         first: dict[frozenset[str], int] = {}
         for i in self.results.index:
@@ -170,7 +173,7 @@ class Study:
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    """Return the row of a run in `Study.frame`, which ignores keys that are not its columns."""
+    """Return the row of a run in `Study.frame`. The frame ignores keys that are not its columns."""
     report = run.report
     numbers = {
         "dense": report.evaluation["dense"],

@@ -49,7 +49,7 @@ def _without_constant_choices(study: Study) -> Table:
 
 
 def _broken(heading: str) -> str:
-    """Break the name of a number into several lines, after "/" and " ", and before "@"."""
+    """Break the heading of a column into several lines, after "/" and " ", and before "@"."""
     return heading.replace("/", "/\n").replace(" ", " \n").replace("@", "\n@")
 
 

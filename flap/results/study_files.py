@@ -41,8 +41,8 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
 def save_study(study: Study) -> Path:
     """Write the table, plots and page of a study into its folder, and return the page's path.
 
-    The contents of all files are created before the first file is written. If this fails, files
-    that an earlier call has written stay unchanged.
+    The contents of all files are created before the first file is written. If the contents cannot
+    be created, files that an earlier call has written stay unchanged.
 
     Raises:
         ValueError: the files cannot be written.
@@ -124,7 +124,7 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
     kept = []
     for run in runs:
         if run.state != "finished" and _cell(run) in finished:
-            continue  # another run of the same cell, with another job number, has finished
+            continue  # another run of this cell, with another job number, has finished
         if run.state == "damaged":
             run = replace(run, error=f"{run.error}; run the cell again")
         kept.append(run)

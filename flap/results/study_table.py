@@ -1,6 +1,7 @@
 """The table of a study: the settings and results of each run, with the best numbers marked.
 
-A study consists of the runs of one or more sweeps.
+A study consists of the runs of one or more sweeps. A number is a measured result, such as a
+perplexity or an accuracy.
 """
 
 from math import isfinite
@@ -117,15 +118,15 @@ def _marks(study: Study) -> Marks:
 
 
 def _marks_of(study: Study, ranked: list[int], name: str) -> Marks:
-    """Return the marks of one measured number in the runs that are compared.
+    """Return the marks of one measured number in runs that are compared with each other.
 
-    "best" means that the value of this run is significantly better than the values of all other
-    runs. "near" means that the value does not differ significantly from the best value. If another
+    "best" means that a run's value is significantly better than the values of all other runs.
+    "near" means that a run's value does not differ significantly from the best value. If another
     value is marked "near", the best value is also marked "near".
 
-    If two runs have not stored values of the same documents, it is unknown whether the difference
-    between these runs is significant. If this is unknown for the best run and another run, no value
-    is marked "best".
+    If two runs have not stored the results of the same documents, it is unknown whether the
+    difference between these runs is significant. If this is unknown for the best run and another
+    run, no value is marked "best".
 
     ranked: the indices of the runs that have measured the number, from the best to the worst value.
     name: the name of the number.

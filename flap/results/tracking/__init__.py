@@ -1,9 +1,9 @@
 """Track runs with Weights & Biases or MLflow, or not at all.
 
-A tracker is a service that shows runs, such as Weights & Biases. It gets a copy of the results in
-the run's folder. If the tracker fails, flap logs one warning and the run continues. The packages
-wandb and mlflow are imported inside functions, because importing them takes almost a second.
-docs/tracking.md lists the names of all values that are sent to the tracker.
+A tracker is a service that shows runs, such as Weights & Biases. flap sends to the tracker a copy
+of the results in the run's folder. If the tracker fails, flap logs one warning and the run
+continues. The packages wandb and mlflow are imported inside functions, because importing them takes
+almost a second. docs/tracking.md lists the names of all values that are sent to the tracker.
 """
 
 from flap.results.tracking.base import JobInfo, NoTracking, TrackedRun, Tracking

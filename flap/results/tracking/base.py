@@ -166,7 +166,10 @@ def layer_rows(report: Report) -> Rows:
 
 
 def summary(report: Report) -> Config:
-    """Return a report's numbers in a flat dict, with keys such as "ratio/realised_decoder"."""
+    """Return the parts of a report that are sent to the tracker as the summary of the run.
+
+    The parts are in a flat dict, with keys such as "ratio/realised_decoder".
+    """
     sections = {name: getattr(report, name) for name in SUMMARIZED}
     return flat(report.evaluation | sections, separator="/")
 

@@ -104,7 +104,7 @@ class MLflow(Tracking):
 
 @dataclass
 class MLflowRun(RunInTracker):
-    """A run in MLflow. The MLflow client sends the values of `log` in another thread."""
+    """A run in MLflow. In `log`, the MLflow client sends the values in another thread."""
 
     client: Any
     id: str
@@ -146,7 +146,7 @@ class MLflowRun(RunInTracker):
         self.client.set_tag(self.id, "dense_model", str(report.config["model"]["path"]))
 
     def finish(self, failed: bool) -> None:
-        """End the run, and wait until all values of `log` have been sent."""
+        """End the run, and wait until the values from all calls of `log` have been sent."""
         self.client.set_terminated(self.id, "FAILED" if failed else "FINISHED")
         for operation in self.sent:
             operation.wait()

@@ -22,8 +22,8 @@ from flap.storage.status import exit_on_error
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
-# The sizes and the speed on the horizontal axes of the plots, by their names in the summary of a
-# W&B run.
+# The names, in the summary of a W&B run, of the sizes and the speed on the horizontal axes of the
+# plots.
 OVER = (
     "ratio/realised_decoder",
     "parameters/total_after",
@@ -109,8 +109,9 @@ def _sections(study: Study) -> list["Section"]:
     """Return the sections of the workspace.
 
     There is a section for each size or speed in OVER, with a plot for each measured quality, such
-    as an accuracy. If the speed was not measured, it has no section. Two more sections show the
-    plots of each run's layers, and how the configs of the runs differ.
+    as an accuracy. If the speed was not measured, it has no section. Two more sections follow. The
+    first shows for each run a bar chart of the kept and removed units of each layer. The second
+    shows what differs between the runs, such as their configs.
     """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
