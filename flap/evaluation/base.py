@@ -36,15 +36,16 @@ class Measurement:
     """
 
     numbers: Numbers = field(default_factory=dict)  # such as {"wikitext2/perplexity@2048": 5.68}
-    # for each number that is a mean over documents or windows: the value of each document or
-    # window. A perplexity is no such mean, so it has approximate values, of which it is the mean
+    # For each number that is a mean over documents or windows: the value of each document or
+    # window. A perplexity is not the mean of the perplexities of its windows. So each window gets
+    # an approximate value instead, and the mean of these values is the perplexity
     # (`flap.evaluation.perplexity.linearised`).
     documents: Documents = field(default_factory=dict)
-    # for each number: whether higher or lower values are better. A number for which this is unknown
-    # is left out.
+    # for each number: whether higher or lower values are better. A number is left out if this is
+    # unknown.
     better: dict[str, Better] = field(default_factory=dict)
     # the measured numbers of the dense model, if the task measures both models
-    # (`Task.side_by_side`); `numbers` then has those of the pruned model
+    # (`Task.side_by_side`). The measured numbers of the pruned model are then in `numbers`.
     beside: Numbers = field(default_factory=dict)
 
     def without(self, names: Collection[str]) -> "Measurement":
@@ -163,7 +164,7 @@ class Evaluator(ABC):
         return False
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Return a dict from the name of each average over tasks to the names of its numbers.
+        """Return a dict from each average over tasks to the names of the averaged numbers.
 
         numbers: the measured numbers of all tasks, by name.
         """
@@ -172,7 +173,7 @@ class Evaluator(ABC):
     def summary(self, measured: Measurement) -> Measurement:
         """Return the averages over tasks, and the standard errors of these averages.
 
-        Different tasks have different documents. The statistical errors of their numbers are
+        Different tasks have different documents. The statistical errors of the tasks' numbers are
         therefore independent, and the squares of the standard errors add up.
         """
         numbers = measured.numbers

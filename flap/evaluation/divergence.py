@@ -79,7 +79,7 @@ class Divergence(OnTexts):
 
 
 def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
-    """Return the dense model's final hidden states for the batches that this process computes.
+    """Return the dense model's final hidden states for the batches that this process works on.
 
     If several processes share the evaluation, each process computes some of the batches. If the run
     has a working directory, the states are in memory-mapped files, and otherwise in host memory.

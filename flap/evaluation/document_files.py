@@ -73,7 +73,10 @@ class DocumentFiles:
         return f"does not suit {name} ({type(error).__name__}: {one_line(error, 200)})"
 
     def origin(self, names: list[str]) -> str:
-        """Return a text with the source, the number and a digest of the documents of some tasks.
+        """Return a text that says where the documents of some tasks come from.
+
+        The text contains the name of the file or folder, the number of the documents, and a digest
+        of the documents.
 
         names: the names of the tasks.
         """

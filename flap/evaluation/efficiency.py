@@ -73,7 +73,7 @@ class Efficiency(Evaluator):
         return [Task("efficiency", self.compare, about, side_by_side=True, workload=workload)]
 
     def compare(self, dense: PreTrainedModel, pruned: PreTrainedModel) -> Measurement:
-        """Measure both models, and return the results of each model and the ratios pruned / dense.
+        """Measure both models, and return both models' results and the ratios pruned / dense.
 
         The field `numbers` of the measurement has the results of the pruned model and the ratios,
         and the field `beside` has the results of the dense model.

@@ -24,8 +24,8 @@ def standard_error(values: Sequence[float]) -> float:
     s: the standard deviation of the sample, with divisor n - 1. n: the number of values.
 
     The values must be independent of each other. The standard error is NaN if there are fewer than
-    two values, or if a value is not finite. The standard error is infinite if the square of a value
-    overflows.
+    two values, or if a value is not finite. The standard error is infinite if the sum of the
+    squared deviations from the mean overflows.
     """
     if len(values) < 2 or not numpy.isfinite(values).all():
         return math.nan
@@ -70,7 +70,7 @@ def paired(
         first model, and `after` those of the second model. The difference is `after` minus
         `before`.
 
-    A number is left out if the two models have different counts of values for it, or if the
+    A number is left out if the two models do not have equally many values of this number, or if the
     standard error of the difference is not finite.
 
     Both models were measured on the same documents, so there is a difference for each document, and
@@ -92,9 +92,9 @@ def with_averages(
     """Add the differences of averages, such as the mean accuracy of all tasks, to `numbers`.
 
     numbers: how much each number differs between two models.
-    averages: for each average, the names of the averaged numbers. These numbers were measured on
-        different documents, so the squares of their standard errors add up. An average is left out
-        if one of these numbers is not in `numbers`.
+    averages: for the name of each average, the names of the averaged numbers. These numbers were
+        measured on different documents, so the squares of their standard errors add up. An average
+        is left out if one of these numbers is not in `numbers`.
     """
     found = dict(numbers)
     for name, parts in averages.items():

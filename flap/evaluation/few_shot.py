@@ -14,8 +14,8 @@ def check_shots(task: LoadedTask, num_fewshot: int | None) -> None:
     num_fewshot: the number of examples; None stands for the task's default.
 
     Raises:
-        ValueError: the task takes no examples, has too few documents for them, or runs code that
-            the model writes.
+        ValueError: the task takes no examples, has too few documents to take the examples from, or
+            runs code that the model writes.
     """
     for name, subtask in task.subtasks.items():
         if getattr(subtask, "UNSAFE_CODE", False):

@@ -20,10 +20,10 @@ class Generation(ZeroShot):
     A task such as triviaqa gives two numbers. `triviaqa/exact_match,remove_whitespace` is the share
     of documents (questions) that are answered correctly by the rules of the task. `triviaqa/f1` is
     the F1 score between the words of the model's answer and the words of the right answer, averaged
-    over documents (`zero_shot_results.f1`). If a question has several right answers, the one with
-    the highest F1 counts. These numbers complement multiple choice: a pruned model may be unable to
-    write the right answer, although it can still choose this answer from a list. The options that
-    have no comment here are described in `ZeroShot`.
+    over documents (`zero_shot_results.f1`). If a question has several right answers, its F1 is the
+    highest of the scores with these answers. These numbers complement multiple choice: a pruned
+    model may be unable to write the right answer, although it can still choose this answer from a
+    list. The options that have no comment here are described in `ZeroShot`.
 
     Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
     Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa]
@@ -66,8 +66,9 @@ class Generation(ZeroShot):
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return a dict from each average to the names of the averaged numbers, one for each task.
 
-        The averages are `generation/exact_match` and `generation/f1`. An average is left out if it
-        cannot be computed over all tasks, because one of them has no exact match or no F1.
+        The averages are `generation/exact_match` and `generation/f1`. An average is left out if one
+        of the tasks has no exact match or no F1, because averages over different tasks are not
+        comparable.
         """
         averages = {}
         # Map short names, such as "triviaqa/exact_match", to full names with lm-eval's filter, such

@@ -59,7 +59,7 @@ def _without(task: Task, overlap: Overlap | None) -> Task:
 
 
 def _readers(overlap: Overlap) -> str:
-    """Return a text that names the overlapping texts of a run, and the use of each.
+    """Return a text that names the texts in which the documents occur, and what they are used for.
 
     An example is "calibration (calibration.dataset=my.jsonl)".
     """

@@ -61,7 +61,7 @@ class Perplexity(OnTexts):
 
 
 def _measured(name: str, number: float, values_N: Tensor) -> Measurement:
-    """Return a measurement of one number. If the number is finite, add its values on windows."""
+    """Return a measurement of one number. If the number is finite, add the windows' values."""
     values = {name: values_N.tolist()} if math.isfinite(number) else {}
     return Measurement({name: number}, values, {name: "lower"})
 
@@ -89,13 +89,14 @@ def linearised(losses_N: Tensor) -> Tensor:
 
 
 def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
-    """Return a value for each window, so that the mean of these values is r = Σ one / Σ other.
+    """Return a value for each window, so that the mean of these values is r = Σ one_N / Σ other_N.
 
     one_N, other_N: two quantities of each window, such as the sum of its losses and its number of
         tokens.
 
-    The value of a window is r + (one - r · other) / mean other. As in `linearised`, the standard
-    error of the mean of these values is the standard error that the delta method gives for r.
+    The value of a window is r + (one - r · other) / m, where one and other are the quantities of
+    this window, and m is the mean of other_N. As in `linearised`, the standard error of the mean of
+    these values is the standard error that the delta method gives for r.
     """
     ratio = one_N.sum() / other_N.sum()
     return ratio + (one_N - ratio * other_N) / other_N.double().mean()

@@ -190,7 +190,7 @@ class Programs(Evaluator):
         model: PlacedModel,
         work: WorkFolder = NOT_KEPT,
     ) -> Measurement:
-        """Let a model write a program for each problem, and measure how many pass their tests.
+        """Let a model write a program for each problem, and measure how many programs are right.
 
         work: the working directory of the task. If the task was interrupted, programs that are
             stored in this directory are neither written nor run again.

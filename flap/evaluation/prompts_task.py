@@ -63,7 +63,7 @@ class PromptsTask(ConfigurableTask):
         chat_template: Callable[..., str] | None = None,
         **_: Any,
     ) -> str:
-        """Return the prompt of a row: the turns of few-shot examples, followed by the row's turns.
+        """Return the prompt for a row: the turns of few-shot examples, followed by the row's turns.
 
         `chat_template` formats the turns. If it is None, the turns are joined as plain text.
         """

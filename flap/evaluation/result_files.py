@@ -1,4 +1,4 @@
-"""Store the measured numbers of a run.
+"""Store the measured numbers of a run, such as perplexities and accuracies.
 
 The numbers of a task are stored as soon as the task ends. A run that is started again after an
 interruption reads these numbers instead of measuring again.
@@ -37,8 +37,8 @@ from flap.storage import (
 from flap.storage.atomic_files import atomic_file
 from flap.storage.json_files import infinite
 
-# A dict from each number to its values on single documents. The number is given by its name and by
-# a digest of the fields `task` and `data` in the key of its entry.
+# A dict from measured numbers to their values on single documents. A key of the dict consists of
+# the name of the number, and a digest of the fields `task` and `data` in the key of its entry.
 DocumentValues = dict[tuple[str, str], list[float]]
 RESULTS = "evaluation.json"
 
@@ -139,7 +139,7 @@ class Results:
 
 @dataclass(frozen=True)
 class TaskNumbers(Store[Measurement]):
-    """Reads and writes the numbers of one task in a `Results`."""
+    """Reads and writes the measured numbers of one task in a `Results` object."""
 
     results: Results
     about: Mapping[str, Any]

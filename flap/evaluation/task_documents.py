@@ -92,9 +92,9 @@ def longest_answer(task: Any) -> int:
 
 
 def _characters(task: Any, document: Any) -> int:
-    """Return the number of characters in the prompts of a document.
+    """Return the number of characters in the texts that the model reads for a document.
 
-    In a multiple-choice task, the model reads one text for each choice: the question and the
+    In a multiple-choice task, the model reads one text for each choice: the question with this
     choice.
     """
     question = len(str(task.doc_to_text(document)))

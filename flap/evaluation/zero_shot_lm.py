@@ -1,6 +1,7 @@
 """The model class that lm-eval calls.
 
-The answers of the model are stored on disk, so that an interrupted task can continue from them.
+The answers of the model are stored on disk, so that an interrupted task does not compute them
+again.
 
 Legend: a *request* of lm-eval asks for the log-likelihood of a continuation, or for a generated
 text. A *group* contains the requests that need the same token sequence. The model reads this

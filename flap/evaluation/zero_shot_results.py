@@ -72,7 +72,7 @@ def directions(
 
 
 def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
-    """Return, for each number that is a mean over documents, its values on these documents.
+    """Return, for each number that is a mean over documents, its value on each document.
 
     For an accuracy, the value on a document is 0 or 1.
     """
@@ -89,7 +89,7 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
             continue
         if not all(isinstance(value, Real) for value in of_documents):
             continue
-        # a number that is not the mean of these values is left out
+        # leave out a number that is not the mean of its values on the documents
         mean = float(numpy.mean(of_documents))
         if math.isclose(mean, numbers[name], rel_tol=1e-9, abs_tol=1e-12):
             documents[name] = [float(value) for value in of_documents]
@@ -107,8 +107,8 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
     normalised: whether each log-likelihood is divided by the number of characters of its choice, as
         for acc_norm. The margin is then in nats per character.
 
-    The returned measurement is empty if the task is not a multiple-choice task, if it has a scoring
-    function of its own, or if a document has no right choice or no wrong choice.
+    The returned measurement is empty if the task is not a multiple-choice task, if the task has a
+    scoring function of its own, or if a document has no right choice or no wrong choice.
     """
     other_way = task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results)
     if other_way or not entries:
