@@ -89,7 +89,7 @@ def task(config: DictConfig) -> "Objective":
 
 
 class Outcome(NamedTuple):
-    """How a run has ended. Both fields are None if the run was not executed (dry run)."""
+    """How a run has ended. Both fields are None if the run was not executed, as in a dry run."""
 
     error: str | None = None  # the error in one line; None if there was no error
     objective: "Objective" = None  # the measured numbers that the option `objective` names

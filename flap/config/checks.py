@@ -88,7 +88,8 @@ def objectives(chosen: Any) -> list[str]:
     """Return the names in the option `objective`, as a list.
 
     chosen: the value of the option, which is None, a name, or a list of names. The names stand for
-        numbers in the report of a run, which the run returns to Hydra.
+        numbers in the report of a run, such as a perplexity. The run returns these numbers to
+        Hydra.
 
     Raises:
         ValueError: a name does not begin with one of the sections in `OBJECTIVES` and a slash.

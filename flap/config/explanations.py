@@ -177,7 +177,7 @@ def _any_choice_has_key(group: str, key: str) -> bool:
 
 
 def _unreadable(error: Exception) -> str:
-    """Return a message for an argument that Hydra cannot parse. It says what to write instead.
+    """Return a message that says what to write instead of an argument that Hydra cannot parse.
 
     If the error has another cause, return an empty string. `explain` then returns Hydra's message.
     """

@@ -1,6 +1,6 @@
 """The forms that a secret has when it is quoted or escaped.
 
-JSON, YAML, HTML, URLs, Hydra and shells each have their own rules for this.
+JSON, YAML, HTML, URLs, Hydra and shells each have their own rules for quoting and escaping.
 """
 
 import html

@@ -13,14 +13,14 @@ HOUR = 3600.0  # seconds
 
 
 class Workload(NamedTuple):
-    """The numbers of tokens that a model reads and writes for a task."""
+    """The numbers of tokens that a model reads and generates for a task."""
 
     read: float = 0  # number of tokens in the prompts and texts that the model reads
     written: float = 0  # number of tokens that the model generates, one after another
 
     @property
     def tokens(self) -> float:
-        """The number of tokens that the model reads and writes together."""
+        """The total number of tokens that the model reads and generates."""
         return self.read + self.written
 
     def part(self, share: float) -> "Workload":

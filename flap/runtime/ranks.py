@@ -190,7 +190,8 @@ def add_up(tensor: "Tensor") -> None:
     """
     if size() == 1:
         return
-    # NCCL sends from the current GPU of each process, but the tensor may be on another GPU
+    # NCCL sends tensors only from the current GPU of each process, but this tensor may be on
+    # another GPU
     sent = tensor.cuda() if tensor.is_cuda else tensor.cpu()
     parts = [sent.new_empty(sent.shape) for _ in range(size())]
     _call_collective("all_gather", parts, sent)

@@ -1,8 +1,8 @@
 """Read and write the files of runs.
 
-These are the stored results of stages, such as calibration (artefacts), the file status.json, and
-the working directories from which interrupted runs resume. This package also has functions to read
-and write JSON, to read YAML, and to lock files.
+The files are artefacts (stored results of stages, such as calibration), the file status.json, and
+the files in the working directories from which interrupted runs resume. This package also has
+functions to read and write JSON, to read YAML, and to lock files.
 """
 
 from flap.storage.artefacts import VERSION, Artefact, Key, Kind, Label, Store, as_json, digest

@@ -103,7 +103,7 @@ def _scratch_beside(target: Path, field: str | None) -> Iterator[Path]:
         try:
             yield scratch
         except SafetensorError as error:
-            # name the file, because the message of safetensors does not, for example on a full disk
+            # The message of safetensors, for example about a full disk, does not name the file.
             raise OSError(f"{target}: {error}") from error
         finally:
             _remove(scratch)

@@ -1,4 +1,4 @@
-"""Read and write JSON, and read YAML. Damaged files are detected.
+"""Read and write JSON, and read YAML. Files that are damaged or nested too deeply are detected.
 
 JSON has no infinity and no NaN, so `to_json` writes null in place of infinity and NaN.
 """

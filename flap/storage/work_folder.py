@@ -73,7 +73,7 @@ class Notes(Generic[T]):
         self._results: dict[int, T] = {}
 
     def __contains__(self, step: int) -> bool:
-        """Return whether the result of a step is stored, possibly by an interrupted run."""
+        """Return whether this process or an interrupted run has stored the result of a step."""
         if step in self._results:
             return True
         if self.folder is None:
@@ -135,7 +135,7 @@ def results_of_steps(
 
 
 def notes_are_whole(folder: Path, steps: int) -> bool:
-    """Return whether no stored result of the first `steps` steps in a folder is damaged.
+    """Return whether all stored results of the first `steps` steps in a folder are undamaged.
 
     A result is damaged if its file does not match the checksum, or if its file is missing although
     the file with the checksum exists.
@@ -184,7 +184,7 @@ def open_working_folder(root: Path, key: Mapping[str, Any], resume: bool) -> Ite
 
     If another run uses the directory, or if no lock can be created, a temporary directory is
     yielded instead, from which no later run can resume. If a run with a temporary directory is
-    killed, its results in the cache and the values of its finished evaluation tasks remain, but
+    killed, its results in the cache and the results of its finished evaluation tasks remain, but
     unfinished stages start again from the beginning.
 
     root: the folder of the cache.
