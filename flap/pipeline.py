@@ -102,8 +102,8 @@ def execute(run: Run) -> Report:
         measure_pruned(after, model, keys.pruned(after, pruned.plan), references)
         if dense_again is not None:
             measure_both(after, dense_again, model, pruned.plan)
-        # `references` holds results of the dense model. They may be memory maps of files in the
-        # working directory, so release them before this block ends and deletes the directory.
+        # `references` holds hidden states of the dense model. They may be memory maps of files in
+        # the working directory, so release them before this block ends and deletes the directory.
         references.clear()
 
         report = report_of(after, artefact, run)

@@ -1,4 +1,4 @@
-"""Compose configs in Python, and check whether a run's config agrees with its method.
+"""Compose configs in Python, and check whether a run's config still agrees with its method.
 
 A method is a file in conf/method/, which sets the metric, the structure, the compensation and the
 calibration together.
@@ -37,7 +37,7 @@ CUSTOM = "custom"
 
 
 def name_method(config: FlapConfig) -> str:
-    """Return the name of a run's method, or "custom" if the run differs from the method's preset.
+    """Return the name of a run's method, or "custom" if the config differs from the preset.
 
     If conf/method/ has no preset with the name `config.method`, return `config.method` unchanged.
     """

@@ -25,8 +25,9 @@ def build(group: str, node: Any, base: type, *others: type) -> Any:
         them.
 
     Raises:
-        ValueError: `node` is neither such a dict nor such an object, its class does not derive from
-            an allowed base class, or an option is unknown, of the wrong type, or out of range.
+        ValueError: `node` is neither a dict with the key `_target_` nor an object of an allowed
+            class, the class in `_target_` does not derive from an allowed base class, or an option
+            is unknown, of the wrong type, or out of range.
     """
     bases = (base, *others)
     if is_dataclass(node) and not isinstance(node, type) and isinstance(node, bases):

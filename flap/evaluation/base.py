@@ -112,7 +112,7 @@ class Task:
     # Whether `run` measures the dense and the pruned model in turns. Tasks that measure times need
     # this, because the speed of a machine changes over time.
     side_by_side: bool = False
-    # The numbers of tokens that a model reads and writes in this task, to estimate how long the
+    # The numbers of tokens that a model reads and generates in this task, to estimate how long the
     # task takes. Unknown numbers are 0.
     workload: Workload = field(default_factory=Workload)
     evaluator: str = ""  # the name of the task's evaluator in the config section `eval`

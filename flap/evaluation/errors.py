@@ -48,7 +48,7 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
 class Difference:
     """How much a mean over documents differs between two models, `before` and `after`."""
 
-    mean: float  # the mean over documents of the value with `after` minus the value with `before`
+    mean: float  # the mean over documents of the value of `after` minus the value of `before`
     error: float  # the standard error of `mean`
     # the probability that the absolute difference would be at least this large if both models were
     # equally good

@@ -85,7 +85,7 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
 
 
 def give(task: Any, splits: Mapping[str, Any]) -> None:
-    """Set the documents of a task of lm-eval. The documents must have the form that it needs.
+    """Set the documents of a task of lm-eval, which must have the form that the task needs.
 
     splits: a dict from the name of each split to its documents. All other splits are removed from
         the config of the task.

@@ -7,7 +7,7 @@ The file evaluation.json has an entry for each pair of a task and a model. An en
 
 - the key, which is a dict of everything that the numbers depend on;
 - the measured numbers, and for each number, whether higher or lower values are better;
-- facts about the task for the report;
+- facts about the task that the report shows, such as where its documents come from;
 - the label, which says, for example, how long the measurement took.
 
 Many numbers are means over documents. Their values on single documents are in the file
@@ -63,7 +63,7 @@ class Results:
     def of(self, about: Mapping[str, Any]) -> "TaskNumbers":
         """Return an object that reads and writes the measured numbers of a task.
 
-        about: facts about the task for the report.
+        about: facts about the task that the report shows, such as where its documents come from.
         """
         return TaskNumbers(self, about)
 
@@ -110,8 +110,8 @@ class Results:
         """Return, for given numbers of the pruned model, the stored values on single documents.
 
         numbers: the names and values of the numbers. An earlier invocation of `python -m flap` may
-            have stored a different value under the same name. The documents' values that belong to
-            a different value are left out.
+            have stored another value of a number. The values on single documents are then left out,
+            because they do not belong to the given value.
         """
         values = {}
         for entry in self.entries().values():

@@ -18,7 +18,7 @@ from flap.runtime.agenda import Workload
 
 LONGEST = 256  # lm-eval's maximum number of tokens in an answer, if the task sets no maximum
 # SAMPLE, CHARACTERS_PER_TOKEN and SHARE_WRITTEN are used to estimate how many tokens a model reads
-# and writes in a task.
+# and generates in a task.
 SAMPLE = 20  # maximum number of documents whose lengths are averaged
 CHARACTERS_PER_TOKEN = 4
 SHARE_WRITTEN = 0.5  # the estimated length of an answer, as a share of the maximum length
@@ -65,7 +65,7 @@ def without_documents(task: LoadedTask, numbers: frozenset[int]) -> LoadedTask:
 
 
 def workload_of(task: LoadedTask, limit: int | None, num_fewshot: int | None) -> Workload:
-    """Estimate from a sample of documents how many tokens a model reads and writes in a task.
+    """Estimate from a sample of documents how many tokens a model reads and generates in a task.
 
     limit, num_fewshot: the options of `ZeroShot`.
     """

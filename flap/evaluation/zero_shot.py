@@ -146,7 +146,7 @@ class ZeroShot(Evaluator):
     def _in_chat(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Return whether the tokenizer's chat template formats the prompts.
 
-        Few-shot examples are then earlier turns of the conversation.
+        If it does, few-shot examples are earlier turns of the conversation.
         """
         choice = self.chat_template.lower()
         has_template = bool(tokenizer.chat_template)

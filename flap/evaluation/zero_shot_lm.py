@@ -35,8 +35,8 @@ Step = list[int]
 class ResumableLM(huggingface.HFLM):
     """A model of transformers for lm-eval, which stores its answers step by step.
 
-    A run can have several processes (ranks). Every rank builds all requests. The ranks share the
-    steps among them, and then exchange their answers, so that every rank has all answers.
+    A run can have several processes (ranks). Every rank builds all requests. The ranks divide the
+    steps among themselves, and then exchange their answers, so that every rank has all answers.
 
     Without this class, lm-eval would divide the documents among the ranks, and the results would
     differ from those of a single process: each rank would draw the few-shot examples of its first

@@ -170,8 +170,9 @@ def f1(name: str, task: Any, entries: list[Entry]) -> Measurement:
     """Return the mean F1 of the answers that a model has written, with the mean's standard error.
 
     The F1 of an answer is the harmonic mean of the precision and the recall of its words, compared
-    with the words of the right answer. If there are several right answers, the highest F1 counts.
-    The F1 is between 0 and 1; higher is better. Case, punctuation and articles are ignored.
+    with the words of the right answer. If there are several right answers, the F1 is the highest of
+    the scores with these answers. The F1 is between 0 and 1; higher is better. Case, punctuation
+    and articles are ignored.
 
     Source: SQuAD, Rajpurkar et al., EMNLP 2016, arXiv 1606.05250, section 6.1. The evaluation
     script of SQuAD differs from this function in five ways:

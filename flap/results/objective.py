@@ -1,4 +1,4 @@
-"""The numbers of its report, such as a perplexity, that a run returns for Hydra's sweepers."""
+"""The results, such as a perplexity, that a run returns to Hydra for its sweepers to optimise."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches

@@ -22,8 +22,8 @@ from flap.results.study_table import tabulate
 from flap.results.templates import template
 
 FILTERS = (*CHOSEN, "state")
-# For colours of the plots, the CSS values that replace them on the page, so that the plots follow
-# the light or dark theme of a browser.
+# A dict from colours of the plots to the CSS values that replace them on the page, so that the
+# plots follow the light or dark theme of a browser.
 THEME = {"#ffffff": "none", INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
 
 

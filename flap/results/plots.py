@@ -1,4 +1,7 @@
-"""The plots of a study: quality over ratio, quality over cost, and what each layer keeps.
+"""The plots of a study: quality over ratio, quality over cost, and the units of each layer.
+
+The ratio is the share of the decoder's weights that pruning removes. Units are heads, neurons and
+experts.
 
 A study consists of the runs of one or more sweeps. A number is a measured result, such as a
 perplexity or an accuracy.
@@ -114,7 +117,7 @@ def _plot(name: str, caption: str, figure: Figure) -> Plot:
 def _panels(
     study: Study, series: list[Series], names: list[str], label: str
 ) -> tuple[Figure, dict[str, Any]]:
-    """Return a figure with a legend, and its panels by the names of the numbers that they show.
+    """Return a figure with a legend, and a dict from names of numbers to the panels that show them.
 
     The panels are side by side, and are still empty.
 

@@ -25,7 +25,7 @@ UNITS = {
 MODELS = ("dense", "compressed", "pruned")  # models in the order of the table's columns
 VOCABULARY = ("{before:,}", "{after:,} ({covered:.2%} of the counted tokens)")
 
-# a row of a table: a name, and its values for the dense and for the pruned model, as text
+# a row of a table: the name of a fact, and its values for the dense and the pruned model, as text
 Row = tuple[str, str, str]
 
 

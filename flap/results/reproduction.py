@@ -20,7 +20,7 @@ from flap.results.tables import Table, wide_console
 EQUAL = 1e-6  # the largest relative difference of two numbers that count as equal
 # The largest relative difference in the number of parameters that is attributed to rounding. On
 # another machine, floating-point rounding can change the order of heads or neurons with almost
-# equal scores, and so the number of parameters that are removed.
+# equal scores, and therefore also the number of parameters that are removed.
 SAME_SIZE = 1e-3
 # Numbers of the evaluation `efficiency` that do not depend on the machine.
 SIZES = ("efficiency/parameters", "efficiency/checkpoint_bytes", "efficiency/prefill_macs")
@@ -60,10 +60,11 @@ def compare_runs(old: RunRecord, new: RunRecord) -> list[Comparison]:
     Two numbers are equal if their relative difference is at most one millionth. Two numbers are
     within the error if they differ by at most one standard error of the original number. For some
     numbers of the pruned model, such as a perplexity, the original report has no standard error.
-    Their limit is the standard error of the difference between the pruned and the dense model. A
-    number of the pruned model is also within the error if both runs have stored the results of the
-    same documents, and a paired test of these results finds no significant difference. Numbers of
-    parameters are within the error if their relative difference is at most `SAME_SIZE`.
+    For these numbers, the standard error of the difference between the pruned and the dense model
+    is used instead. A number of the pruned model is also within the error if both runs have stored
+    the results of the same documents, and a paired test of these results finds no significant
+    difference. Numbers of parameters are within the error if their relative difference is at most
+    `SAME_SIZE`.
 
     Speeds, times and amounts of memory depend on the machine, so they are not compared.
     """

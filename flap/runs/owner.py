@@ -193,7 +193,7 @@ class Owner:
         """
         finished = read_state(self.folder) == "finished"
         if not finished or not self.checked.resume:
-            # not checked for a finished run that is resumed, because nothing may have to be written
+            # a finished run that is resumed is not checked, as it may have nothing left to write
             _check_writable(self.folder)
         old = self.folder / "checkpoint"
         if not self.checked.checkpoint.save and old.exists():

@@ -193,7 +193,7 @@ def trimmed_run(run: Run, tokens: list[str]) -> Run:
 
 
 def _on(run: Run, source: ModelSource, before: PreTrainedTokenizerBase) -> Run:
-    """Return a copy of the run with the trimmed model, and with new texts, tasks and budget.
+    """Return a copy of the run with the trimmed model, and with texts, tasks and a budget for it.
 
     source: the trimmed model.
     before: the tokenizer of the dense model.

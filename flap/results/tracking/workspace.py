@@ -22,8 +22,8 @@ from flap.storage.status import exit_on_error
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace
 
-# The names, in the summary of a W&B run, of the sizes and the speed on the horizontal axes of the
-# plots.
+# The sizes and the speed that the horizontal axes of the plots show. Each of them is given by its
+# name in the summary of a W&B run.
 OVER = (
     "ratio/realised_decoder",
     "parameters/total_after",

@@ -35,7 +35,7 @@ def interrupted_line() -> str:
 def again_line(begin: str) -> str:
     """Return a line with the command that continues a sweep.
 
-    The sweep was interrupted, or some of its cells (runs) have failed.
+    The line is shown if the sweep was interrupted, or if some of its cells (runs) have failed.
 
     begin: the first words of the line, which say what has happened, such as "interrupted". If no
         sweep has begun, these words are the whole line.
