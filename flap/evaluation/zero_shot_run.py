@@ -49,8 +49,7 @@ def run_task(
             batch_size=batch_size,
             enable_thinking=False,  # switches thinking off in chat templates that support it
         )
-        # lm-eval would use the device of the model's first weight, but this weight may be offloaded
-        # to disk
+        # lm-eval would use the device of the model's first weight, but this weight may be on disk
         lm._device = placed.device
         output = evaluate(
             lm,
