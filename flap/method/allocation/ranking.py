@@ -3,7 +3,8 @@
 A unit is a KV head with its query heads, a neuron of an MLP, or an expert. A block is a group of
 units that are removed together. `best_of_each`, `affordable` and `within` can also rank whole
 blocks, as if each block were a unit. The members of an MLP are the experts of a mixture, which all
-keep the same number of neurons. An MLP without experts has one member.
+keep the same number of neurons. An MLP without experts has one member. A bound is an upper limit on
+a cost of the pruned model, such as its bytes.
 
 Legend: I: neurons · B: blocks · N: neurons of a block · M: members of an MLP · U: units of a
 ranking · R: ranks of a member's units · K: kept units; in cost_K, the numbers of units that a layer

@@ -1,6 +1,7 @@
 """Let the model answer prompts, and make a text from the prompts and the answers.
 
-The text is used for calibration, or for the training after compression (recovery).
+The text is cut into windows of tokens, which are used for calibration, or for the training after
+compression (recovery).
 
 Source: RESP, arXiv 2512.02185, section 3. In this paper, the dense model answers prompts of the
 task for which the pruned model will be used.

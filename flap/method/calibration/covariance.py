@@ -69,7 +69,9 @@ class Covariance:
         return variance_I / max(self.num_tokens, 1)
 
     def hessian(self, order_I: Tensor, ridge: float, dtype: torch.dtype) -> Tensor:
-        """Return H = C + ridge · mean(diag C) · 1, with the channels in the order `order_I`.
+        """Return the regularised covariance matrix H, with the channels in the order `order_I`.
+
+            H = C + ridge · mean(diag C) · 1
 
         C is the covariance matrix, and 1 is the identity matrix. H is stored column by column,
         because LAPACK factorises and inverts such matrices in place.
@@ -82,7 +84,7 @@ class Covariance:
         return hessian_II.mT
 
     def error(self, map_OI: Tensor, origin_I: Tensor) -> float:
-        """Return the mean of ‖map · (x - origin)‖² over all tokens.
+        """Return the mean squared norm of map · (x - origin), taken over all tokens.
 
         map: the matrix `map_OI`. x: the values of the channels at a token.
         """

@@ -160,7 +160,7 @@ def _parameter_of(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _take_gradient(tensors: Sequence[tuple[UnitSums, UnitTensor]], parameter: Tensor) -> None:
-    """Add w · ∂L/∂w of a parameter to the sums, and free its gradient.
+    """Add the products w · ∂L/∂w of a parameter's weights w to the sums, and free the gradient.
 
     While the products are added, they replace the values of the parameter. So if the tensor of a
     block is a view of the parameter, such as its transpose, the view contains the products.

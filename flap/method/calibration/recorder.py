@@ -144,7 +144,9 @@ def _merged(
     """Merge the activations of a batch into the statistics of each member, and return the result.
 
     before: the statistics of the earlier batches; empty before the first batch.
-    batch: the activations of the batch, one tensor per member. num_tokens: see `batch_statistics`.
+    batch: the activations of the batch, one tensor per member.
+    num_tokens: the number of all tokens of the batch, if tokens whose activations are all zero are
+        left out; None if no tokens are left out.
     """
     of_batch = [batch_statistics(activation, num_tokens) for activation in batch]
     return list(map(merge, before, of_batch)) if before else of_batch
@@ -255,7 +257,7 @@ def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
 
 
 def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
-    """Return E[1 / ‖h_t‖²], the mean of 1 / ‖h_t‖² over the recorded tokens with h_t ≠ 0.
+    """Return the mean E[1 / ‖h_t‖²] over the recorded tokens with h_t ≠ 0.
 
     The mean is rounded to float32. h_t: the input of the layer (the residual stream) at token t. If
     the output of a block has an error e, E[‖e‖²] · E[1 / ‖h‖²] is the squared error relative to the

@@ -221,7 +221,9 @@ def _attention(
     mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Return softmax(scaling · Q Kᵀ) V, of shape NTHD, for a single query that sees all keys.
+    """Compute the attention softmax(scaling · Q Kᵀ) V of a single query that sees all keys.
+
+    The result has the shape NTHD.
 
     With several queries, a mask or a position bias, call the attention function of transformers
     instead.

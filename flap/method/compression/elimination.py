@@ -89,7 +89,8 @@ class Elimination:
     def _substitute(self, weight_OI: Tensor, kept: int) -> None:
         """Replace the columns W_K of the weight with -A, where A solves A U_KKᵀ = W_P U_KPᵀ.
 
-        The columns of the weight are already sorted by `order_I`.
+        A is the map that `slope` returns. Here, the columns of A and of the weight are sorted by
+        `order_I`.
         """
         for start in reversed(range(0, kept, STRIP)):
             rows = min(STRIP, kept - start)

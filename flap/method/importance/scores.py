@@ -29,7 +29,8 @@ class Scores:
     or if scores are not squared errors in the outputs.
     """
 
-    # score_GC of each layer's attention and score_I of its MLP, finite, in float32 on the CPU
+    # for each layer, the scores of its attention (score_GC) and of its MLP (score_I), all of them
+    # finite, in float32 and on the CPU
     layers: tuple[Pair[Tensor], ...]
     # `LayerStatistics.inverse_power` of each layer
     inverse_power: tuple[float, ...] = ()

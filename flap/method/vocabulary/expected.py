@@ -1,7 +1,7 @@
-"""Compute the mean probability that a model predicts for each token, over a text.
+"""Compute how probable a model considers each token, on average over the positions of a text.
 
-If the tokens of a trimmed vocabulary are chosen by this probability, they can include tokens that
-the model expects, but that do not occur in the text.
+If the tokens of a trimmed vocabulary are chosen by this mean probability, they can include tokens
+that the model expects, but that do not occur in the text.
 
 Legend of tensor suffixes: N: windows · T: tokens in each window · D: hidden size · P: positions ·
 V: tokens of the vocabulary.
