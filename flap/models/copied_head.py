@@ -62,7 +62,7 @@ def tie_copied_head(model: PreTrainedModel, header: GGUFHeader) -> str:
 
 
 def relative_difference(first_VD: Tensor, second_VD: Tensor) -> float:
-    """Return ‖first - second‖ / ‖second‖, or infinity if the shapes differ."""
+    """Return the difference ‖first - second‖ / ‖second‖, or infinity if the shapes differ."""
     if first_VD.shape != second_VD.shape:
         return float("inf")
     difference = 0.0

@@ -88,7 +88,8 @@ class ModelSource(ABC):
     def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
         """Open the model at its placement, which defines where the weights are.
 
-        work: see `PlacedModel.open`.
+        work: the working directory for data that is too large for memory, from which an interrupted
+            run resumes.
 
         Raises:
             ValueError: a file is damaged, or the files lack tensors that the architecture needs.

@@ -40,7 +40,8 @@ class Stream:
     batches: list[Tensor]
     calls: list[list[Call]]  # for each batch, the arguments of every layer
     file: str | None  # name of the file with the hidden states; None if they are in memory
-    masks: Sequence[Tensor | None]  # mask_P of each batch; None if all tokens are counted
+    # for each batch, mask_P of the positions to record; None if all positions are recorded
+    masks: Sequence[Tensor | None]
 
     def outputs(
         self, index: int, layer: nn.Module, recording: Recording = unrecorded
