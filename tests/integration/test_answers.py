@@ -1,4 +1,4 @@
-"""Complete runs that calibrate and train on answers that the model writes to prompts."""
+"""Complete runs that calibrate and train on answers that the model generates for given prompts."""
 
 import json
 import random
@@ -50,8 +50,9 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(
 ) -> None:
     first = run(composed(*base), tmp_path / "first")
     [(use, facts)] = first.own_text.items()
-    # `prepare` does not read the model's answers, just like a later start of the run that only adds
-    # measurements. It must name the same sources of the texts as the run that has read the answers.
+    # `prepare` alone does not read the model's answers. Neither does a later invocation of the
+    # command that only adds measurements to a finished run. The sources that `prepare` names for
+    # the texts must nevertheless equal those in the report of the run that has read the answers.
     before = prepare(composed(*base), tmp_path / "before")
     task = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
     assert domain_of_task(before.texts, task) == "calibration"
@@ -110,7 +111,7 @@ def test_it_is_trained_on_its_own_text(
     assert " (asked.jsonl, after compression) text itself, from " in markdown(trained)
     assert not dense.recovery["own_text"]
     # transformers' Trainer evaluates the model for the first time before it trains, so the first
-    # value is the divergence before training.
+    # entry of nats_by_tokens is the divergence before training.
     _, nats = dense.recovery["nats_by_tokens"][0]
     assert nats == pytest.approx(dense.recovery["nats_before"], rel=1e-4)
 
@@ -126,8 +127,8 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     ]
     prepared = prepare(composed(*base, *options), tmp_path / "run")
     windows = prepared.texts["calibration"]
-    # The dense and the pruned model have each written one long answer. The pruned model's answer
-    # begins with all words of the dense model's answer, so that some windows are in both answers.
+    # Each text stands for one long answer of a model. The pruned model's answer begins with all
+    # words of the dense model's answer, so that some windows of the two answers are equal.
     words = random.Random(0).choices(WORDS, k=21 * 16)
     more_words = random.Random(0).choices(WORDS, k=24 * 16)
     of_dense = Text("asked.jsonl", " ".join(words), "", counted=((0, 2000),))
@@ -136,7 +137,7 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     pruned = windows.written(0, of_pruned)
     trained = training_windows(prepared.choices.recovery, dense, pruned)
 
-    # The first 8 windows are held out. Of them, only windows with answers have tokens that count.
+    # The first 8 windows are held out. Of these, only windows with answers have tokens in the mask.
     held_out = trained[:8]
     text_N, held_out_text_N = split_windows(dense.text_N)
     assert torch.equal(held_out.mask_NT.any(dim=1), held_out_text_N == 0)
@@ -146,7 +147,7 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     pruned_NT, _ = split_windows(pruned.batch.tokens_NT)
     of_pruned_N = (text_N == 0).nonzero().flatten()[::2]
     expected_NT[of_pruned_N] = pruned_NT[of_pruned_N]
-    # A token that ends a repetition of 13 held-out tokens does not count: here, all after the 12th.
+    # The mask leaves out the last of 13 tokens that are also held out: here, all after the 12th.
     held_out_N = (pruned_NT[:, None] == held_out.tokens_NT).all(dim=-1).any(dim=1)
     assert len(of_pruned_N) == 8
     assert held_out_N[of_pruned_N].any()
@@ -172,7 +173,7 @@ def test_where_the_pruned_model_writes_too_little_the_dense_one_s_answers_stay(
         return written | {"answered": written["answered"][:1]}
 
     # The answers of the dense model are already in the cache. So with this patch, only the pruned
-    # model writes too few answers.
+    # model generates too few answers.
     monkeypatch.setattr(answers, "answer", one_answer)
     pruned = run(composed(*base, *options, "recover.writer=pruned"), tmp_path / "pruned")
     assert pruned.recovery["nats_by_tokens"] == dense.recovery["nats_by_tokens"]

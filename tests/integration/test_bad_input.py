@@ -1,8 +1,8 @@
 """The pipeline refuses wrong options with a message of one line.
 
-The message names the field, its value and the allowed values. The run leaves no files, except
-numbers that were measured before the error. The tests here run the pipeline in the process of
-pytest; test_bad_command_line.py starts separate processes.
+The message names the field, its value and the allowed values. The run leaves no files, except the
+dense model's measured results if the error comes after the measurement. The tests here run the
+pipeline in the process of pytest; test_bad_command_line.py starts separate processes.
 """
 
 import errno
@@ -29,7 +29,7 @@ from tests.refusals import AT_THE_WEIGHTS, TABLES, TEXTS, WITH_PROMPTS, rows
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """Create the folder of damaged inputs, for which {bad} stands in tests/refusals.py."""
+    """Create the folder of damaged input files, which tests/refusals.py calls {bad}."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 
@@ -41,9 +41,9 @@ if not torch.cuda.is_available():
 
 
 def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: Path) -> None:
-    """Check that a run with these arguments fails, and leaves no files but measured numbers.
+    """Check that a run with these arguments fails, and leaves no files but measured results.
 
-    message: the beginning of the expected error message. An ellipsis in it stands for any text.
+    message: the beginning of the expected error message. An ellipsis (…) stands for any text.
     """
     arguments = arguments.replace("{bad}", str(bad))
     arguments = arguments.replace("{long}", "x" * 241).replace("{huge}", "y" * 5000)
@@ -57,8 +57,8 @@ def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: P
     said = str(caught.value)
     assert re.fullmatch(".*".join(map(re.escape, f"{expected}…".split("…"))), said), said
     assert "y" * 200 not in said
-    # The run may leave the numbers of the dense model, because some errors occur only after the
-    # dense model was measured.
+    # The run may leave the files with the dense model's measured results, because some errors occur
+    # only after the dense model was measured.
     assert {path.name for path in run_dir.rglob("*")} <= {"evaluation.json", "documents.json.gz"}
     assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(
         bad.glob(".*")
@@ -72,7 +72,7 @@ def bases(
     model_dir: Path,
     text_file: Path,
 ) -> dict[str, list[str]]:
-    """Return, for each table of TABLES, the arguments that the runs of all its rows share."""
+    """Return a dict from the name of each table in TABLES to the arguments of all its runs."""
     folder = tmp_path_factory.mktemp("models")
     tiny_model("mixtral").save_pretrained(folder / "mixtral")
     tokenizer.save_pretrained(folder / "mixtral")
@@ -163,7 +163,7 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
     base = [*base, "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     with monkeypatch.context() as patch:
         patch.setattr("flap.models.placement.on_disk.save_file", full)
-        patch.setattr(LayerFiles, "link", lambda *_: False)  # as on a disk without hard links
+        patch.setattr(LayerFiles, "link", lambda *_: False)  # as if the disk had no hard links
         refused("", line, base, bad, tmp_path / "run")
     monkeypatch.setattr(LayerFiles, "write", lambda *_: pytest.fail("a layer was pruned again"))
     run(composed(*base), tmp_path / "run")

@@ -1,6 +1,7 @@
 """A model on any device, or spread over a device and the CPU, is pruned like a model on the CPU.
 
-test_same_result.py tests complete runs, and tests/models/families tests every family.
+test_same_result.py compares complete runs on several devices. tests/models/families tests models of
+every family on several devices.
 """
 
 from dataclasses import replace
@@ -19,7 +20,7 @@ from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
 from tests.models.families.contract import logits_on as logits
 
-ROUNDING = 1e-4  # tolerance relative to the largest number of a tensor, as in test_same_result.py
+ROUNDING = 1e-4  # relative to the largest absolute value of a tensor; see test_same_result.py
 CPU = torch.device("cpu")
 
 
@@ -66,7 +67,8 @@ def test_spread_over_it_and_the_host(
 ) -> None:
     """A model spread over the device and the CPU gives the same results as a model on the CPU.
 
-    The test sets the device map, because accelerate cannot compute one for the simulated device.
+    The test sets the device map itself, because accelerate cannot compute a device map for the
+    simulated device of tests/helpers/second_device.py.
     """
     expected = model_on(CPU)
     directory = tmp_path / "dense"
@@ -84,8 +86,9 @@ def test_spread_over_it_and_the_host(
         replace(source, device=device, placed=PLACEMENTS["auto"]).read(device_map=places)
     )
     assert placed.device.type == device.type
-    # Layer 1 belongs to the CPU. accelerate copies the weights of such a layer to the device while
-    # the layer runs. At all other times, the layer's parameters are on the meta device.
+    # The device map places layer 1 on the CPU. accelerate copies the weights of such a layer to the
+    # device while the layer runs. At all other times, the layer's parameters are on the meta
+    # device.
     assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {"meta"}
     plan = prune(expected, 0.4)
     assert prune(placed, 0.4) == plan
@@ -112,5 +115,5 @@ def test_the_second_device_refuses_what_a_gpu_refuses(device: torch.device) -> N
             mixed()
     with pytest.raises((RuntimeError, TypeError)):
         there.numpy()
-    # Tensors without dimensions, and indices, may be on the CPU.
+    # As on a GPU, tensors without dimensions, and index tensors, may be on the CPU.
     assert torch.equal((there * torch.tensor(2.0))[index].cpu(), 2 * here[index])

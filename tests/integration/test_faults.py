@@ -39,7 +39,10 @@ def inputs(
 
 
 def each() -> Iterator[Any]:
-    """Yield each scenario twice: with its own step, and with step 1 (a fault at each operation)."""
+    """Yield each scenario twice, with different steps between the operations that get a fault.
+
+    The first step is the scenario's own. The second step is 1: every operation gets a fault.
+    """
     for scenario in SCENARIOS:
         yield pytest.param(scenario, scenario.step, id=scenario.name, marks=pytest.mark.long)
         yield pytest.param(

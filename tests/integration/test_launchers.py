@@ -171,7 +171,7 @@ def assert_failed(run: Path, error: str, console: str) -> None:
 def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
     """In a sweep of three runs, the first and the last run fail, and the second run finishes.
 
-    Each run records its numbers with W&B, and reserves a GPU from CUDA_VISIBLE_DEVICES. These GPUs
+    Each run records its results with W&B, and reserves a GPU from CUDA_VISIBLE_DEVICES. These GPUs
     do not exist, so the runs compute on the CPU.
     """
     options = [
@@ -209,7 +209,10 @@ def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path)
 def test_more_processes_than_gpus_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each process reserves a GPU until it ends. With two GPUs, a third process is refused."""
+    """If the sweep has two GPUs, a third process is refused.
+
+    Each process reserves a GPU for as long as the process runs.
+    """
 
     def claim() -> str | None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")

@@ -1,4 +1,4 @@
-"""A run does not measure on documents that are in its calibration, training or vocabulary texts."""
+"""Evaluation leaves out documents that the run has read for calibration, training or trimming."""
 
 import json
 from pathlib import Path
@@ -155,7 +155,7 @@ def passages(task: Task, field: str) -> list[str]:
 def test_packaged_prompts_are_not_measured_on(
     task: str, prompts: str, field: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """A task leaves out each document whose passage is in a packaged prompt that the run reads."""
+    """A task leaves out each document whose passage is in a prompt that the run calibrates on."""
     named, _ = named_prompts(prompts, "calibration.dataset")
     texts = tuple(turn for prompt in named for turn in turns(prompt))
     read = ReadText("calibration", f"calibration.dataset={prompts}", texts)

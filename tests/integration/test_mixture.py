@@ -1,4 +1,4 @@
-"""Complete runs that calibrate or train on text that the model writes itself.
+"""Complete runs that calibrate or train on text that the model generates itself.
 
 In some runs, this text is mixed with other texts.
 """
@@ -91,9 +91,9 @@ def test_what_is_trained_on_may_be_the_models_own_text(
 def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(
     damaged: list[str], base: list[str], tmp_path: Path
 ) -> None:
-    """A killed run that is started again reuses the batches of text that the model has written.
+    """A killed run, when resumed, reuses the batches of text that the model has already generated.
 
-    If the file of a batch is damaged, the model writes this batch again.
+    If the file of a batch is damaged, the model generates this batch again.
     """
     inputs = [one for one in base if not one.startswith(("eval", "calibration.dataset"))]
     arguments = [

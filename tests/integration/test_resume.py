@@ -1,4 +1,4 @@
-"""A run that is started again computes only the results that are missing.
+"""If the command of a run is repeated, flap computes only the results that are missing.
 
 The file status.json in the folder of a run says whether the run has finished.
 """
@@ -34,7 +34,7 @@ Cli = Callable[..., "CompletedProcess[str]"]
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
-    """Record the window length of each perplexity that is measured from now on.
+    """Return a list to which flap adds the window length of each perplexity that it measures.
 
     fail_at: the number of the measurement that raises KeyboardInterrupt, counted from 1.
     """
@@ -54,10 +54,10 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
 def test_a_killed_run_goes_on_after_its_task(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If an interrupted run is started again, it continues with the interrupted measurement.
+    """If an interrupted command is repeated, the run does only the interrupted measurement.
 
     After the run has finished, the same command repeats no measurement, even without the cache.
-    With resume=false, it repeats all measurements.
+    With resume=false, the command repeats all measurements.
     """
     arguments = (*base, "eval.perplexity.seq_len=[8,16]")
     undisturbed = run(
@@ -94,15 +94,15 @@ def test_dense_scores_are_measured_once(
     assert len(measured) == 1 + 3
     assert len({one.evaluation["dense"]["words.txt/perplexity@16"] for one in reports}) == 1
     errors = [one.difference_stderr["words.txt/perplexity@16"] for one in reports]
-    # The standard error of a difference is computed from the values of both models for each window.
-    # In the second and third run, the dense model's values come from the cache.
+    # The standard error of a difference is computed from the losses of both models in each window.
+    # In the second and third run, the dense model's results for these windows come from the cache.
     assert len(set(errors)) == 3 and min(errors) > 0
 
 
 def test_dense_scores_of_another_batch_size_are_not_reused(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run does not reuse the dense model's results of a run with another batch size.
+    """A run does not reuse results of the dense model that were measured with another batch size.
 
     The batch size changes rounding, so both models must be measured with the same batch size.
     """
@@ -163,7 +163,7 @@ def test_status_and_report_of_a_finished_run(
 def test_a_run_on_other_inputs_is_not_done(
     quick_flap: Cli, text_file: Path, model_dir: Path, tmp_path: Path
 ) -> None:
-    """A finished run is recognised by the content of its inputs, and not by their names."""
+    """A run is done again if its text or model has changed, even if the paths are the same."""
     text = tmp_path / "mine.txt"
     model = tmp_path / "tiny"
     text.write_text(text_file.read_text())
@@ -205,7 +205,7 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(
 def contents(folder: Path) -> dict[Path, bytes]:
     """Return the content of all files in a folder, except flap.log.
 
-    The log changes, because a refused start writes its error to the log.
+    The log changes, because a refused command appends its error to flap.log.
     """
     return {
         path: path.read_bytes()
@@ -254,10 +254,10 @@ def test_a_second_run_in_a_folder_is_refused_meanwhile(
 def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
     choice: str, quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    """If a finished run is started again with more measurements, the model is not pruned again.
+    """If the command of a finished run is repeated with other evaluators, nothing is pruned again.
 
-    The run keeps its earlier numbers, and the seconds of its earlier stages. Afterwards, the run
-    counts as finished for the command lines of both starts.
+    The report keeps the results that were measured before, and the seconds of the earlier stages.
+    Afterwards, both commands find that the run is done already.
     """
     run_dir = tmp_path / "run"
     more = ["eval=[efficiency]", "eval.efficiency.prefill_len=8"]
@@ -333,7 +333,7 @@ def test_numbers_stay_if_the_checkpoint_goes_elsewhere(
 
 @pytest.mark.long
 def test_a_plan_is_written_once(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
-    """If a finished run measures more or writes its checkpoint again, plan.json is unchanged."""
+    """If a finished run measures more or restores its checkpoint, it does not rewrite plan.json."""
     plan = tmp_path / "run" / "plan.json"
     before = plan.stat()
     assert quick_flap(*finished, "eval.perplexity.seq_len=8").returncode == 0
@@ -357,7 +357,7 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
         forked(killed_while_measuring, [*finished, "eval.perplexity.seq_len=8"]) == -signal.SIGKILL
     )
     after = contents(tmp_path / "run")
-    # Apart from numbers of the dense model, the killed process must not have changed any file.
+    # The killed process must have changed no files, except those with the dense model's results.
     numbers = {tmp_path / "run" / name for name in ("evaluation.json", "documents.json.gz")}
     assert {path for path in before if before[path] != after[path]} <= numbers
     assert (
@@ -370,10 +370,10 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
 def test_a_kill_while_measuring_in_another_way_mixes_no_numbers(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """A finished run is started again with other options of a measurement, and is killed.
+    """The command of a finished run is repeated with another option of perplexity, and is killed.
 
-    The kill comes after the dense model was measured with these options. If the run then makes
-    another measurement, its report must still contain the numbers of the first start.
+    The process is killed after it has measured the dense model with this option. If a third command
+    then adds another measurement, the report must still contain all results of the first command.
     """
     perplexity = [*base, "eval.perplexity.seq_len=33", f"hydra.run.dir={tmp_path / 'run'}"]
     assert quick_flap(*perplexity).returncode == 0
@@ -454,8 +454,8 @@ def test_a_sweep_runs_what_is_missing(quick_flap: Cli, base: list[str], tmp_path
     assert [removed.name, kept.name] == names  # a slash in the name of the model becomes a hyphen
     for file in ("report.json", "status.json"):
         (removed / file).unlink()
-    # A sweep with more values than before numbers its runs differently. flap finds a finished run
-    # of a sweep by its config, even if the run's folder has another number.
+    # The second command has more values of `ratio`, so Hydra numbers the runs differently. flap
+    # finds a finished run of a sweep by its config, even if the run's folder has another number.
     done = quick_flap(*arguments, "metric=WIFV,magnitude", "ratio=0.2,0.4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done already") == 1

@@ -21,9 +21,9 @@ from tests.helpers.marks import quick
 
 
 def steps_of(*kinds: str) -> list[str]:
-    """Return the steps of a run that does steps of these kinds for each of four layers in turn.
+    """Return the step names of a run that does one step of each kind for each of four layers.
 
-    All steps for one layer come before the steps for the next layer.
+    For example, the kinds "prune" and "write" give "prune 0", "write 0", "prune 1" and so on.
     """
     steps = []
     for layer in range(4):
@@ -39,12 +39,13 @@ WHOLE = [*CALIBRATE, *WRITE, "compare"]
 PRUNE_AND_WRITE = steps_of("prune", "write")
 IN_SEQUENCE = [*PRUNE_AND_WRITE, "compare"]
 # With Wanda-sp and random scores, a killed run starts again at the first layer, because the scores
-# of all layers come from one random generator. At the end, each layer is written again: it gets
-# biases of zeros, which the config of the stock checkpoint requires.
+# of all layers come from one random generator. At the end, each layer is written again with biases
+# of zeros in the Linear modules that had no bias, because the config of the stock checkpoint
+# requires these biases.
 RANDOM = [*PRUNE_AND_WRITE, *WRITE, "compare"]
 # If a run fits a linear compensation, two sets of windows pass through each layer: windows for the
-# fit, and held-out windows for choosing its ridge penalty. So each layer has two steps of the same
-# kind.
+# fit, and held-out windows for choosing the ridge penalty of the fit. So each layer has two steps
+# of the same kind.
 FITTED = [*steps_of("compress", "compress", "write"), "compare"]
 CALIBRATED_FITTED = [*CALIBRATE, *FITTED]
 CLOSED_FORM = [*steps_of("score"), *FITTED]
@@ -85,7 +86,7 @@ def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """Return, by name, the contents of the checkpoint, plan.json and the report's "repairs"."""
+    """Return the contents of the checkpoint's files and plan.json, and "repairs" of the report."""
     run = folder / "run"
     contents = {file.name: file.read_bytes() for file in (run / "checkpoint").iterdir()}
     contents["plan.json"] = (run / "plan.json").read_bytes()
@@ -98,7 +99,7 @@ class Kill(NamedTuple):
     """A run with the options `choice` that is killed after the step `step`.
 
     whole: the steps of an uninterrupted run with these options.
-    left: the steps that the run must do when it is started again.
+    left: the steps that the resumed run must do.
     """
 
     choice: str
@@ -118,7 +119,7 @@ KILLS = [
     # This run is killed after it has written layer 2, but before it has recorded this step.
     Kill("method=flap", WHOLE, "write 2", WHOLE[6:]),
     Kill("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
-    # The resumed run reads what the killed run has recorded about the fits.
+    # The resumed run reads what the killed run has recorded about the fits of all layers.
     Kill("compensation=linear", CALIBRATED_FITTED, "compare", FITTED[12:]),
     Kill("method=wanda_sp", IN_SEQUENCE, "write 2", IN_SEQUENCE[4:]),
     Kill("compensation=linear", CALIBRATED_FITTED, "write 2", FITTED[6:]),
@@ -174,11 +175,11 @@ def flipped(text: bytes) -> bytes:
 
 
 class DamagedNote(NamedTuple):
-    """A run that is killed, and one of its records of progress, which is then damaged.
+    """A killed run, and a record of its progress that is damaged before the run is resumed.
 
     killed_at: the step after which the run is killed.
     note: the name of the file with the damaged record.
-    left: the steps that the run must do when it is started again.
+    left: the steps that the resumed run must do.
     """
 
     choice: str
@@ -218,7 +219,7 @@ def test_a_damaged_note_of_a_killed_run_is_made_again(
 def test_a_killed_mixture(
     arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    """A killed run on Mixtral resumes with the same results.
+    """A killed run on Mixtral, when resumed, writes the same files as an uninterrupted run.
 
     The linear compensation adds output biases to the experts of this model.
     """

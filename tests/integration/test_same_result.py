@@ -36,7 +36,7 @@ from tests.models.families.every import EVERY
 ROUNDING = 1e-4
 LONG = pytest.mark.long
 THOROUGH = pytest.mark.thorough
-# For each family, the test config of the last variant, which differs most from LLaMA.
+# For each model family, the last of its tiny configs, which differs most from LLaMA.
 FAMILIES = {
     family.__name__.removeprefix("Test"): list(family.configs.values())[-1] for family in EVERY
 }
@@ -79,9 +79,10 @@ GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 # more than rounding does.
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
-# Each case has a model, options, and setups of PLACES. `make test` runs the case in the first of
-# these setups if it is the first case of a model in QUICK. `make checks` runs the case in all of
-# these setups, and in every third of the remaining setups.
+# Each case consists of a model, the options of a run, and a list with some of the setups in PLACES.
+# `make test` runs the case in the first setup of this list, if it is the first case of a model in
+# QUICK. `make checks` runs the case in all setups of the list, and in every third of the other
+# setups in PLACES.
 CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", SEARCH, [TWO_STREAM]),
     ("GPT2", SEARCH, [STREAM]),
@@ -112,8 +113,8 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("OPT", "", [STREAM]),
 ]
 QUICK = ("Llama", "Mixtral", "Qwen2-bfloat16", "OPT")
-# In runs with these options, the model writes text. Writing needs a key-value cache, which the
-# second device does not support.
+# In runs with these options, the model generates the calibration text. Generation needs a key-value
+# cache, which the second device does not support.
 OWN_TEXT = "calibration.dataset=self calibration.num_samples=40"
 ANSWERS = (
     "calibration.dataset=repeat-passages calibration.answers=self calibration.count=answers "
@@ -252,7 +253,7 @@ def test_the_result_is_that_of_one_process_in_memory(
 def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
     """Check that the folders of two runs contain the same results.
 
-    exact: whether tensors and numbers must be equal to the bit.
+    exact: whether tensors and measured results must be equal bit for bit.
     """
     for name in ("plan.json", "checkpoint/config.json", "checkpoint/generation_config.json"):
         assert (found / name).read_text() == (expected / name).read_text(), name
@@ -268,7 +269,7 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
     for field in ("evaluation", "difference_stderr", "repairs"):
         numbers = flat(one[field])
         others = flat(other[field])
-        # These numbers include small differences between large numbers, so they need a tolerance
+        # Some of these results are small differences between large values, so they need a tolerance
         # larger than ROUNDING.
         assert numbers == others or (
             not exact and numbers == pytest.approx(others, rel=10 * ROUNDING, abs=1e-6)
@@ -276,7 +277,7 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
 
 
 def flat(values: Any, name: str = "") -> dict[str, Any]:
-    """Return all values in nested dicts and lists by their path, with -1 in place of None."""
+    """Return the values in nested dicts and lists in one dict, by their paths, with -1 for None."""
     if isinstance(values, dict | list):
         items = values.items() if isinstance(values, dict) else enumerate(values)
         return {

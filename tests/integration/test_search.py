@@ -57,7 +57,7 @@ def test_the_model_stays_dense_and_no_copy_stays(
 ) -> None:
     """A search tries plans on pruned copies of layers, and deletes the copies.
 
-    It changes no layer of the model itself.
+    The search changes no layer of the model itself.
 
     At most two copies are in memory at a time: a copy of the layer that has just run, and a copy of
     the next layer.

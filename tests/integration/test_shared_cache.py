@@ -60,7 +60,7 @@ def test_two_sweeps_calibrate_once_and_measure_the_dense_model_once(
 
 @pytest.mark.long
 def test_a_killed_cell_comes_back_under_another_job_number(base: list[str], tmp_path: Path) -> None:
-    """A sweep with more values than before numbers its runs anew, but still finds a killed run.
+    """If a sweep is repeated with more ratios, the runs are renumbered, but a killed run is found.
 
     flap recognises the pruned model of the killed run by the key in pruned.json.
     """

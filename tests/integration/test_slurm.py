@@ -108,7 +108,7 @@ def job_ids(sweep: Path) -> set[str]:
 
 
 def numbers(run: Path) -> dict:
-    """Return the entries of a report that must not depend on how often the run was started."""
+    """Return the entries of a report that must not depend on whether the run was interrupted."""
     report = read(run / "report.json")
     return {key: report[key] for key in ("evaluation", "layers", "parameters", "ratio")}
 
@@ -152,7 +152,7 @@ def test_the_tasks_of_a_job_are_the_processes_of_a_run(start: Start, tmp_path: P
 def test_a_killed_job_is_taken_up_again(
     start: Start, arguments: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    """After a job of a sweep was killed, the command of the sweep runs only this job again."""
+    """If a job of a sweep is killed and the command is repeated, only this job runs again."""
     folder = tmp_path / "sweep"
     long_text = tmp_path / "long.txt"
     long_text.write_text(f"{text_file.read_text()} " * 20)
@@ -167,7 +167,7 @@ def test_a_killed_job_is_taken_up_again(
     try:
         wait(first, lambda: state(folder, 0) == "running")
         array = slurm("squeue", "--noheader", "--format=%F").split()[0]
-        # Kill only the SLURM step of the run. To a whole job, SLURM would send a SIGTERM first.
+        # Kill only the run's job step, because SLURM would first send SIGTERM to a whole job.
         slurm("scancel", "--signal=KILL", f"{array}_0.0")
         wait(first, lambda: not slurm("squeue", "--noheader"))
     finally:

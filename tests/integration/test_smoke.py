@@ -1,4 +1,4 @@
-"""With `+debug=smoke`, a run does all stages on very little data, and its report warns of this."""
+"""With `+debug=smoke`, a run does all stages on little data, and warns of meaningless results."""
 
 from pathlib import Path
 

@@ -102,9 +102,10 @@ def test_weights_and_the_caches_of_several_sequences_are_within_the_memory(
 def test_active_parameters(
     architecture: str, experts: str, tokenizer, text_file: Path, tmp_path: Path
 ) -> None:
-    """The parameters that a token uses, with two experts of each layer, stay within the target.
+    """The number of parameters that are active for a token stays within the target.
 
-    With structure.experts=true, the run removes whole experts, otherwise neurons of the experts.
+    The router selects two experts of each layer for a token. With structure.experts=true, the run
+    removes whole experts, otherwise neurons of the experts.
     """
     tiny_model(architecture).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
