@@ -1,8 +1,8 @@
 """Make tiny models with random biases, compute their statistics and plans, and compress them.
 
-The statistics can have co-moments: for each pair of channels, the sum of the products of their
-deviations from the mean. Held-out tokens are left out when a compensation is fitted, and then serve
-to choose the ridge penalty of the fit.
+The statistics can have co-moments. The co-moment of two channels is the sum, over all tokens, of
+the product of the deviations of the two channels from their means. Held-out tokens are left out
+when a compensation is fitted, and then serve to choose the ridge penalty of the fit.
 """
 
 import copy

@@ -1,6 +1,7 @@
-"""Make tiny pruned checkpoints of model families, each in two forms.
+"""Make tiny pruned checkpoints of model families, with equal or different widths of the layers.
 
-This module also reads the table of docs/exports.md, which says what is tested in which engine.
+This module also reads the table of docs/exports.md, which says for each architecture and inference
+engine whether their combination is tested.
 """
 
 from collections.abc import Callable
@@ -21,9 +22,9 @@ from tests.models.families.every import EVERY
 
 FORMS = ("by layer", "uniform")
 PROMPT = tokens(seed=3)[:1]
-# Each family has tiny test configs of several variants. The checkpoints have the config of the
-# variant that VARIANTS names, or else of the variant "gqa". CHANGES replaces some values of this
-# config by those of real models.
+# The test class of each model family has a dict of tiny configs. A checkpoint gets the config whose
+# key VARIANTS names, or else the config "gqa". CHANGES replaces some values of this config by those
+# of real models.
 VARIANTS = {
     "gemma2": "mha",
     "gemma3_text": "mha",
@@ -101,7 +102,7 @@ def assert_refused(export: Callable[[Path], object], directory: Path, line: str)
 def documented(engine: str) -> dict[tuple[str, str], str]:
     """Return the entries of an engine's column in the table of docs/exports.md.
 
-    The keys of the dict are family and form. Both forms of a family have the same entry.
+    Each key of the dict is a pair of family and form. Both forms of a family have the same entry.
     """
     text = (Path(flap.__file__).parents[1] / "docs" / "exports.md").read_text()
     table = text[text.index("| `model_type` |") :].partition("\n\n")[0]

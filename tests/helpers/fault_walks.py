@@ -46,8 +46,9 @@ class Scenario:
     before: arguments of the other command; empty if there is none.
     kept: patterns for the folders with results of the other command. After a fault, these results
         must be unchanged, or completely replaced by new results.
-    step: a fault is injected at every `step`-th file operation. `step` is no multiple of five,
-        because most files cause a group of five operations, and faults should hit each of the five.
+    step: the command is run once for every `step`-th file operation, with a fault at this
+        operation. `step` is no multiple of five, because most files cause a group of five
+        operations, and faults should hit each of the five.
     """
 
     name: str
@@ -211,7 +212,8 @@ def _old_is_whole(
 ) -> Iterator[str]:
     """Yield a problem for each result of an earlier run that the run in `folder` has damaged.
 
-    Earlier results must be as in `start`, or completely replaced by those in `whole` (`_case`).
+    Earlier results must be as in `start`, or completely replaced by those in `whole`. `_case`
+    explains these two folders.
 
     killed: whether the run was killed. A kill between the two renames that replace a folder leaves
         the old folder under another name, until the next run renames it back.
@@ -249,7 +251,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 
 def _content(path: Path) -> bytes:
-    """Return the bytes of a file, but for flap.json, without the commit of flap's repository."""
+    """Return the bytes of a file. From flap.json, remove the Git state of flap's repository."""
     if path.name != "flap.json":
         return path.read_bytes()
     told = json.loads(path.read_text())
@@ -260,7 +262,8 @@ def _content(path: Path) -> bytes:
 def _same(whole: Path, folder: Path, lost: str | None = None) -> Iterator[str]:
     """Yield a problem for each difference from an uninterrupted run.
 
-    A file may be missing or left over, or a file may differ in its content or its measured results.
+    The differences are missing files, files that should not be there, and files with other content
+    or other measured results.
 
     whole: the folder of the uninterrupted run.
     lost: the name of a file that may be missing.

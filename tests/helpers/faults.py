@@ -5,7 +5,7 @@ The tests of SQLite inject faults in the same way.
 The following operations count as file operations, if their path is below the folder of a run:
 opening a file for writing, writing, renaming, syncing, creating a folder, reserving disk space, and
 mapping a file into memory. Deleting a file does not count: deleting needs no disk space, and flap
-can do nothing if it fails.
+can do nothing if a deletion fails.
 """
 
 import builtins
@@ -125,7 +125,7 @@ class Faults:
             raise OSError(number, os.strerror(number), str(place))
 
     def below(self, place: Any) -> str | None:
-        """Return the path of a file or descriptor, or None if this is not below `self.folder`."""
+        """Return the path of a file or descriptor, or None if it is not below `self.folder`."""
         path = Path(
             f"/proc/self/fd/{place}" if isinstance(place, int) else os.fsdecode(place)
         ).resolve()

@@ -1,4 +1,4 @@
-"""Run an exported graph in ONNX Runtime or OpenVINO, for log-probabilities and greedy tokens."""
+"""Compute log-probabilities and greedy continuations with exports in ONNX Runtime and OpenVINO."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ def onnx_runtime(folder: Path) -> Begin:
 
 
 def empty(shape: list[int | str]) -> np.ndarray:
-    """Return the value of a cache input of the graph before the first step, with an empty cache.
+    """Return the array for a cache input of the graph at the first step, when the cache is empty.
 
     shape: the shape of this input in the graph.
     """

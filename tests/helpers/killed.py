@@ -15,9 +15,9 @@ from tests.helpers.forked import forked
 from tests.helpers.runs import composed
 
 # The steps of these stages are recorded, and so are the steps "write" and "compare", which belong
-# to no stage in this list. Steps of measurements are not recorded.
+# to no stage in this list. Steps of the evaluation are not recorded.
 NOTED = ("sample", "calibrate", "score", "compress", "prune")
-SEQUENCES = 2  # sequences per batch when the model writes calibration text
+SEQUENCES = 2  # sequences per batch when the model generates calibration text
 
 
 def start(
@@ -29,7 +29,7 @@ def start(
 
     Return the exit code and the names of all finished steps. The names mean:
 
-    "sample": the model has written a batch of text.
+    "sample": the model has generated a batch of text.
     "calibrate 2": the hidden states have passed layer 2 in the stage `calibrate` (the names are
         similar for the other stages of NOTED).
     "write 2": layer 2 was written to the disk.

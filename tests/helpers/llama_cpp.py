@@ -1,8 +1,9 @@
 """Run llama.cpp (the wheel xllamacpp) in a separate process.
 
 A separate process is needed because llama.cpp starts threads, and ends its process on some errors.
-The separate process runs this module as a script, which reads `Questions` from the standard input,
-and writes the answers to the file that its argument names.
+The separate process runs this module as a script, which reads the fields of `Questions` as JSON
+from the standard input, and writes the answers to the file that is named by the argument of the
+script.
 """
 
 import json
@@ -19,13 +20,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Questions:
-    """What llama.cpp is to compute with a GGUF file."""
+    """The outputs that llama.cpp has to compute with a GGUF file."""
 
     gguf: str
     # Tokens of a text. For every prefix of these tokens, llama.cpp computes the log-probabilities
     # of all ids of the vocabulary as the next token.
     tokens: Sequence[int] = ()
-    # The number of prefixes, from the shortest, for which no log-probabilities are computed. With a
+    # The number of shortest prefixes for which llama.cpp computes no log-probabilities. With a
     # large vocabulary, log-probabilities take long to write and to read.
     first: int = 0
     # The id of a token whose text is valid UTF-8. llama.cpp is forced to sample this token, because

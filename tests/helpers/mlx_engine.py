@@ -1,8 +1,8 @@
 """Run mlx-lm on the CPU in a separate process.
 
 A separate process is needed because importing mlx-lm lowers the limit of open files. The separate
-process runs this module as a script, which reads calls of `answer` from the standard input, and
-writes the results to the file that its argument names.
+process runs this module as a script, which reads the arguments for `answer` from the standard
+input, and writes the results to the file that is named by the argument of the script.
 """
 
 import json
@@ -17,7 +17,8 @@ from typing import Any
 def mlx_lm(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Call `answer` in a separate process, once for each dict of arguments.
 
-    jobs: the dicts of arguments, each under a name. The result has the answers under these names.
+    jobs: a dict from names to dicts of arguments. The result has the same names as keys, and the
+        results of `answer` as values.
     """
     with tempfile.NamedTemporaryFile("r") as answers:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Make plans from strings such as "01 0011", and measure how far pruned models diverge."""
+"""Make plans from strings such as "01 0011", and measure how much they change predictions."""
 
 from collections.abc import Sequence
 

@@ -58,9 +58,10 @@ def made_up(budget: Budget) -> Measure:
 
 
 def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure) -> Scores:
-    """If the structure is a search, measure its trials and add their divergences to the scores.
+    """Add the divergences of candidate plans to the scores, if the structure is a search.
 
-    A trial prunes the attention or the MLP of one layer. A run measures trials in the same way.
+    Each candidate plan prunes only the attention or only the MLP of one layer. A complete run of
+    flap also measures these plans before it allocates.
 
     Otherwise, return the scores unchanged.
     """

@@ -1,9 +1,9 @@
 """A torch device "second:0" that is simulated in Python.
 
-The tensors of this device have real values, which are computed on the CPU. Like a GPU, the device
-refuses operations that mix its tensors with CPU tensors, and `.numpy()` without `.cpu()`. As with a
-GPU, indices and tensors without dimensions may be on the CPU. Importing this module registers the
-device for the whole process, which cannot be undone.
+Unlike tensors on the meta device, the tensors of this device have values, which are computed on the
+CPU. Like a GPU, the device refuses operations that mix its tensors with CPU tensors, and `.numpy()`
+without `.cpu()`. As with a GPU, indices and tensors without dimensions may be on the CPU. Importing
+this module registers the device for the whole process, which cannot be undone.
 
 The device has no kernels, random generator, streams or memory. So this device cannot show whether a
 real device lacks a type or an operation (as mps lacks float64). The device refuses operations that

@@ -1,6 +1,7 @@
 """Toy tasks for lm-eval, with a few documents of words that the tests' tiny tokenizer knows.
 
-The tasks are defined in lm-eval's YAML format, and their right answers are known.
+The tasks are defined in lm-eval's YAML format. The tests know which answer to each document is
+right.
 """
 
 from collections.abc import Iterator
