@@ -137,9 +137,10 @@ def test_forward_passes_are_those_of_the_documentation(
 
 
 def test_work_is_that_of_the_stages_that_run(dry: Dry) -> None:
-    """Without calibration, there are no forward passes.
+    """The estimated work depends on the stages that the run has.
 
-    Each further pass through the layers, and each trial of structure=search, adds forward passes.
+    Without calibration, the work is zero. A linear compensation needs one more forward pass over
+    the calibration windows, and a search needs further passes to measure its candidate plans.
     """
     assert dry("metric=magnitude", "compensation=none").work == PruningWork()
     plain = dry().work
@@ -190,7 +191,7 @@ def test_layers_are_timed_without_weights(dry: Dry) -> None:
     planned = dry("method=flap_plus", "calibration=boolq-passages", "calibration.seq_len=16")
     speed = layer_speed(planned.source, batch_size=2, seq_len=16)
     assert min(speed) > 0
-    # Writing a text token by token takes longer per token than reading a whole window.
+    # Generating a text token by token takes longer per token than reading a whole window.
     assert speed.written > speed.layers
 
 
@@ -308,8 +309,8 @@ def test_a_run_takes_what_is_estimated(
 ) -> None:
     """For the packaged model, the estimated peak memory is correct within a factor of 1.5.
 
-    A process inherits the peak memory of its parent, and a worker of pytest may be large. So a
-    small shell starts the process of the run.
+    A process inherits the recorded peak memory of its parent process, and a pytest process may use
+    much memory. So a small shell starts the process of the run.
     """
     arguments = [
         *choices.split(),

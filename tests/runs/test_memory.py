@@ -56,7 +56,8 @@ def test_what_is_found_keeps_the_seconds_that_it_took(store: Store[int]) -> None
 def test_a_store_gets_what_another_one_has(tmp_path: Path) -> None:
     """If only one of two stores has a result, the other store gets a copy.
 
-    For example, the numbers of the dense model are copied from the cache to the run's folder.
+    For example, the measured results of the dense model are copied from the cache to the run's
+    folder.
     """
     mine, shared = (Cache(tmp_path / name).of(as_json("numbers")) for name in ("mine", "shared"))
     Memory().remember("stage", KEY, lambda: 1, [shared])

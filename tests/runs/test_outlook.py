@@ -1,4 +1,4 @@
-"""If the evaluation will take more than an hour, a run prints an estimate of the time."""
+"""If the evaluation will take more than an hour, flap prints the estimated time beforehand."""
 
 import logging
 from collections.abc import Callable
@@ -46,8 +46,8 @@ def test_an_evaluation_of_more_than_an_hour_says_so_before_it_starts(
     assert [line.partition(";")[0] for line in told(caplog)] == [WARNING]
     assert measured_when_told == [False]
 
-    # The second run finds the numbers of the dense model in the cache, so it measures only the
-    # pruned model.
+    # The second run finds the measured results of the dense model in the cache, so it measures only
+    # the pruned model.
     caplog.clear()
     run_tiny(tmp_path / "other", *arguments, *places, "ratio=0.2")
     assert told(caplog) == ["the evaluation will take about 1.8 h, for 2 tasks"]

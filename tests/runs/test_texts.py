@@ -1,8 +1,8 @@
-"""An option for answers that the model writes is refused if it has no effect.
+"""An option for the answers that the model generates is refused if the option has no effect.
 
-Such an option is accepted, however, if a preset sets it, if its value is the default, or if the
-method needs no calibration text. Each text that the model writes has a file of its own with a valid
-name.
+The option is accepted, however, if a preset such as calibration=answers sets it, if its value is
+the default, or if the method needs no calibration text. Each text that the model generates is
+written to a separate file with a valid name.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.helpers.runs import composed
 
 
 def file_names(tokenizer: PreTrainedTokenizerFast, *datasets: str) -> list[str]:
-    """Return the file names of the texts that the model writes, in the order of the datasets."""
+    """Return the file names of the texts that the model generates, in the order of the datasets."""
     parts = tuple(Part(dataset) for dataset in datasets)
     asked = {
         part: Asked((), dataset, dataset, chat=False, answers=GIVEN)

@@ -1,4 +1,4 @@
-"""While the version of flap's stored results is unchanged, runs give the recorded results."""
+"""As long as flap.storage.VERSION is unchanged, runs give the results in tests/runs/golden.json."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ ANEW = "raise VERSION in flap/storage/artefacts.py and run python -m tests.helpe
 
 
 def test_results_of_a_version_do_not_change(tmp_path: Path) -> None:
-    """Plans equal the recorded plans. Numbers differ from the recorded numbers by at most 0.01 %.
+    """Plans equal the recorded plans, and results differ from recorded results by at most 0.01 %.
 
     The tolerance is necessary because other processors and other versions of torch round
     differently.

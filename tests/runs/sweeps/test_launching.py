@@ -20,10 +20,11 @@ def test_a_failure_of_an_earlier_command_is_not_told_again(tmp_path: Path) -> No
 
 
 def test_each_refused_cell_has_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cell is refused if its folder contains another run, whose status file must not change.
+    """The list of failures has a line for each refused cell, although no status file has its error.
 
-    So the sweep gets the line for this cell only from the error, which may come from another
-    process.
+    flap refuses a cell if its folder contains another run. The status file in this folder describes
+    the other run, and must not change. So the sweep takes the error message of the refused cell
+    from the exception, which may have been raised in another process.
     """
     monkeypatch.setattr(RunFailedError, "lines", [])
     write_status(tmp_path / "0_a", "failed", "ratio=2")
