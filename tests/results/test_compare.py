@@ -83,14 +83,15 @@ def test_other_documents_are_not_paired(runs: list[Path], tmp_path: Path, report
         name: list(map(str, row)) for name, *row in numbers_table(read_runs([runs[0], other])).rows
     }
     assert found[PERPLEXITY] == ["21.000", "30.000", "+9.00 (+42.9%)"]
-    assert found["piqa/acc"] == ["", "0.500", ""]  # only one of the two runs has this number
+    assert found["piqa/acc"] == ["", "0.500", ""]  # only one of the two runs has measured this task
 
 
 def test_a_number_of_several_documents_is_paired_on_those_that_both_runs_have_seen() -> None:
-    """A run that was started again may have measured a number on several sets of documents.
+    """A run whose command was repeated may have measured a task on several sets of documents.
 
-    Here, the sets are called a, b and c. The difference of two runs uses only sets that both runs
-    have measured. The set b is left out, because its single document gives no standard error.
+    Here, the sets are called a, b and c. The difference between two runs is computed only from sets
+    on which both runs were measured. The set b is left out, because its single document gives no
+    standard error.
     """
     one = RunRecord("one", documents={("acc", "a"): [1.0, 0.0, 0.0], ("acc", "b"): [0.0]})
     other = RunRecord(

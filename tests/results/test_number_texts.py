@@ -1,4 +1,4 @@
-"""flap parses the names of measured numbers, and formats comparisons of two models."""
+"""flap parses the names of results, such as piqa/acc, and formats comparisons of two models."""
 
 import math
 

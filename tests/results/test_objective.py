@@ -1,4 +1,4 @@
-"""For optimising sweepers, a run returns the numbers that the option `objective` names."""
+"""A run returns the results that the option `objective` names, for sweepers that optimise them."""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""A run writes report.json (schema 1), report.md with tables, and a plot of the layers."""
+"""A run writes report.json (schema 1), report.md and layers.png.
+
+report.md contains tables. layers.png shows how many heads and neurons each layer keeps.
+"""
 
 import json
 import math
@@ -75,9 +78,10 @@ def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
 
 
 def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte() -> None:
-    """The warning that little of a trimmed model is left is based on bits per byte.
+    """With a trimmed vocabulary, the warning of a destroyed model depends on bits per byte.
 
-    It is not based on perplexity, because perplexities of two tokenizers cannot be compared.
+    It does not depend on perplexities, because the dense and the pruned model have different
+    tokenizers.
     """
     bits = "words.txt/bits_per_byte@16"
 
@@ -249,9 +253,10 @@ def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: 
         assert layer["neurons"] == 32
         assert layer["kv_heads"] >= 3
 
-    # At a ratio of 0.25, about 11520 of 46080 parameters are removed. Each layer loses 24 neurons,
-    # with 96 parameters each. For the rest, the model loses one or two KV heads, with 1536
-    # parameters each.
+    # At a ratio of 0.25, about 11520 of 46080 parameters have to be removed. Each of the four
+    # layers loses 24 neurons with 96 parameters each, which are 9216 parameters. The remaining 2304
+    # parameters correspond to 1.5 KV heads with 1536 parameters each, so one or two KV heads are
+    # removed.
     realised = report.ratio["realised_decoder"]
     removed_heads = (realised * 46080 - 4 * 24 * 96) / 1536
     assert removed_heads in (pytest.approx(1), pytest.approx(2))

@@ -196,7 +196,7 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
-    """The config in a cell's report, and not Hydra's record, decides on which curve the cell lies.
+    """The curve of a cell depends on the config in its report, and not on .hydra/overrides.yaml.
 
     Cells that differ in their calibration windows, or in their window lengths of perplexity, are on
     different curves of the plots. A cell without the zero-shot tasks is on the same curve as a cell
@@ -350,9 +350,9 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
 def test_runs_with_a_trimmed_vocabulary_are_compared_by_bits_per_byte(
     tmp_path: Path, report: Plain
 ) -> None:
-    """The perplexity of a trimmed model is not measured, so runs are compared by bits per byte.
+    """With a trimmed vocabulary, perplexity is not measured, so bits per byte are compared.
 
-    For the dense model, the reports have both numbers.
+    For the dense model, the reports contain both the perplexity and the bits per byte.
     """
     bits = "wikitext2/bits_per_byte@128"
     dense = {PERPLEXITY: 20.0, bits: 1.0}
@@ -598,7 +598,7 @@ def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path) -> None:
 def test_a_dense_model_has_a_row_for_each_way(
     differs: tuple[str, ...], report: Plain, tmp_path: Path
 ) -> None:
-    """If two cells differ in the dense model or its evaluation, the table has two dense models."""
+    """Cells that differ in the dense model or its evaluation get separate rows for dense models."""
     for overrides in ((), differs):
         add_cell(tmp_path, report, Cell("IFV", "AL-AM", 0.2, overrides=overrides))
     assert len(read_study(tmp_path).dense) == (2 if differs else 1)

@@ -1,4 +1,4 @@
-"""A tracker, which sends a run's numbers to a service, must not change a run or make it fail.
+"""A tracker, which sends a run's results to a service, must not change a run or make it fail.
 
 The tests use the tracker for MLflow, and read the records back from an MLflow server.
 """

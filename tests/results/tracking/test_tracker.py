@@ -1,4 +1,4 @@
-"""The tracker for W&B logs all numbers, finds the API key, and never makes a run fail."""
+"""The tracker for W&B logs all results, finds the API key, and never makes a run fail."""
 
 import json
 import logging
@@ -94,7 +94,8 @@ def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Set HOME to an empty folder, and W&B's address to NOBODY, so that no account is used."""
     path = tmp_path_factory.mktemp("home")
-    # Stop W&B's service before its variables are removed, because one of them names this service.
+    # Stop W&B's service process before W&B's environment variables are removed, because one of
+    # these variables says how to reach the service.
     wandb.teardown()
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
@@ -109,7 +110,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Reset W&B before and after a test, because it reads its settings only once per process."""
+    """Reset W&B before and after a test, because W&B reads its settings only once per process."""
     wandb.teardown()
     yield monkeypatch
     monkeypatch.undo()
@@ -194,7 +195,7 @@ def test_progress_is_throttled(
 def test_each_job_is_a_run_of_its_own_and_started_again_the_same(
     runs: list[NotedRun], tmp_path: Path
 ) -> None:
-    """A run that is started again in the same folder continues the same run of W&B.
+    """If a run is repeated in the same folder, its results are added to the same run of W&B.
 
     If a run fails, its exit code is sent to W&B, and its error is still raised.
     """

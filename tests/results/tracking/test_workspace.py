@@ -1,4 +1,4 @@
-"""`flap workspace` saves a W&B workspace online, or writes a file if the runs are offline."""
+"""`flap workspace` saves a W&B workspace online, or writes a file if W&B is offline."""
 
 import json
 from pathlib import Path
