@@ -1,4 +1,4 @@
-"""The scripts of examples/ run on a tiny model, and their outputs can be used."""
+"""The scripts of examples/ run on a tiny model, and write valid checkpoints and study pages."""
 
 import json
 import runpy

@@ -1,4 +1,8 @@
-"""The script sciq.py writes valid prompts. `flap reproduce` accepts all reports in experiments/."""
+"""The script answers/sciq.py and all reports in experiments/ are valid.
+
+sciq.py writes calibration prompts that share no passage with its held-out prompts. `flap reproduce`
+accepts all reports.
+"""
 
 import json
 import runpy
@@ -95,7 +99,7 @@ def test_held_out_documents_of_sciq_are_asked_as_the_task_asks_them(folder: Path
 def test_flap_reproduce_accepts_a_report(path: Path) -> None:
     report = read_finished(path).report
     config = config_of(report.config)
-    # The two ratios are None if the run had a target instead of a ratio.
+    # Both ratios are None if the run had a target instead of a ratio.
     assert config.ratio == report.ratio.get("requested")
     pruned = report.evaluation["pruned"].keys()
     # With a trimmed vocabulary, only the dense model has perplexities.

@@ -1,4 +1,4 @@
-"""`flap reproduce` repeats the run of a report, and says which numbers are equal or different."""
+"""`flap reproduce` repeats the run of a report, and says which results are equal or different."""
 
 import json
 import re
@@ -47,10 +47,10 @@ def test_a_run_is_reproduced_beside_it(
 def test_another_number_exits_with_code_1_and_is_named(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run is repeated from its report alone, after versions and one number in it were changed.
+    """`flap reproduce` prints how its run differs from a report that was edited before.
 
     The report lies in a folder without other files, as if it came from another machine. The command
-    prints these changes, and exits with code 1.
+    prints the versions and the perplexity that were edited, and exits with code 1.
     """
 
     def change(report: dict) -> None:
@@ -78,10 +78,10 @@ def test_another_number_exits_with_code_1_and_is_named(
 def test_a_report_alone_has_an_error_for_perplexities(
     run: Path, tmp_path: Path, share: float, verdict: str
 ) -> None:
-    """The change of a perplexity is compared with a standard error in the report.
+    """The change of a perplexity between two runs is compared with a standard error in the report.
 
-    A report contains no standard error of the perplexity itself, so the standard error of its
-    difference from the dense model is used.
+    A report contains no standard error of the pruned model's perplexity. So the change is compared
+    with the standard error of the difference between the pruned and the dense model.
 
     share: the change of the perplexity, divided by this standard error.
     """
@@ -111,7 +111,7 @@ def test_another_seed_and_a_log_as_of_any_run(
 ) -> None:
     monkeypatch.setattr("flap.runtime.progress.SECONDS_BETWEEN_LINES", 0.0)
     new = tmp_path / "new"
-    with suppress(SystemExit):  # with another seed, numbers may have the verdict `different`
+    with suppress(SystemExit):  # with another seed, results may have the verdict `different`
         main([str(run), "--into", str(new), "--seed", "1"])
     assert Report.load(new / "report.json").config["seed"] == 1
     printed = capfd.readouterr().err

@@ -32,7 +32,7 @@ OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, middle, search"
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """Create the folder of damaged inputs, which the arguments below call {bad}."""
+    """Create the folder of damaged input files, which the arguments in REAL call {bad}."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 
@@ -228,7 +228,7 @@ def test_help_lists_the_choices_of_the_user(quick_flap: Cli, tmp_path: Path) -> 
 def without_a_hub(connections: int) -> None:
     """Let the first `connections` attempts to connect to the hub fail.
 
-    The next attempt ends the process.
+    A further attempt ends the process, so that the test fails if flap tries more often.
     """
     attempts = count()
 

@@ -174,9 +174,9 @@ ANOTHER_BEGINNING = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
 )
-# Each value has a chat template, and the texts that this template prints directly before and after
-# an answer. These texts belong to the answer's span, the range of characters that counts as the
-# answer.
+# Each value consists of a chat template, and of the texts that this template prints directly before
+# and after an answer. These texts belong to the answer's span, the range of characters that counts
+# as the answer.
 SHAPES = {
     "smollm2": (SMOLLM2, "", "<|im_end|>\n"),
     "headers": (HEADERS, "", "<|eot|>"),

@@ -23,8 +23,8 @@ def test_prompts_end_with_a_question_and_have_an_answer(name: str) -> None:
         last = prompt.messages[-1]
         assert last["role"] == "user"
         questions.add(last["content"])
-        # The prompts of `asked-passages` have no right answers, because the model also writes the
-        # questions.
+        # The prompts of `asked-passages` have no right answers, because the model also generates
+        # the questions.
         if name != "asked-passages":
             assert prompt.answer
     assert len(questions) == len(prompts)

@@ -1,7 +1,8 @@
-"""A document counts as read if 13 of its words occur in a row in a text that the run reads.
+"""A document of a task counts as read if 13 of its words occur in a row in a text of the run.
 
-A document of fewer than 13 words counts as read only if its words are the whole text, or a whole
-line of the text without the line's label (such as "Question: ").
+The evaluation leaves out documents that count as read. A document of fewer than 13 words counts as
+read only if its words are the whole text, or a whole line of the text without the line's label
+(such as "Question: ").
 """
 
 import pytest

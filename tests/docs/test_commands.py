@@ -41,7 +41,7 @@ COMMANDS = {
 
 
 def single(word: str) -> str:
-    """Return an override for a single run: if it has several values for a sweep, keep the first."""
+    """Return an override for a single run: of several values for a sweep, keep only the first."""
     [override] = OverridesParser.create().parse_overrides([word])
     if not override.is_sweep_override():
         return word

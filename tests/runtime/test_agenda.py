@@ -20,11 +20,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_to_come_is_judged_by_what_the_tasks_so_far_have_taken(clock: None) -> None:
     agenda = Agenda()
     agenda.plan({"a: one": Workload(100), "a: two": Workload(300), "b: three": Workload(0, 50)})
-    assert agenda.seconds_left() is None  # unknown, as nothing was measured
+    assert agenda.seconds_left() is None  # because no task has been timed yet
     with agenda.doing("a: one"):
         assert agenda.seconds_left() is None
-        # Half of the 100 tokens of the first task have taken 20 s. Still to do are 50 + 300 tokens
-        # to read, and 50 tokens to write. A token to write counts as much as eight tokens to read.
+        # Half of the 100 tokens of the first task have taken 20 s. 50 + 300 tokens are left to
+        # read, and 50 tokens are left to generate. Generating a token counts as much as reading
+        # eight tokens.
         assert agenda.seconds_left(0.5) == pytest.approx(20 / 50 * (50 + 300 + 400))
     # The first task has taken 30 s in total for its 100 tokens.
     assert agenda.seconds_left() == pytest.approx(30 / 100 * 700)
@@ -47,7 +48,7 @@ def test_what_an_earlier_start_has_done_says_nothing_of_the_speed(clock: None) -
         left = agenda.seconds_left(0.9)
         assert left == pytest.approx(20 / 10 * 310)
 
-    # Since it was started again, the run has read the last 20 tokens of the first task in 30 s.
+    # Since the run was resumed, it has read the last 20 tokens of the first task in 30 s.
     left = agenda.seconds_left()
     assert left == pytest.approx(30 / 20 * 300)
 

@@ -1,6 +1,6 @@
 """In a terminal, a long stage shows its remaining time in a progress bar.
 
-Without a terminal, it prints one line a minute.
+If the output goes to a file instead, the stage prints one line a minute.
 """
 
 import logging
@@ -95,7 +95,7 @@ def test_all_tasks_are_judged_by_what_this_start_has_done(
     with caplog.at_level(logging.INFO, "flap"), task, showing("triviaqa", 1000) as reach:
         reach(900)
         reach(950)
-    # Since it was started again, the run has read 50 of the 1,000 tokens of a task in 60 s, and
+    # Since the run was resumed, it has read 50 of the 1,000 tokens of the first task in 60 s, and
     # 1,050 tokens of both tasks are left.
     [line] = caplog.messages
     assert line.endswith("95 %, 0:01:00 left; all tasks about 21 min")

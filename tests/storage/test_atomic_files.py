@@ -54,7 +54,7 @@ def test_what_is_left_of_a_longer_name_is_not_taken_for_it(tmp_path: Path) -> No
 def test_what_nfs_does_not_remove_at_once_goes_later(tmp_path: Path) -> None:
     """On NFS, a folder cannot be removed as long as one of its files is memory-mapped.
 
-    `remove_leftovers` removes the folder later.
+    `remove_leftovers` removes such a folder after the file was unmapped.
     """
     target = tmp_path / "model"
     mapped: list[mmap.mmap] = []

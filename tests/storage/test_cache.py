@@ -160,7 +160,7 @@ def make_slowly(
     """Look up an entry of the cache while other processes do the same.
 
     A process that computes the entry adds a line to the file `made`. Each process writes the value
-    of the entry, and whether it was found, to a file of its own, `found`.
+    of the entry, and whether the entry was found in the cache, to its own file `found`.
     """
 
     def make() -> str:

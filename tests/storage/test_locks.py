@@ -1,7 +1,7 @@
 """Only one process at a time holds a lock.
 
-On a file system without locks, the cache works without them, but processes that share GPUs are
-refused.
+On a file system without locks, the cache still works, but flap refuses to distribute the GPUs of a
+machine among several processes.
 """
 
 import logging
