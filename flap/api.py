@@ -108,8 +108,8 @@ def prune(
             another argument already sets raises a ValueError. "vocabulary=trim" also changes the
             tokenizer in place
 
-    The preset `method` decides about the metric, the structure, the compensation and the options of
-    the calibration that are not given.
+    The preset `method` supplies the metric, the structure, the compensation and the options of the
+    calibration that are not given.
 
     Raises:
         ValueError: an argument is invalid. The message is one line that names the argument. The

@@ -53,9 +53,9 @@ def installed_versions() -> str:
 def needed(extra: str = "") -> list[Requirement]:
     """Return the packages that flap requires on this platform, with the allowed versions.
 
-    extra: the name of an extra, which is a group of optional packages such as
-        "mlflow". The packages of this extra are returned as well. If empty, only the
-        packages that flap always requires are returned.
+    extra: the name of an extra (a group of optional packages), such as "mlflow". The packages of
+        this extra are returned as well. If `extra` is empty, only the packages that flap always
+        requires are returned.
     """
     requirements = []
     for requirement in map(Requirement, requires(PACKAGE) or []):

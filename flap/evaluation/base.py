@@ -72,7 +72,7 @@ class Leaving:
     documents: Callable[[], Sequence[Document]]
     # a function that takes indices of documents, and returns the task without these documents
     without: Callable[[frozenset[int]], "Task"]
-    words: Words  # a function that splits a text into the words that are compared
+    words: Words  # a function that splits a text into the words by which documents are recognised
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,9 @@ class Divergence(OnTexts):
       probability is the `agreement`.
 
     The measures are means over windows, with standard errors. The dense model's final hidden states
-    are stored instead of its logits, because they take less memory. The LM head, which pruning does
-    not change, computes the logits from these states. The options are described in `OnTexts`.
+    are stored instead of its logits, because hidden states take less memory. The LM head, which
+    pruning does not change, computes the logits from these states. The options are described in
+    `OnTexts`.
 
     Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); acceptance: Leviathan
     et al., ICML 2023, arXiv 2211.17192, corollary 3.6.

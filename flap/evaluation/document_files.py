@@ -201,7 +201,7 @@ def _of_list(path: Path) -> list[dict[str, Any]]:
 
 def _of_csv(path: Path) -> list[dict[str, Any]]:
     """Read a CSV file whose first line has the names of the columns."""
-    from pyarrow import csv  # imported here because it takes 30 MB of memory
+    from pyarrow import csv  # imported here because importing it takes 30 MB of memory
 
     with_line_ends = csv.ParseOptions(newlines_in_values=True)
     rows: list[dict[str, Any]] = csv.read_csv(path, parse_options=with_line_ends).to_pylist()

@@ -66,9 +66,9 @@ def paired(
 ) -> dict[K, Difference]:
     """Return how much each number, such as an accuracy, differs between two models.
 
-    before, after: for each number, its values on all documents. `before` has the values of the
-        first model, and `after` those of the second model. The difference is `after` minus
-        `before`.
+    before, after: for each number, its values on all documents, such as 0 or 1 for an accuracy.
+        `before` has the values of the first model, and `after` those of the second model. The
+        difference is `after` minus `before`.
 
     A number is left out if the two models do not have equally many values of this number, or if the
     standard error of the difference is not finite.

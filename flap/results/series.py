@@ -2,7 +2,8 @@
 
 A study consists of the runs of one or more sweeps.
 
-Colours distinguish methods and metrics. Markers and dashes distinguish structures.
+Colours distinguish methods and metrics. Markers and dashes distinguish the choices of the config
+group `structure`.
 """
 
 from dataclasses import dataclass

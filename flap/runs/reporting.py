@@ -222,7 +222,7 @@ def _with_numbers(report: Report, measured: _Measured) -> Report:
 
 
 def _entries_of(entries: Iterable[Entry], tasks: Iterable[Task], key: Key) -> list[Entry]:
-    """Return the measurements of a model. The measurements of `tasks` come last.
+    """Return the measurements of a model, with the measurements of `tasks` after all others.
 
     An earlier invocation of the run may have measured a task of the same name with other options.
     When a list of measurements is merged, later measurements replace earlier ones of the same name.

@@ -54,7 +54,7 @@ class MLflow(Tracking):
             )
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return variables that silence MLflow and limit how long it waits for the server."""
+        """Return environment variables that silence MLflow and limit its waiting for the server."""
         return {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
