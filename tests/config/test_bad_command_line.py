@@ -1,9 +1,9 @@
 """Bad options on the command line are refused. Most tests run `flap` in a forked process.
 
 The console shows one line with the error, the exit code is 1, and no files are left. If the error
-occurs only after the run has begun, the log stays and has the traceback. If Hydra cannot compose
-the options, the error appears before torch is imported. test_bad_input.py tests further errors
-without separate processes.
+occurs only after the run has begun, the file flap.log stays, and contains the traceback. If Hydra
+cannot compose the options, the error appears before torch is imported. test_bad_input.py tests
+further errors without separate processes.
 """
 
 import os

@@ -127,10 +127,9 @@ def test_prompts_are_read_whoever_answers_them(
 def test_cells_of_a_sweep_are_measured_on_the_same_documents(
     option: str, base: list[str], text_file: Path, tmp_path: Path
 ) -> None:
-    """All runs of a sweep leave out the documents of both calibration texts.
+    """All runs of a sweep leave out the documents of all calibration texts: `part` and `light`.
 
-    This holds even if no calibration window comes from one of the texts: with few windows, none is
-    from the text `light`.
+    This holds even if a run takes no calibration window from `light`, which has a low weight.
     """
     part = write(tmp_path / "part.jsonl", DOCUMENTS[:5])
     light = write(tmp_path / "light.jsonl", DOCUMENTS[5:7] * 20)

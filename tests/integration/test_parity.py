@@ -69,10 +69,10 @@ FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
 
 @dataclass
 class Real:
-    """SmolLM2 with repeated KV heads, the text windows that the official code read, and statistics.
+    """SmolLM2 with repeated KV heads, the official code's text windows, and layer statistics.
 
-    exact: flap's statistics.
-    official: statistics with the official running variance.
+    exact: the calibration statistics that flap computes for each layer.
+    official: calibration statistics with the official running variance.
     """
 
     model: PreTrainedModel
@@ -162,7 +162,7 @@ def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> Pruning
 
 
 def truncated(scores: Pair[Tensor], cell: Cell) -> LayerPlan:
-    """Return the plan of a layer by the official rule for uniform structures.
+    """Choose the heads and neurons of a layer as the official code does for uniform structures.
 
     With a ratio of 0.2, this rule removes int(0.2 · 9) heads and int(0.2 · 1536) neurons.
     """

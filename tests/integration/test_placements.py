@@ -1,6 +1,7 @@
 """With model.placement=stream, a run holds only one layer of the model in memory at a time.
 
-Such a run reuses the cached statistics of an earlier run that held the whole model in memory.
+Such a run reuses the cached calibration statistics of an earlier run that held the whole model in
+memory.
 
 test_same_result.py compares the results of these runs with those of runs in memory.
 """

@@ -1,6 +1,6 @@
-"""Complete runs with structure=search meet the ratio, and resume after a kill.
+"""Complete runs with structure=search reach the requested ratio, and resume after a kill.
 
-They also delete the pruned copies of layers that the search makes to measure candidate plans.
+The runs also delete the pruned copies of layers that the search makes to measure candidate plans.
 """
 
 import copy

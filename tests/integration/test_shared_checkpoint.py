@@ -21,9 +21,10 @@ SECONDS = 600  # seconds to wait for the other run
 
 
 def stop_at(module: str, name: str, folder: Path) -> None:
-    """Make this run pause before a function until the second run has ended or waits for this run.
+    """Make this run, which is the first of two runs, pause when it calls a function.
 
-    The function is `name` in `module`.
+    The run goes on when the second run has ended, or waits for the first run. The function is
+    `name` in `module`.
     """
     original = getattr(import_module(module), name)
 

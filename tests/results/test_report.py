@@ -129,7 +129,7 @@ def test_what_travels_says_nothing_of_trackers_and_is_json(
 def test_layers_and_parameters_are_those_of_the_plan_and_the_checkpoint(
     finished: Path, report: dict[str, Any]
 ) -> None:
-    """The report has the widths of the plan, and the numbers of parameters that follow from them.
+    """The report has the layer widths of the plan, and the parameter counts that follow from them.
 
     A layer of the dense model has 4 KV heads (1536 parameters each) and 56 neurons (96 each).
     """

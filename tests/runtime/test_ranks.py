@@ -1,4 +1,4 @@
-"""The processes of a run divide work among themselves, and agree on results and errors."""
+"""The processes of a run divide work among themselves, and all get the same results and errors."""
 
 import os
 import time
