@@ -40,8 +40,7 @@ def join(timeout: timedelta) -> None:
     """Connect this process with the other processes of the run.
 
     If there are GPUs, take the GPU of the local rank. Do nothing if the run has one process, or if
-    this process is connected already. timeout: the maximum time that a function of this module
-    waits for other processes.
+    this process is connected already. timeout: how long this module waits for other processes.
 
     Raises:
         ValueError: the processes cannot connect.
