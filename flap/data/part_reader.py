@@ -31,6 +31,10 @@ class Content(NamedTuple):
     read: tuple[str, ...] = ()  # the documents of the text, or the turns of all prompts in the part
 
 
+# the config keys of the texts in which the model answers prompts if calibration.answers=self
+GENERATED = ("calibration.dataset", "recover.dataset")
+
+
 @dataclass(frozen=True)
 class PartReader:
     """Reads the parts of a mixture."""
@@ -93,10 +97,10 @@ class PartReader:
     def _with_given_answers(self, asked: Asked, where: str) -> Text:
         missing = sum(prompt.answer is None for prompt in asked.prompts)
         if missing:
-            raise ValueError(
-                f"{where}: {missing} prompts have no answer; calibration.answers=self writes those "
-                "of calibration and recovery"
-            )
+            remedy = "add an answer to each prompt of the file"
+            if self.field in GENERATED:
+                remedy = f"{remedy}, or let the model generate them with calibration.answers=self"
+            raise ValueError(f"{where}: {missing} prompts have no answer; {remedy}")
         answers = list[tuple[Prompt, str]]()
         for prompt in asked.prompts:
             answer = str(prompt.answer)
