@@ -2,7 +2,8 @@
 
 A choice is the chosen option of a config group, such as WIFV for the group `metric`. The budget is
 the number of parameters to remove. A unit is a KV head with its query heads, an MLP neuron or an
-expert. A plan lists the units that stay.
+expert. A plan lists the units that stay. A compensation changes output projections to make up for
+the removed units.
 """
 
 import inspect
@@ -67,7 +68,8 @@ class Choices:
     evaluators: Mapping[str, Evaluator]  # the keys are the names in the config section `eval`
     calibration: CalibrationConfig
     seed: int
-    # the share of the prunable parameters to remove; 0 if the config has a target or a plan
+    # the share of the prunable parameters to remove; 0 if the config has a plan, or a target (an
+    # upper limit on a size of the pruned model, such as its bytes)
     ratio: float
     target: TargetConfig
     # If true, the weights of removed units are set to zero. If false, the rows and columns of
@@ -123,7 +125,8 @@ class Choices:
         """Return whether all units stay, so that no unit has to be scored.
 
         Return False if the config names a plan. Also return False if an option of the structure,
-        such as `round_to`, may remove units to round the widths of layers, even if the ratio is 0.
+        such as `round_to`, may remove units to round the numbers of heads or neurons of layers,
+        even if the ratio is 0.
         """
         if self.selection is None or budget.to_remove:
             return False

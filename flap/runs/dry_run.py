@@ -161,7 +161,8 @@ class DryRun:
     def _statistics(self, layer: int) -> float:
         """Return the bytes of a layer's statistics, and of the matrices computed from them.
 
-        If the metric or the compensation needs covariances, the statistics of a block are two
+        The metric scores units, and the compensation changes output projections to make up for the
+        removed units. If one of these two needs covariances, the statistics of a block are two
         covariance matrices, which are factorised. Otherwise the statistics are means and variances,
         and the matrices computed from them take 8 bytes for each weight of the block's output
         projection.

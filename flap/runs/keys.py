@@ -2,6 +2,10 @@
 
 A stage is a part of a run, such as calibration or scoring. A key contains everything that changes
 the result of a stage, and nothing else.
+
+A unit is a KV head with its query heads, an MLP neuron or an expert. A plan lists the units that
+stay. A compensation changes output projections to make up for the removed units. The compressed
+model is the model without the removed units, before any training.
 """
 
 from dataclasses import asdict
@@ -76,7 +80,8 @@ def statistics(run: Run) -> Key:
 def scores(run: Run) -> Key | None:
     """Return the cache key of the scores, which do not depend on the ratio.
 
-    For a search, the key also contains the compensation and the options of the trial prunings.
+    With structure=search, the key also contains the compensation and the options of the trials. In
+    a trial, units of one attention or MLP are removed to measure the effect on the predictions.
 
     Return None if the scores are not stored. They are not stored if the config names a plan,
     because then nothing is scored, or if they are computed from statistics without covariances,
@@ -119,8 +124,8 @@ def recovery(run: Run) -> Key:
 def compressed(run: Run, plan: PruningPlan) -> Key:
     """Return the key of a compressed model.
 
-    Among other things, the key contains the dense model, the plan, the compensation, the
-    calibration windows, and whether the weights of removed units are only set to zero.
+    The key contains, for example, the dense model, the plan, the compensation, the calibration
+    windows, and whether removed units stay in the model with all of their weights set to zero.
     """
     options = run.described
     return {
@@ -136,7 +141,7 @@ def compressed(run: Run, plan: PruningPlan) -> Key:
 
 
 def pruned(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of the final pruned model, which may have been trained after compression."""
+    """Return the key of the final model: the compressed model, which may have been trained."""
     return compressed(run, plan) | recovery(run)
 
 

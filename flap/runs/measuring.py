@@ -4,6 +4,9 @@ A task is a measurement, such as the accuracy on boolq. The agenda is the list o
 The results of a task are stored as soon as the task ends. `python -m flap` may be invoked several
 times for the same run, for example again after an interruption. A later invocation reads the stored
 results of an earlier invocation, and does not repeat these tasks.
+
+A plan lists the units (heads, neurons or experts) that stay in the pruned model. The compressed
+model is the model without the removed units, before any training.
 """
 
 import logging
@@ -67,7 +70,7 @@ def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> Referenc
 def measure_pruned(
     run: Run, pruned: Opened, key: Key, references: References, model: str = "pruned model"
 ) -> None:
-    """Measure the pruned model, or the compressed model before training.
+    """Measure the final pruned model, or the compressed model.
 
     key: the cache key of the measured model. references: the return value of `measure_dense`.
         model: the name of the measured model in progress lines.

@@ -3,7 +3,8 @@
 The unit of the estimate is a forward pass of the dense model over the calibration tokens, without
 the embeddings and the LM head. A block is the attention or the MLP of a layer. A search
 (structure=search) makes trial prunings: each trial prunes one block, and the search measures how
-much this changes the model's output.
+much this changes the model's output. A compensation changes output projections to make up for the
+removed units (heads, neurons or experts).
 """
 
 from itertools import accumulate

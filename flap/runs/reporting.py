@@ -1,4 +1,9 @@
-"""Build the report of a run from the stored results of its stages, and write the report's files."""
+"""Build the report of a run from the stored results of its stages, and write the report's files.
+
+A plan lists the units (heads, neurons or experts) that stay. The widths of a layer are its numbers
+of heads, neurons and experts. The compressed model is the model without the removed units, before
+any training.
+"""
 
 import json
 import logging
@@ -51,9 +56,12 @@ def begin_report(run: Run, model: PlacedModel) -> Report:
 
 
 def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter) -> None:
-    """Add parameter counts, ratios, targets and widths of the dense and pruned model to a report.
+    """Add sizes of the dense and of the pruned model to a report.
 
-    adapter: the adapter of the pruned model.
+    The sizes are parameter counts, the widths of layers, and the sizes that have targets, which are
+    upper limits. The shares of the parameters that were removed are also added.
+
+    adapter: gives access to the layers of the pruned model.
     """
     budget = run.budget
     kept = budget.kept(plan)
@@ -86,8 +94,9 @@ def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter
 def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
     """Return the realised ratios, the requested ratio, and the difference that rounding makes.
 
-    The difference is included only if the structure rounds the widths of layers. If the config has
-    a target or names a plan, only the realised ratios are returned.
+    A ratio is a share of parameters that is removed. The difference is included only if the config
+    asks for rounded widths of layers. If the config has a target or names a plan, only the realised
+    ratios are returned.
 
     kept: the number of decoder parameters that stay.
     of_all: the share of all parameters, including embeddings, that was removed.
@@ -140,7 +149,7 @@ class _Measured(NamedTuple):
     """The measurements of the dense, the compressed and the pruned model of a run."""
 
     dense: list[Entry]
-    compressed: list[Entry]  # the compressed model before training; empty without training
+    compressed: list[Entry]  # of the compressed model; empty if this model is not trained
     pruned: list[Entry]
 
 

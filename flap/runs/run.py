@@ -1,6 +1,7 @@
 """A run with all its inputs except the weights of the model.
 
-`prepare` creates and checks these inputs.
+`prepare` creates and checks these inputs. A plan lists the units (heads, neurons or experts) that
+stay in the pruned model.
 """
 
 import logging

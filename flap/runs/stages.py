@@ -1,8 +1,9 @@
 """The stages that make the pruned model, in order, from opening the model to saving a checkpoint.
 
 A block is the attention or the MLP of a layer. A unit of a block is a KV head with its query heads,
-an MLP neuron or an expert. A plan lists the units that stay. `flap.runs.measuring` has the stages
-that measure models, and `flap.runs.trimming` the stage that trims the vocabulary.
+an MLP neuron or an expert. A plan lists the units that stay. A compensation changes output
+projections to make up for the removed units. `flap.runs.measuring` has the stages that measure
+models, and `flap.runs.trimming` the stage that trims the vocabulary.
 
 `python -m flap` may be invoked several times for the same run, for example again after an
 interruption. A later invocation uses the results that an earlier invocation has stored.
@@ -286,7 +287,9 @@ def _compress_layer(mask_only: bool) -> CompressLayer:
 def _compressed(
     run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, FitReport]
 ) -> Compressed:
-    """Check the widths of a compressed model, and give the model a class that can be saved.
+    """Check a compressed model, and give the model a class that can be saved.
+
+    The check compares the numbers of units in each layer with the plan.
 
     Raises:
         RuntimeError: the shapes of the tensors do not match the plan.
@@ -311,8 +314,9 @@ def _compressed(
 def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
     """Return how many parameters could be added without exceeding a target; inf without targets.
 
-    The checkpoint may need some of these parameters for biases of zeros, because a class of
-    transformers may have a bias in every layer as soon as one layer has a bias.
+    A target is an upper limit on a size of the pruned model, such as its bytes. The checkpoint may
+    need some of these parameters for biases of zeros, because a class of transformers may have a
+    bias in every layer as soon as one layer has a bias.
     """
     widths = budget.widths(plan)
     bounds = [bound for bound in budget.bounds if bound.size]

@@ -1,6 +1,8 @@
 """The stage that trims the vocabulary (`vocabulary=trim`), and an estimate of its result.
 
-After this stage, the run has a model and a tokenizer without the removed tokens.
+After this stage, the run has a model and a tokenizer without the removed tokens. The budget is the
+number of parameters that pruning removes from this model. A target is an upper limit on a size of
+the pruned model, such as its bytes.
 """
 
 import logging
@@ -78,9 +80,8 @@ def budget_after_trimming(
 ) -> tuple[Budget, Trimming | None]:
     """Return the budget of the model after trimming, and the sizes before and after trimming.
 
-    The budget is the number of parameters that pruning removes. The sizes are None if the
-    vocabulary is not trimmed, or if the caller has loaded the model. The weights of a loaded model
-    are not trimmed yet, so the targets are checked later, after trimming.
+    The sizes are None if the vocabulary is not trimmed, or if the caller has loaded the model. The
+    weights of a loaded model are not trimmed yet, so the targets are checked later, after trimming.
 
     No weight is read. If `vocabulary.size` is not set, and the model has not generated all texts or
     answers in which tokens are counted, the number of tokens that stay is an estimate. For this
