@@ -1,4 +1,7 @@
-"""Give a pruned model the class and the config with which its checkpoint can be loaded."""
+"""Give a pruned model the class and the config with which its checkpoint can be loaded.
+
+The widths of a layer are its numbers of heads, neurons and experts.
+"""
 
 from math import inf
 from typing import Any

@@ -1,8 +1,9 @@
 """Find out whether a pruned model can be saved as a checkpoint of its base architecture.
 
 The base architecture is the dense model's architecture in transformers. A checkpoint of the base
-architecture has the stock form, and can be loaded without code of flap.
-The stock form is possible only if all layers of the pruned model have the same widths.
+architecture has the stock form, and can be loaded without code of flap. The stock form is possible
+only if all layers of the pruned model have the same widths, which are their numbers of heads,
+neurons and experts.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -59,11 +60,11 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
 
 
 def _common_widths(adapter: ModelAdapter) -> dict[str, int]:
-    """Return the widths (numbers of heads, neurons and so on) that all layers share, by config key.
+    """Return the widths that all layers share, as a dict from config keys to numbers.
 
     Raises:
         ValueError: layers differ in width, or transformers' grouped kernel for experts does not
-            support the width of the experts.
+            support the number of neurons of the experts.
     """
     widths: dict[str, int] = {}
     for i in range(len(adapter.layers)):

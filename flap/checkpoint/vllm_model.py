@@ -1,4 +1,8 @@
-"""vLLM's Transformers backend for pruned mixtures of experts, whose layers may differ in width."""
+"""vLLM's Transformers backend for pruned mixtures of experts.
+
+The layers of a pruned model may have different numbers of heads, neurons and experts. The width of
+an expert is its number of neurons.
+"""
 
 from copy import copy
 from typing import Any
@@ -12,7 +16,7 @@ class TransformersMoEForCausalLM(Mixture):
 
     vLLM looks this class up by its name, so it has the same name as its base class in vLLM.
 
-    The fused kernels of vLLM run the experts, with a separate width for each layer. If experts have
+    The fused kernels of vLLM run the experts, whose width may differ by layer. If experts have
     biases, or if layers differ in the number of experts, transformers runs the experts instead.
     """
 

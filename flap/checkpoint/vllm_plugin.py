@@ -39,7 +39,7 @@ class Checks:
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
-        """Raise a RuntimeError if the widths cannot be divided among vLLM's processes."""
+        """Raise a RuntimeError if vLLM's processes cannot share heads and neurons equally."""
         widths = vllm_config.model_config.hf_text_config.to_dict()["per_layer_config"]
         try:
             check_for_vllm(widths, vllm_config.parallel_config.tensor_parallel_size)

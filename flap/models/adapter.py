@@ -241,7 +241,7 @@ class ModelAdapter:
         return widths
 
     def refresh(self, layer: int) -> None:
-        """Set attributes of a layer's modules, such as `num_heads`, to the widths of its tensors.
+        """Set attributes of a layer's modules, such as `num_heads`, to match its tensors.
 
         This is needed after rows or columns of the tensors were removed.
         """

@@ -90,7 +90,7 @@ def check_config(directory: Path) -> None:
     Raises:
         ValueError: config.json or generation_config.json contains no JSON object, the number of
             layers is invalid, the attention implementation is a kernel from the hub, or the config
-            of a pruned model lacks the widths of its layers.
+            of a pruned model lacks the numbers of heads and neurons of its layers.
     """
     if not (directory / CONFIG).is_file():
         return  # `directory` is a hub id, or transformers will report that the file is missing

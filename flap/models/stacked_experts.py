@@ -128,7 +128,7 @@ def is_experts(module: nn.Module) -> bool:
 
 
 def choose_kernel(experts: Any) -> None:
-    """Run experts in a loop (`eager`) if the grouped kernel does not support their width."""
+    """Run experts in a loop (`eager`) if the grouped kernel cannot run experts of their size."""
     if hasattr(experts, "config") and not experts_fit_kernel(experts):
         experts.config = copy.copy(experts.config)
         experts.config._experts_implementation = "eager"

@@ -1,7 +1,8 @@
 """Visit the decoder layers of a model one after the other (`Walk`).
 
 A walk carries any number of streams (`Stream`) from layer to layer. A stream consists of the hidden
-states of some windows. Each layer replaces these hidden states with its outputs.
+states of some windows. Each layer replaces these hidden states with its outputs. The placement of a
+model says where its weights are, for example on one device or on disk.
 
 Legend: N: windows (token sequences) · T: tokens per window · P: positions of a batch · D: hidden
 size.

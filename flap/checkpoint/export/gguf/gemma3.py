@@ -1,6 +1,7 @@
 """Convert Gemma 3 text models for llama.cpp.
 
-llama.cpp's architecture for Gemma 3 needs layers of equal width, and supports no biases.
+llama.cpp's architecture for Gemma 3 needs layers with equal numbers of heads and neurons, and
+supports no biases.
 """
 
 from gguf import GGUFWriter, RopeScalingType

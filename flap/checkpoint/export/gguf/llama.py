@@ -1,8 +1,8 @@
 """Convert LLaMA, Mistral and Qwen 2 models for llama.cpp.
 
 These families differ only in which Linear modules have biases. llama.cpp's architecture `llama`
-applies every bias that is in the file, but needs layers of equal width. llama.cpp's architecture
-`deci` does the same computation with a separate width for each layer.
+applies every bias that is in the file, but needs layers with equal numbers of heads and neurons.
+llama.cpp's architecture `deci` does the same computation with separate numbers for each layer.
 
 Legend: R: rows (output channels of a Linear), D: channels of a head.
 """

@@ -1,7 +1,8 @@
 """Convert the tensors and hyperparameters of a model to llama.cpp's format.
 
 `llama.py` and `gemma3.py` contain the code that is particular to one model family. This module
-reads all widths from the shapes of the tensors.
+reads the widths of each layer, which are its numbers of heads and neurons, from the shapes of the
+tensors.
 """
 
 from collections.abc import Callable

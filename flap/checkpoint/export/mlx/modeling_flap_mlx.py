@@ -1,5 +1,6 @@
-"""A model for mlx-lm whose layers may differ in width. This file is saved with the weights.
+"""A model for mlx-lm whose layers may have different numbers of heads and neurons.
 
+This file is saved with the weights.
 First, mlx-lm's model of the base architecture (the architecture before pruning) is built. Then each
 parameter gets the shape of its tensor in the safetensors files. Each attention module gets its
 number of heads and its sliding window from `config.json`.
@@ -32,7 +33,7 @@ class ModelArgs(dict):
 
 
 def Model(config):
-    """Return a model of the base architecture. Loading weights changes the widths of this model."""
+    """Return a model of the base architecture. Loading weights changes the shapes of its layers."""
     model_type = config["model_type"]
     base = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}")
     # this number of heads is needed because some architectures compute the head dimension as
