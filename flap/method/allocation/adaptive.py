@@ -1,9 +1,10 @@
 """The structures AL-MM and AL-AM, which rank the units of all layers together (FLAP, section 3.3).
 
-A unit is a KV head with its query heads, a neuron of an MLP, or an expert. Units are ranked by
-FLAP's z-score, or by the error that their removal causes in the output of their layer. Units of a
-layer that can only be removed together form a block. The budget may have bounds, which are upper
-limits on costs of the pruned model, such as its bytes.
+A unit is a KV head with its query heads, a neuron of an MLP, or an expert. A plan lists the units
+that stay. Units are ranked by FLAP's z-score, or by the error that their removal causes in the
+output of their layer. Units of a layer that can only be removed together form a block. The budget
+says which share of the parameters to remove. It may have bounds, which are upper limits on costs of
+the pruned model, such as its bytes.
 
 Legend: G: attention units (KV heads) · C: channels of a unit · I: neurons or experts of an MLP · B:
 blocks · N: units of a block.

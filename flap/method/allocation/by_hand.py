@@ -2,7 +2,7 @@
 
 KV heads are removed together with their query heads, in blocks of `multiple_of_heads` KV heads. The
 size of a block is its number of query heads. In some models, blocks of different layers have
-different sizes.
+different sizes. The budget says which share of the parameters to remove.
 
 Legend: The suffix B is the axis of blocks. They are the blocks of one layer, or all blocks of one
 size in the whole model.
@@ -39,7 +39,7 @@ class ManualHeads(Structure):
 
         Raises:
             ValueError: an option, the ratio or `remove_heads` does not fit this model, or
-                `remove_heads` is set together with a target.
+                `remove_heads` is set together with a target (an upper limit on the model's size).
         """
         super().check(budget)
         if self.remove_heads is None:
@@ -111,9 +111,9 @@ class ManualHeads(Structure):
     def _feasible(self, budget: Budget) -> list[int]:
         """Return the possible numbers of query heads to remove, ascending.
 
-        A number is possible if the plan can meet the budget by removing this number of heads and a
-        suitable number of neurons. If no number is possible, return only the number with which the
-        plan comes nearest to the budget.
+        A number is possible if the removal of this number of heads and of a suitable number of
+        neurons can meet the budget. If no number is possible, return only the number that comes
+        nearest to the budget.
         """
         limits = [self.limits(layer) for layer in budget.layers]
 

@@ -37,8 +37,9 @@ class FitReport(NamedTuple):
     a map may fit noise (`linear.ENOUGH_TOKENS`).
     """
 
-    # The ridge of the chosen map; None if FLAP's bias (`BiasCompensation`) is used instead, because
-    # no map has a smaller held-out error than the bias, or no map can be computed or tested.
+    # The ridge (regularisation strength) of the chosen map; None if FLAP's bias
+    # (`BiasCompensation`) is used instead, because no map has a smaller held-out error than the
+    # bias, or no map can be computed or tested.
     ridge: float | None
     held_out_error: float  # error with the chosen map, or with FLAP's bias if no map is chosen
     held_out_error_of_bias: float  # error with FLAP's bias

@@ -2,8 +2,11 @@
 
 Every fifth calibration window is held out, so that compensations can be tested on it. The tokens of
 the held-out windows are called held-out tokens, and the tokens of all other windows are called
-fitting tokens. The option structure=search runs trials: a trial prunes one block, and measures the
-effect on the predictions of held-out tokens.
+fitting tokens. The option structure=search runs trials: a trial prunes one block, which is the
+attention or the MLP of a layer, and measures the effect on the predictions of held-out tokens.
+
+A removal is a set of channels to remove. In a chain of removals, each removal removes all channels
+of the previous removal, and possibly more.
 
 Legend of tensor suffixes: O: output channels · I: input channels · K: kept input channels ·
 P: removed input channels.
@@ -82,8 +85,9 @@ class LinearCompensation(Compensation):
     ) -> list[Fit]:
         """Return, for each removal, the weight W_K + A and the vector to add to the bias.
 
-        This vector is W_P mean_P - A mean_K. For each ridge, all removals of a chain (see `chains`)
-        use the same factorisation.
+        This vector is W_P mean_P - A mean_K. To save time, the removals are divided into chains.
+        For each ridge, all removals of a chain share the Cholesky factor of the covariance plus the
+        ridge.
         """
         assert statistics is not None and statistics.parts is not None
         fitting, held_out = map(Covariance.of, statistics.parts)
@@ -109,7 +113,7 @@ class LinearCompensation(Compensation):
 
 @dataclass(frozen=True)
 class _Nested:
-    """Fits an output projection for each removal in a chain of removals (see `chains`).
+    """Fits an output projection for each removal in a chain of removals.
 
     Only one Cholesky factor is in memory at a time.
     """

@@ -29,8 +29,10 @@ class SequentialPruning:
     ) -> tuple[PruningPlan, dict[str, FitReport]]:
         """Prune a model, and return the plan and the fit reports.
 
-        The plan lists the units that stay. Fit reports say how well the compensation fits each
-        block, or in a mixture of experts each expert; the keys are names of blocks or experts.
+        The plan lists the units that stay. A compensation changes output projections to make up for
+        the removed units. A fit report says how well this succeeds for a block (the attention or
+        the MLP of a layer), or in a mixture of experts for an expert. The keys are the names of the
+        blocks or experts.
 
         work: the working directory, from which an interrupted run resumes if layers are read from
             files. If the metric needs no statistics, the run always starts at the first layer. The

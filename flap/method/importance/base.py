@@ -194,8 +194,8 @@ def score_layer(
 def _check_finite(score_UC: Tensor, block: Block) -> None:
     """Check that the scores and the weights of a block are finite.
 
-    The weights are checked even if the metric does not use them, because the compensation of the
-    removed units uses these weights later.
+    The weights are checked even if the metric does not use them, because they are used later to
+    make up for the removed units.
     """
     finite = bool(torch.isfinite(score_UC).all())
     # check one member at a time, because the weights of all experts together take gigabytes

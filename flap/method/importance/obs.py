@@ -45,11 +45,11 @@ class OBS(Metric):
     W (O, I): the output projection. C (I, I): the covariance of its input channels over the
     calibration tokens. 1: the identity matrix. W_u: the columns of W for the channels of unit u.
     [H⁻¹]_uu: the rows and columns of H⁻¹ for these channels. The cost is the expected squared error
-    in the output if the unit is removed with the best linear compensation. Units are removed in at
-    most 64 steps. Each step removes the units with the lowest costs, and updates W and H⁻¹. A
-    unit's score is its cost at the moment of its removal, divided evenly over its channels. If a
-    cost is lower than the highest cost of all earlier steps, it is raised to this highest cost.
-    Higher = keep.
+    in the output if the unit is removed, and the weights of all other units and the bias are
+    adjusted so that this error is as small as possible. Units are removed in at most 64 steps. Each
+    step removes the units with the lowest costs, and updates W and H⁻¹. A unit's score is its cost
+    at the moment of its removal, divided evenly over its channels. If a cost is lower than the
+    highest cost of all earlier steps, it is raised to this highest cost. Higher = keep.
 
     Rounding errors can make the inversion of H fail. This happens with massive activations, whose
     rounding errors exceed the ridge. In this case, the ridge is multiplied by ten, up to three

@@ -24,9 +24,10 @@ BY_LAYER = ("routed_power", "divergences")
 class Scores:
     """The scores of all units of all layers. The lowest-scored units are removed first.
 
-    Structures that rank units by errors in the outputs of layers may multiply the scores by the
-    fields `inverse_power` and `routed_power`. These fields are empty if there was no calibration,
-    or if scores are not squared errors in the outputs.
+    A structure, which chooses the units that stay, may rank units by the errors that their removal
+    causes in the outputs of layers. It may then multiply the scores by the fields `inverse_power`
+    and `routed_power`. These fields are empty if there was no calibration, or if scores are not
+    squared errors in the outputs.
     """
 
     # for each layer, the scores of its attention (score_GC) and of its MLP (score_I), all of them

@@ -2,9 +2,10 @@
 
 The measure is the divergence KL(dense ‖ pruned) between the two models' distributions of the next
 token. With structure=search, units (heads, neurons or experts) are chosen so that this divergence
-stays low. A plan lists the units that stay in each layer. Plans are measured on a set of token
-windows. A stream contains the hidden states of these windows at the input of one layer. When a
-layer runs on a stream, the outputs of the layer replace these hidden states (`Stream.advance`).
+stays low. A plan lists the units that stay in each layer. A compensation changes output projections
+to make up for the removed units. Plans are measured on a set of token windows. A stream contains
+the hidden states of these windows at the input of one layer. When a layer runs on a stream, the
+outputs of the layer replace these hidden states (`Stream.advance`).
 
 Legend of tensor suffixes: N: windows · T: tokens in a window · D: hidden size · V: vocabulary ·
 X: texts · K: plans.

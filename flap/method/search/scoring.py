@@ -37,7 +37,7 @@ def score_and_try(
     counts = [sum(map(len, search.removals(units))) for units in budget.layers]
 
     def plans_of_layer(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
-        """Return the plan of layer i in every trial of the model.
+        """Return, for every trial of the model, the units of layer i that stay.
 
         Layer i is pruned in the trials of its two blocks, and stays dense in all other trials.
         """

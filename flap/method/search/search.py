@@ -1,9 +1,9 @@
 """The structure `search`, which ranks units by measured effects on the model's predictions.
 
 A block is the attention or the MLP of a layer. A unit is a KV head with its query heads, a neuron,
-or an expert. The divergence is KL(dense ‖ pruned) between the two models' distributions of the next
-token. The nats of a unit are the part of a measured divergence that is attributed to the removal of
-this unit.
+or an expert. A plan lists the units that stay. The divergence is KL(dense ‖ pruned) between the two
+models' distributions of the next token. The nats of a unit are the part of a measured divergence
+that is attributed to the removal of this unit.
 
 Legend of tensor suffixes: G: attention units · C: channels of an attention unit · U: units of a
 block · I: neurons (of all experts) or whole experts · E: experts · R: neurons of an expert, sorted

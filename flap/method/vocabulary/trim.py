@@ -29,9 +29,9 @@ from flap.models import PlacedModel
 class Ranking:
     """A ranking of a tokenizer's tokens. The first n tokens form a trimmed vocabulary of n tokens.
 
-    Tokens that must stay come first. All other tokens follow, sorted by their worth (see `of`),
-    except that the tokens from which the tokenizer builds a token (`Tokens.needed`) always come
-    before this token.
+    Tokens that must stay come first. All other tokens follow, sorted by their worth: how often they
+    occur in texts, and how often the model expects them there (see `of`). As an exception, the
+    tokens from which the tokenizer builds a token (`Tokens.needed`) always come before this token.
     """
 
     tokens: Tokens
