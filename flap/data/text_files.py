@@ -1,7 +1,7 @@
 """Read texts by name or from a local file, and check texts in memory.
 
-A text that is read by name has separate parts for calibration and evaluation. A text from a file or
-in memory is not divided into parts.
+A text that is read by name has separate splits for calibration and evaluation. A text from a file
+or in memory has no splits.
 """
 
 import json
@@ -32,7 +32,7 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
     """Read a text by name or from a local file.
 
     dataset: the name of the text, or the path of the file.
-    split: the part of a named text to read. A file has no parts, and is read as a whole.
+    split: the split of a named text to read. A file has no splits, and is read as a whole.
     field: the config key that error messages name.
 
     Raises:

@@ -56,7 +56,7 @@ class Windows:
         """The texts of all parts, each with its name and its origin.
 
         If the model has not answered the prompts of a part yet, the text of this part is empty. The
-        text `self` is left out until the model has generated it.
+        text `self`, which the model generates without prompts, is left out until it exists.
         """
         named = list[Text]()
         for p, text in enumerate(self.texts):
