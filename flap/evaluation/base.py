@@ -101,7 +101,9 @@ class Task:
     # the name of the text that the model predicts, for example to measure a perplexity; empty if
     # the task needs no text
     dataset: str = ""
-    leaving: Leaving | None = None  # how to leave out documents; None if this is not possible
+    # how to leave out documents that the run has also used for calibration or training; None if
+    # this is not possible
+    leaving: Leaving | None = None
     left_out: tuple[int, ...] = ()  # indices of the documents that are left out
     # Whether `run` also takes a working directory, in which it stores partial results, so that an
     # interrupted task can continue from these results.

@@ -1,5 +1,6 @@
 """Identify and leave out documents of a loaded task, and estimate the workload of the task.
 
+Documents that the run has used for calibration or training are left out of the measurement.
 A *run of words* is a sequence of consecutive words of a text (flap/data/overlap.py).
 """
 

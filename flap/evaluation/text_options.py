@@ -171,8 +171,9 @@ class OnTexts(Evaluator):
     def _leaving(self, text: Text, seq_len: int, cutting: Cutting) -> Leaving | None:
         """Describe how to leave out documents of a text; return None if the text must stay whole.
 
-        A text with fewer than two documents stays whole. The texts in `HUB` stay whole, too,
-        because results on these texts are compared with published results.
+        Documents that the run has used for calibration or training are left out. A text with fewer
+        than two documents stays whole. The texts in `HUB` stay whole, too, because results on these
+        texts are compared with published results.
         """
         if text.name in HUB or len(text.documents) < 2:
             return None
