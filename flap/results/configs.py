@@ -12,7 +12,7 @@ FlatConfig = dict[str, str]
 
 # Each of these settings has its own column in tables of runs. All other settings share the column
 # "options" (`RunRecord.options`). This column shows a setting if the run's command line sets it and
-# its value differs between the runs of a study.
+# its value differs between the runs in the table.
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")
 # Config keys and config sections that do not change the results of a run.
 BOOKKEEPING = (

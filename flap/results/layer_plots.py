@@ -1,4 +1,7 @@
-"""Plots of the heads, neurons and experts that each layer keeps, for one or several runs."""
+"""Plots of the heads, neurons and experts that each layer keeps, for one or several runs.
+
+A study consists of the runs of one or more sweeps.
+"""
 
 from pathlib import Path
 

@@ -123,8 +123,8 @@ def _on_the_method(report: Record) -> Iterator[str]:
         end = CUT.format(**generated) if generated.get("cut") else ""
         yield OWN_TEXT.format(use=use, end=end, **generated)
 
-    # If no held-out token was routed to an expert, the report stores 0 for the error of the
-    # expert's linear compensation and for the error of a bias. Such an expert is left out, because
+    # The errors in `repairs` were measured on held-out calibration tokens. If none of these tokens
+    # was routed to an expert, both errors of this expert are 0. Such an expert is left out, because
     # 0 / 0 is not defined.
     fits = [fit for fit in report.repairs.values() if fit["held_out_error_of_bias"]]
     if fits:

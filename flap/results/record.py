@@ -27,8 +27,8 @@ class Record:
     processes: list[str] = field(default_factory=list)
     # with model.placement=auto: the device of each module; empty with other placements
     device_map: Texts = field(default_factory=dict)
-    # where the run's inputs come from: the model, the plan if `plan=` is set, the calibration,
-    # training and vocabulary texts, and the data sets of the evaluation tasks
+    # where the run's inputs come from: the model, the calibration, training and vocabulary texts,
+    # the data sets of the evaluation tasks, and the plan (list of kept units) if `plan=` is set
     sources: Texts = field(default_factory=dict)
     # Facts about the texts that the dense model generated, such as the number of tokens. The keys
     # are "calibration" and "recovery" for texts that the model generated without prompts. If the
@@ -53,9 +53,9 @@ class Record:
     # for each target, such as "bytes": the requested value ("asked"), the value of the dense model
     # ("dense"), and the value of the pruned model ("realised")
     target: dict[str, Numbers] = field(default_factory=dict)
-    # widths of each layer of the pruned model
+    # numbers of heads, neurons and experts of each layer of the pruned model
     layers: list[Widths] = field(default_factory=list)
-    # widths of each layer of the dense model
+    # numbers of heads, neurons and experts of each layer of the dense model
     layers_before: list[Widths] = field(default_factory=list)
     # How exact linear compensation is in each attention module, MLP or expert (`FitReport`). Linear
     # compensation predicts the contribution of the removed channels from the channels that stay,
@@ -73,7 +73,7 @@ class Record:
     # "calibration" and the names of the evaluation tasks that measure windows
     bos: dict[str, bool] = field(default_factory=dict)
     # for each evaluation task, "calibration" if the task uses the same data set or documents as the
-    # calibration, recovery or vocabulary text of the run, else "other"
+    # calibration, training or vocabulary text of the run, else "other"
     domains: Texts = field(default_factory=dict)
     # number of documents that each evaluation task leaves out, because the run has already read
     # these documents, for example in its calibration text

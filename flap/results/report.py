@@ -44,7 +44,7 @@ class Report(Record):
         return self._repr_markdown_()
 
     def to_dict(self) -> Config:
-        """Return the content of report.json, without the plan, which is in plan.json."""
+        """Return the content of report.json, without the kept units, which are in plan.json."""
         return asdict(replace(self, plan=None))
 
     @classmethod

@@ -112,7 +112,10 @@ def sizes(report: Record) -> list[Row]:
 
 
 def _ratio(ratio: Numbers) -> str:
-    """Describe the realised and the requested ratio, and how much rounding widths changed it."""
+    """Describe the realised and the requested share of parameters that pruning removes.
+
+    If the number of heads or neurons was rounded, also say how much this changed the share.
+    """
     text = "{realised_decoder:.4f}"
     if "requested" in ratio:
         text += " of {requested:g} asked"
@@ -155,9 +158,10 @@ def headline(report: Record) -> str:
 
 
 def markdown(report: Record) -> str:
-    """Return the text of report.md: tables, notices, and a plot and a table of each layer's widths.
+    """Return the text of report.md: tables, notices, and a plot of the layers.
 
-    The plot is a link to the file layers.png.
+    The plot and the last table show how many heads, neurons and experts each layer keeps. The plot
+    is a link to the file layers.png.
     """
     paragraphs = [
         f"# {escaped(report.config['run_name'])}",

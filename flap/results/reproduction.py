@@ -32,7 +32,7 @@ class Comparison(NamedTuple):
     """The values of a number in the original and in the repeated run, and a verdict."""
 
     # the measured model: "dense", "compressed" or "pruned"; "parameters" for numbers of parameters
-    # and for the widths of layers
+    # and for the numbers of heads, neurons and experts of layers
     model: str
     name: str  # the name of the number, such as "boolq/acc"
     old: str  # the number in the original run with its standard error; empty if it is missing

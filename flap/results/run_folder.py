@@ -1,6 +1,7 @@
 """Read the settings, the state and the report of one run from its folder.
 
-A number is a measured result, such as a perplexity or an accuracy.
+A number is a measured result, such as a perplexity or an accuracy. A study consists of the runs of
+one or more sweeps.
 """
 
 import json

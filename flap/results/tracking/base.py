@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0  # minimum seconds between two progress messages of a stage
 WIDTHS = ("query_heads", "kv_heads", "neurons")
-# columns of the table with the widths of the layers
+# columns of the table with the numbers of heads and neurons of each layer
 LAYERS = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
 # Sections of the report that are sent to the tracker as the summary of a run. The section
 # `evaluation` is sent, too.
@@ -76,7 +76,10 @@ class RunInTracker(ABC):
 
     @abstractmethod
     def log_files(self, run_dir: Path) -> None:
-        """Send report.json, and layers.png (a plot of the units of each layer) if it exists."""
+        """Send report.json, and layers.png if it exists.
+
+        The plot layers.png shows the heads and neurons of each layer.
+        """
 
     @abstractmethod
     def log_lineage(self, report: Report) -> None:
@@ -158,7 +161,10 @@ class TrackedRun:
 
 
 def layer_rows(report: Report) -> Rows:
-    """Return a row for each layer: its index, and its widths before and after pruning."""
+    """Return a row for each layer: its index, and its sizes before and after pruning.
+
+    The sizes are the numbers of query heads, KV heads and neurons.
+    """
     rows = []
     for i, layers in enumerate(zip(report.layers_before, report.layers, strict=True)):
         rows.append([i, *(layer[width] for layer in layers for width in WIDTHS)])

@@ -136,7 +136,10 @@ class MLflowRun(RunInTracker):
         self.client.log_dict(self.id, {"columns": columns, "data": rows}, f"{name}.json")
 
     def log_files(self, run_dir: Path) -> None:
-        """Send report.json, and layers.png (a plot of the units of each layer) if it exists."""
+        """Send report.json, and layers.png if it exists.
+
+        The plot layers.png shows the heads and neurons of each layer.
+        """
         for name in ("layers.png", "report.json"):
             if (run_dir / name).is_file():
                 self.client.log_artifact(self.id, run_dir / name)
