@@ -1,7 +1,8 @@
 """The pipeline of a run, from a config to a pruned checkpoint and a report.
 
 `python -m flap` may be invoked several times for the same run, for example after an interruption.
-By default, a later invocation uses the results that earlier invocations have stored.
+By default, a later invocation uses the results that earlier invocations have stored. A plan lists
+the units (heads, neurons or experts) that stay.
 
 The method is FLAP by An et al., AAAI 2024, arXiv 2312.11983.
 """

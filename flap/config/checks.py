@@ -219,7 +219,8 @@ def check_measurements(chosen: Any, overrides: Iterable[str]) -> None:
 def settled_by(plan: Any) -> dict[str, str]:
     """Return the groups and keys that must not be set if a plan is set, each with the reason.
 
-    `refuse` takes the returned dict as its argument `settled`. The dict is empty if `plan` is None.
+    A plan lists the units (heads, neurons or experts) that stay. `refuse` takes the returned dict
+    as its argument `settled`. The dict is empty if `plan` is None.
     """
     if plan is None:
         return {}

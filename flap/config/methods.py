@@ -1,7 +1,8 @@
 """Compose configs in Python, and check whether a run's config still agrees with its method.
 
 A method is a file in conf/method/, which sets the metric, the structure, the compensation and the
-calibration together.
+calibration together. The metric scores units (heads, neurons or experts), the structure selects the
+units to remove, and the compensation changes output projections to make up for the removed units.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,8 @@
 """OmegaConf resolvers: the functions that interpolations in conf/config.yaml call.
 
 Hydra calls these functions before flap checks the config, because Hydra needs their results for the
-name of a run's output folder.
+name of a run's output folder. A target is an upper limit on a size of the pruned model, such as its
+bytes. A plan lists the units (heads, neurons or experts) that stay.
 """
 
 from functools import cache

@@ -207,7 +207,7 @@ def config_dir() -> str:
 
 
 def shipped_folder(folder: str) -> Path:
-    """Return the absolute path of conf/ or plans/.
+    """Return the absolute path of conf/ or plans/ (the packaged plans, see `FlapConfig.plan`).
 
     In an installed wheel, these folders are inside the package flap. In a checkout of the
     repository, they are next to the package.

@@ -1,7 +1,8 @@
 """Find the secrets of a run, and replace them in everything that is recorded or shown.
 
-A run may need secrets, such as the password of its tracker, but its files, its log, the console and
-the tracker must not show these secrets. Three kinds of values are secret:
+A run may need secrets, such as the password of its tracker (a service such as MLflow), but its
+files, its log, the console and the tracker must not show these secrets. Three kinds of values are
+secret:
 
 - the user and the password in a URI;
 - values of config keys and environment variables whose names end in TOKEN, KEY, PASSWORD, SECRET or
