@@ -2,7 +2,8 @@
 
 A family is a set of architectures in which these parts have the same names. The table in
 `flap.modeling.families` has a row with these names for each family. An attention or MLP is
-represented by a `Block`, which consists of units. Pruning keeps or removes each unit as a whole.
+represented by a `Block`, which consists of units, such as heads or neurons. Pruning keeps or
+removes each unit as a whole.
 """
 
 import copy

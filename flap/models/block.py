@@ -1,5 +1,7 @@
 """The attention or the MLP of one layer as a block, divided into the units that are pruned.
 
+A unit is a KV head with its query heads, a neuron of an MLP, or an expert.
+
 Legend: U: units · C: input channels of a unit in the output projection · R: rows of a unit in an
 input projection · T: tokens · P: positions of a batch · M: members of a block (`Block.members`).
 """
@@ -104,7 +106,8 @@ class Block:
     vectors: tuple[tuple[Any, str, Tensor], ...] = ()
     num_chosen: int = 1  # number of members that each token is routed to
 
-    # The name of an MLP's unit in messages. The plural of this name is a key in plan.json.
+    # The name of an MLP's unit in messages. The plural of this name is a key in plan.json, which
+    # lists the units that stay.
     unit: ClassVar[str] = "neuron"
     whole: ClassVar[bool] = False  # whether each unit is a whole expert
 

@@ -1,5 +1,7 @@
 """The experts of a layer as one MLP block with the neurons of all experts.
 
+A block is the attention or the MLP of a layer, divided into the units that are pruned (`Block`).
+
 Legend: E: experts · I: neurons of one expert · H: hidden size · T: tokens · P: positions of a
 batch · K: experts that a token is routed to · R: tokens that are routed to one expert (but in
 rows_UR: rows of a unit) · M: members of a block, which are the experts · U: units · C: channels of

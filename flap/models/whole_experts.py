@@ -1,5 +1,7 @@
 """Blocks whose units are whole experts, which are removed together with their rows of the router.
 
+A block is the attention or the MLP of a layer, divided into the units that are pruned (`Block`).
+
 For a token, the output of a mixture is Σ_e W_e (w_e a_e). W_e is the down projection of expert e,
 and a_e is the input of this projection. w_e is the router's weight for expert e, or 0 if the token
 is not routed to this expert. The sum over experts is one projection, whose input is the

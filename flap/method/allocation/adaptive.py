@@ -106,10 +106,11 @@ class ALAM(Scaled):
 
     The units of all layers are ranked by the value that `scale` selects (see `Scaled`). price: the
     number of parameters that are removed with a unit. total: the sum of the prices of all units.
-    Every layer keeps a minimum number of units (see `Structure`). If a target is set instead of a
-    ratio, AL-AM goes through the units from the highest rank to the lowest, and keeps each unit
-    with which the model does not exceed the target. If a unit is removed, all lower-ranked units of
-    the same attention or MLP are also removed (`ranking.within`).
+    ratio: the share of the parameters to remove. Every layer keeps a minimum number of units (see
+    `Structure`). If a target, such as target.bytes, is set instead of a ratio, AL-AM goes through
+    the units from the highest rank to the lowest, and keeps each unit with which the model does not
+    exceed the target. If a unit is removed, all lower-ranked units of the same attention or MLP are
+    also removed (`ranking.within`).
 
         python -m flap structure=AL-AM
     """

@@ -2,7 +2,8 @@
 
 KV heads are removed together with their query heads, in blocks of `multiple_of_heads` KV heads. The
 size of a block is its number of query heads. In some models, blocks of different layers have
-different sizes. The budget says which share of the parameters to remove.
+different sizes. The budget says which share of the parameters to remove (`ratio`). A structure is
+an algorithm that chooses the heads and neurons that stay.
 
 Legend: The suffix B is the axis of blocks. They are the blocks of one layer, or all blocks of one
 size in the whole model.

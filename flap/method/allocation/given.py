@@ -1,6 +1,7 @@
 """Read the plan that the option `plan` names, and check that it fits the model of this run.
 
-A plan lists the units that stay in each layer: KV heads, neurons or experts.
+A plan lists the units that stay in each layer: KV heads, neurons or experts. A block is the
+attention or the MLP of a layer.
 """
 
 from collections import Counter

@@ -5,7 +5,8 @@ Source: FLAP, arXiv 2312.11983, section 4.4.
 An attention unit is a KV head with its query heads. A block is a group of attention units, or of
 neurons, that are removed together. With structure.experts=true, whole experts are removed instead
 of neurons, and every statement about neurons in this module applies to experts. A plan lists the
-attention units and neurons that stay. The budget says which share of the parameters to remove.
+attention units and neurons that stay. The budget says which share of the parameters to remove
+(`ratio`).
 
 Legend: G: attention units of a layer · B: blocks of attention units.
 """

@@ -1,10 +1,10 @@
 """Collect statistics of each layer, and yield them while the layer is in memory.
 
 Every fifth calibration window is held out. The held-out windows are used to test compensations,
-which change output projections to reduce the error that removed units cause. With structure=search,
-these windows are also used to measure the effect of pruning a single block, which is the attention
-or the MLP of a layer. The tokens of held-out windows are called held-out tokens. The tokens of all
-other windows are called fitting tokens.
+which change output projections to make up for removed units (heads, neurons or experts). With
+structure=search, these windows are also used to measure the effect of pruning a single block, which
+is the attention or the MLP of a layer. The tokens of held-out windows are called held-out tokens.
+The tokens of all other windows are called fitting tokens.
 
 Legend: N: windows · T: tokens in a window.
 """

@@ -5,7 +5,7 @@ means.
 
 A covariance matrix has I² elements, which take 0.3 GB for the MLP of a model with 1B parameters. So
 only strips of its rows are computed, one after another. Only `Covariance.hessian` fills a full
-matrix from these strips, because a metric factorises this matrix.
+matrix from these strips, because the metric OBS factorises this matrix to score units.
 
 Legend: I: input channels · R: channels selected as rows · C: channels selected as columns · O:
 output channels.

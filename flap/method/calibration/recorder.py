@@ -2,10 +2,10 @@
 
 A block is the attention or the MLP of a layer. In a mixture of experts, the members of the MLP are
 its experts. Every fifth calibration window is held out. The held-out windows are used to test
-compensations, which change output projections to reduce the error that removed units cause. With
-structure=search, these windows are also used to measure the effect of pruning a single block. The
-tokens of held-out windows are called held-out tokens. The tokens of all other windows are called
-fitting tokens.
+compensations, which change output projections to make up for removed units (heads, neurons or
+experts). With structure=search, these windows are also used to measure the effect of pruning a
+single block. The tokens of held-out windows are called held-out tokens. The tokens of all other
+windows are called fitting tokens.
 
 Legend: I: input channels of an output projection · T: tokens · P: positions of a batch · D: hidden
 size · M: members of a block · E[…]: mean over tokens.

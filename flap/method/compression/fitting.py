@@ -1,10 +1,11 @@
 """Fit the output projections of a layer for one or more plans.
 
-A plan lists the units that stay. A fit is an output projection that a compensation has changed to
-make up for removed channels. A block is the attention or the MLP of a layer. The members of an MLP
-with experts are its experts; every other block has a single member, the block itself. Each member
-is fitted separately, on the tokens that reach this member. The option structure=search runs trials:
-a trial prunes one block, and measures the effect on the model's predictions.
+A plan lists the units (heads, neurons or experts) that stay. A fit is an output projection that a
+compensation has changed to make up for removed channels. A block is the attention or the MLP of a
+layer. The members of an MLP with experts are its experts; every other block has a single member,
+the block itself. Each member is fitted separately, on the tokens that reach this member. The option
+structure=search runs trials: a trial prunes one block, and measures the effect on the model's
+predictions.
 
 Legend of tensor suffixes: O: output channels · I: input channels · K: kept input channels ·
 P: removed input channels · U: units · C: input channels of a unit.

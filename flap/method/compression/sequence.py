@@ -1,6 +1,8 @@
 """Sequential pruning, as in Wanda-sp: the layers are pruned one after another.
 
-The inputs on which a layer is calibrated are the outputs of the pruned layers before it.
+The inputs on which a layer is calibrated are the outputs of the pruned layers before it. A plan
+lists the units (heads, neurons or experts) that stay. A compensation changes output projections to
+make up for the removed units, and a fit report says how well this succeeds.
 """
 
 from dataclasses import dataclass
@@ -29,10 +31,8 @@ class SequentialPruning:
     ) -> tuple[PruningPlan, dict[str, FitReport]]:
         """Prune a model, and return the plan and the fit reports.
 
-        The plan lists the units that stay. A compensation changes output projections to make up for
-        the removed units. A fit report says how well this succeeds for a block (the attention or
-        the MLP of a layer), or in a mixture of experts for an expert. The keys are the names of the
-        blocks or experts.
+        There is a fit report for each attention and for each MLP, or in a mixture of experts for
+        each expert. The keys are the names of the attentions, MLPs and experts.
 
         work: the working directory, from which an interrupted run resumes if layers are read from
             files. If the metric needs no statistics, the run always starts at the first layer. The

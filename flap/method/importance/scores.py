@@ -1,6 +1,7 @@
 """The scores of all layers, and the file that stores them.
 
-Several runs that differ only in the ratio use the same file, so that scores are computed only once.
+Several runs that differ only in the ratio (the share of the parameters to remove) use the same
+file, so that scores are computed only once.
 
 Legend: G: attention units (KV heads) · C: channels of a unit · I: input channels.
 """

@@ -2,7 +2,8 @@
 
 Some windows of the training text are held out: the model is not trained on them. In an evaluation,
 the divergence KL(dense ‖ trained) of the predictions is measured on the held-out windows. The dense
-model is the model before pruning, and the compressed model is the model without the removed units.
+model is the model before pruning, and the compressed model is the model after units (heads, neurons
+or experts) were removed.
 """
 
 import math
