@@ -2,9 +2,9 @@
 
 A model is on the front unless another model is cheaper and at least as good, or is better and at
 most as expensive. Dense models can be on the front, too. Two costs that differ by at most 1 % count
-as equal, because pruning removes whole heads and neurons and therefore meets a ratio only
-approximately. Two qualities count as equal if they are equal after rounding to four significant
-digits. A study consists of the runs of one or more sweeps.
+as equal, because pruning removes whole heads and neurons and therefore removes the requested share
+of the parameters only approximately. Two qualities count as equal if they are equal after rounding
+to four significant digits. A study consists of the runs of one or more sweeps.
 """
 
 from typing import NamedTuple

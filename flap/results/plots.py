@@ -6,8 +6,8 @@ experts.
 A study consists of the runs of one or more sweeps. A number is a measured result, such as a
 perplexity or an accuracy.
 
-Colours distinguish methods and metrics. Line styles and markers distinguish the choices of the
-config group `structure`.
+Colours distinguish the choices of the config groups `method` and `metric`. Line styles and markers
+distinguish the choices of the config group `structure`.
 """
 
 import io

@@ -70,8 +70,8 @@ def git_state() -> dict[str, Any]:
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config, the versions and the git state, which are saved with the checkpoint.
 
-    The options of the tracker, and the folders of the cache and of the checkpoint, are left out of
-    the config.
+    The options of the tracker (a service such as MLflow), and the folders of the cache and of the
+    checkpoint, are left out of the config.
 
     config: the config that `described` returns.
     """

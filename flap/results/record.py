@@ -48,7 +48,8 @@ class Record:
     vocabulary: Numbers = field(default_factory=dict)
     # Shares of the parameters: "requested" is the share to remove, "realised_decoder" is the share
     # that was removed from the decoder, and "realised_total" is the share that was removed from the
-    # whole model. If widths are rounded, "rounding_cost" is "realised_decoder" minus "requested".
+    # whole model. If numbers of heads or neurons are rounded, "rounding_cost" is
+    # "realised_decoder" minus "requested".
     ratio: Numbers = field(default_factory=dict)
     # for each target, such as "bytes": the requested value ("asked"), the value of the dense model
     # ("dense"), and the value of the pruned model ("realised")
@@ -90,7 +91,8 @@ class Record:
     difference_stderr: Numbers = field(default_factory=dict)
     # p-values of the same differences as in `difference_stderr`, from 0 to 1
     difference_p_value: Numbers = field(default_factory=dict)
-    seconds: Numbers = field(default_factory=dict)  # wall-clock seconds spent in each stage
+    # wall-clock seconds spent in each stage, such as calibration
+    seconds: Numbers = field(default_factory=dict)
     # peak bytes in the memory of the host and of the device; the keys are "host" and "device", and
     # the value of "device" is None without a GPU
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)

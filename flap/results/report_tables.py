@@ -32,8 +32,9 @@ Row = tuple[str, str, str]
 def tables(report: Record) -> list[Table]:
     """Return the two tables of a report: the measured numbers, and other facts about the run.
 
-    The other facts are, for example, sizes, the ratio, targets and times. Rows without a value, and
-    tables without rows, are left out.
+    The other facts are, for example, the number of parameters, the share of parameters that was
+    removed, and the time of each stage. Rows without a value, and tables without rows, are left
+    out.
     """
     facts = [row for row in _facts(report) if any(row[1:])]
     both = [measured(report), Table(("", "dense", "pruned"), facts)]
@@ -70,7 +71,8 @@ def measured(report: Record) -> Table:
 def _change(report: Record, before: str, name: str) -> str:
     """Format the difference of a number between the pruned model and another model.
 
-    before: the name of the other model, "dense" or "compressed".
+    before: the name of the other model: "dense", or "compressed" for the pruned model before it was
+        trained.
     """
     noise = vars(report) if before == "dense" else report.recovery
     return change(

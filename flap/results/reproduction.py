@@ -1,6 +1,7 @@
 """Compare the report of a repeated run with the report of the original run.
 
-A number is a measured result, such as a perplexity, or a number of parameters.
+A number is a measured result, such as a perplexity, or a number of parameters. If a run trains its
+pruned model, this model is called "compressed" before the training, and "pruned" after it.
 """
 
 import math

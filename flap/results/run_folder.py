@@ -37,8 +37,9 @@ class RunRecord:
     metric: str | None = None
     structure: str | None = None
     ratio: float | None = None
-    # The requested ratio or targets, such as "0.2" or "target.bytes=2e8". The measured numbers of
-    # runs are ranked only among runs that have the same text here.
+    # The requested ratio (share of the parameters to remove), such as "0.2", or the targets, such
+    # as "target.bytes=2e8". The measured numbers of runs are ranked only among runs that have the
+    # same text here.
     requested: str = ""
     seed: int | None = None
     # the settings that the command line sets, that differ between the runs of a study, and that

@@ -1,9 +1,10 @@
 """Group the runs of a study into the lines of its plots, and give each line its style.
 
-A study consists of the runs of one or more sweeps.
+A study consists of the runs of one or more sweeps. The ratio is the share of the parameters that a
+run removes. A target is an upper limit on a size of the pruned model, such as its bytes.
 
-Colours distinguish methods and metrics. Markers and dashes distinguish the choices of the config
-group `structure`.
+Colours distinguish the choices of the config groups `method` and `metric`. Markers and dashes
+distinguish the choices of the config group `structure`.
 """
 
 from dataclasses import dataclass

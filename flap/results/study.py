@@ -41,8 +41,8 @@ UNSHOWN = ["requested", "parameters_before"]
 class Study:
     """The runs of one or more sweeps.
 
-    Runs are sorted by ratio. Runs with the same ratio are sorted by the first number in `measured`.
-    Runs that have not finished come last.
+    Runs are sorted by ratio, which is the share of the parameters that is removed. Runs with the
+    same ratio are sorted by the first number in `measured`. Runs that have not finished come last.
     """
 
     folder: Path  # the folder into which the files of the study are written

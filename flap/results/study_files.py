@@ -168,7 +168,8 @@ def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
     """Return a sort key for runs.
 
     Finished runs come before runs that have not finished. Within both groups, runs are sorted by
-    ratio, then by a measured number, and then by the name of the folder, always in ascending order.
+    ratio (the share of the parameters that is removed), then by a measured number, such as a
+    perplexity, and then by the name of the folder, always in ascending order.
 
     number: the name of the measured number; "" if nothing was measured.
     """

@@ -1,7 +1,8 @@
 """The base classes of trackers, and the tracker that does nothing.
 
 A tracker is a service that shows runs, such as Weights & Biases. Each tracker has its own subclass
-of `Tracking`, whose method `open` returns a `RunInTracker`.
+of `Tracking`, whose method `open` returns a `RunInTracker`. A stage is a part of a run, such as
+calibration.
 """
 
 import hashlib

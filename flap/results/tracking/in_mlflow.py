@@ -111,7 +111,7 @@ class MLflowRun(RunInTracker):
     sent: list[Any] = field(default_factory=list)  # asynchronous calls that may still be running
 
     def log(self, values: Numbers) -> None:
-        """Send values, such as the progress of a stage, without waiting for the server."""
+        """Send values, such as the progress of calibration, without waiting for the server."""
         self.sent.append(self.client.log_batch(self.id, self._metrics(values), synchronous=False))
 
     def summarize(self, values: Config) -> None:

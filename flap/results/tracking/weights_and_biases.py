@@ -122,7 +122,7 @@ class WandbRun(RunInTracker):
     run: "wandb.Run"
 
     def log(self, values: Numbers) -> None:
-        """Send values, such as the progress of a stage, as a step of the run's history in W&B."""
+        """Send values, such as the progress of calibration, as a step of the history in W&B."""
         self.run.log(values)
 
     def summarize(self, values: Config) -> None:
