@@ -66,8 +66,8 @@ SUBCOMMANDS = {
 def task(config: DictConfig) -> "Objective":
     """Execute the run that a composed config describes: a single run, or one cell of a sweep.
 
-    Return the measured numbers that the option `objective` names. Hydra sweepers that search for
-    good options optimise these numbers.
+    Return the measured numbers, such as a perplexity, that the option `objective` names. Hydra
+    sweepers that search for good options optimise these numbers.
     """
     # `main` has called these functions already, but a launcher may run `task` in a new process
     protect_output()

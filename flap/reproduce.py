@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> None:
 def config_of(plain: dict[str, Any]) -> "FlapConfig":
     """Check the config in a report, and return the config for a repetition of the run.
 
-    The repeated run uses no cache and no tracker, and saves its checkpoint in its own folder.
+    The repeated run does not use the cache, sends nothing to a service such as MLflow, and saves
+    its checkpoint in its own folder.
 
     plain: the config as dicts and lists, as in report.json.
 

@@ -1,4 +1,7 @@
-"""The types and defaults of the config. The choices of config groups are files below conf/."""
+"""The types and defaults of the config. The choices of config groups are files below conf/.
+
+A unit is a KV head with its query heads, an MLP neuron or an expert.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,7 +188,8 @@ class FlapConfig:
     timeout_minutes: float = 120
     # If true, Python code that comes with the model may be executed.
     trust_remote_code: bool = False
-    # The name of the run in a tracker. The name of the run's folder ends with this name.
+    # The name of the run in an experiment tracker. The name of the run's folder ends with this
+    # name.
     run_name: str = "flap"
 
 

@@ -1,9 +1,10 @@
 """Instantiate the choices of a config, check that they can be combined, and compute the budget.
 
 A choice is the chosen option of a config group, such as WIFV for the group `metric`. The budget is
-the number of parameters to remove. A unit is a KV head with its query heads, an MLP neuron or an
-expert. A plan lists the units that stay. A compensation changes output projections to make up for
-the removed units.
+the number of parameters to remove, which follows from the ratio or from targets (upper limits on
+sizes of the pruned model, such as its bytes). A unit is a KV head with its query heads, an MLP
+neuron or an expert. A plan lists the units that stay. A compensation changes output projections to
+make up for the removed units.
 """
 
 import inspect
@@ -68,8 +69,7 @@ class Choices:
     evaluators: Mapping[str, Evaluator]  # the keys are the names in the config section `eval`
     calibration: CalibrationConfig
     seed: int
-    # the share of the prunable parameters to remove; 0 if the config has a plan, or a target (an
-    # upper limit on a size of the pruned model, such as its bytes)
+    # the share of the prunable parameters to remove; 0 if the config has a target or a plan
     ratio: float
     target: TargetConfig
     # If true, the weights of removed units are set to zero. If false, the rows and columns of

@@ -162,10 +162,10 @@ class DryRun:
         """Return the bytes of a layer's statistics, and of the matrices computed from them.
 
         The metric scores units, and the compensation changes output projections to make up for the
-        removed units. If one of these two needs covariances, the statistics of a block are two
-        covariance matrices, which are factorised. Otherwise the statistics are means and variances,
-        and the matrices computed from them take 8 bytes for each weight of the block's output
-        projection.
+        removed units (heads, neurons or experts). If one of these two needs covariances, the
+        statistics of a block are two covariance matrices, which are factorised. Otherwise the
+        statistics are means and variances, and the matrices computed from them take 8 bytes for
+        each weight of the block's output projection.
         """
         sets = 0.0
         factors = []

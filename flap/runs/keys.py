@@ -78,7 +78,7 @@ def statistics(run: Run) -> Key:
 
 
 def scores(run: Run) -> Key | None:
-    """Return the cache key of the scores, which do not depend on the ratio.
+    """Return the cache key of the scores, which do not depend on the share of removed parameters.
 
     With structure=search, the key also contains the compensation and the options of the trials. In
     a trial, units of one attention or MLP are removed to measure the effect on the predictions.

@@ -118,7 +118,7 @@ class Run:
 
     @property
     def to_write(self) -> list[str]:
-        """The uses ("calibration" or "recovery") of texts that the model has yet to generate."""
+        """The uses ("calibration", "recovery") of the texts that the model has yet to generate."""
         return [use for use, windows in self.texts.items() if windows.to_write]
 
     @property

@@ -109,8 +109,8 @@ def forget(run: Run) -> None:
 def open_dense(run: Run) -> PlacedModel:
     """Open the dense model, and place the weights as `model.placement` says.
 
-    The structure or the given plan decides whether the units of a mixture of experts are neurons or
-    whole experts.
+    The chosen `structure`, or the plan that the config names, decides whether the units of a
+    mixture of experts are neurons or whole experts.
     """
     with run.timed("load"):
         return _opened(run.source, run.work, run.choices.experts)
@@ -162,7 +162,8 @@ def _own_text(run: Run, model: PlacedModel, use: str, part: int) -> Artefact[dic
 
     The result is stored in the cache, so runs with the same model and options share it.
 
-    use: "calibration" or "recovery". part: the index of the text among the texts for this use.
+    use: "calibration", or "recovery" for training after compression. part: the index of the text
+        among the texts for this use.
     """
     stage = "write own text"
     windows = run.texts[use]

@@ -2,7 +2,8 @@
 
 Each artefact has a folder <root>/<kind>/<digest of the artefact's key>/. In this folder, the file
 `data` contains the value of the artefact. The file `entry.json` contains the version of flap's
-artefacts, the key, the label and the SHA-256 of `data`.
+artefacts, the key, the label (which stage has computed the artefact, and how long this took) and
+the SHA-256 of `data`.
 """
 
 import json

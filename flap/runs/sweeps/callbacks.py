@@ -1,7 +1,8 @@
 """Hydra callbacks that write the study of a sweep, and functions that explain its failed runs.
 
 A study shows the runs of a sweep in a table and in plots, on the page index.html. A cell is one run
-of a sweep. The study is written again whenever a cell ends, but at most once a minute.
+of a sweep. The study is written again whenever a cell ends, but at most once a minute. A tracker is
+a service such as Weights & Biases.
 """
 
 import errno
