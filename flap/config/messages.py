@@ -52,7 +52,7 @@ def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
     A file whose name begins with an underscore is not a choice, but contains options that several
     choices of the group share.
 
-    folders: additional config folders of the user, whose choices are returned as well.
+    folders: the user's own config folders, whose choices are returned as well.
     """
     names = set[str]()
     for folder in (Path(config_dir()), *folders):
@@ -75,7 +75,7 @@ def help_text(folders: Sequence[Path] = ()) -> str:
 
     The choices are found without Hydra, which would take a second to start.
 
-    folders: additional config folders of the user, whose choices are listed as well.
+    folders: the user's own config folders, whose choices are listed as well.
     """
     lines = []
     for group, meaning in (groups() | ADDED).items():

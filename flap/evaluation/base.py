@@ -153,8 +153,7 @@ class Evaluator(ABC):
         """Return the tasks for a pruned model whose tokenizer has lost tokens (`vocabulary=trim`).
 
         tokenizer: the tokenizer of the pruned model.
-        before: the tokenizer of the dense model, with which `prepare` created the tasks of the
-            dense model.
+        before: the tokenizer with which `prepare` created the tasks of the dense model.
         """
         return self.prepare(tokenizer, max_length)
 

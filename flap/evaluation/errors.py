@@ -1,7 +1,8 @@
 """Standard errors of means over documents, and of the differences of means between two models.
 
-In this module, an error is a standard error, never a wrong answer of a model. A difference between
-two models is computed from the values of both models for the same documents.
+In this module, an error is a standard error, never a wrong answer of a model. A document is, for
+example, a question of a benchmark. A difference between two models is computed from the values of
+both models for the same documents.
 """
 
 import math

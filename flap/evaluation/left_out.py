@@ -1,4 +1,7 @@
-"""Leave out documents of tasks that also occur in the run's calibration or training texts."""
+"""Leave out documents of tasks that also occur in the run's calibration or training texts.
+
+A task is a measurement, such as the accuracy on boolq. Its documents are, for example, questions.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Pruned models whose layers differ in width.
+"""Pruned models whose layers differ in width, which means in the numbers of heads and neurons.
 
 This file comes from flap (the package flap-pruning), which prunes language models with the method
 FLAP (An et al., AAAI 2024). When flap saves a pruned model, it saves this file with the weights.

@@ -1,4 +1,8 @@
-"""Find the `Family`, the transformers classes and the `ModelAdapter` of an architecture."""
+"""Find the `Family`, the transformers classes and the `ModelAdapter` of an architecture.
+
+A family is a set of architectures whose modules have the same names. An adapter gives access to the
+attentions, MLPs and other parts of a model.
+"""
 
 from difflib import get_close_matches
 from typing import Any

@@ -332,7 +332,8 @@ def _spare_parameters(budget: Budget, plan: PruningPlan) -> float:
 def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     """Train the compressed model in place, so that its predictions become like the dense model's.
 
-    Return facts about the training for the report.
+    The compressed model is the model after units were removed, before any training. Return facts
+    about the training for the report.
     """
     # imported here because runs without training should not wait for the import of transformers'
     # Trainer
@@ -366,10 +367,11 @@ def _teacher(source: ModelSource) -> Teacher:
 def _answered_by(
     model: PlacedModel, run: Run, recovery: Recovery, work: WorkFolder
 ) -> tuple[Windows | None, Written]:
-    """Let the compressed model answer the prompts of the training text.
+    """Let the compressed model answer the prompts of the text on which it will be trained.
 
-    Return the training windows with these answers, and facts about the answers. With
-    recover.writer=dense, training uses only answers of the dense model, and the windows are None.
+    The compressed model is the model after units were removed, before any training. Return the
+    training windows with these answers, and facts about the answers. With recover.writer=dense,
+    training uses only answers of the dense model, and the windows are None.
     """
     windows = run.texts[recovery.use]
     facts = Written()

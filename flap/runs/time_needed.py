@@ -77,7 +77,7 @@ def time_needed(
         left_out += [task.name for task in prepared if not task.workload.tokens]
     models = 1 + kept
     if choices.recovery is not None:
-        models += kept  # the compressed model is measured before and after training
+        models += kept  # the pruned model is measured before and after its training
     return TimeNeeded(work, written, tasks, models, left_out)
 
 

@@ -104,8 +104,8 @@ class ALAM(Scaled):
 
         keep the n highest-ranked units, with n such that Σ price is nearest to (1 − ratio) · total
 
-    The units of all layers are ranked by the value that `scale` selects (see `Scaled`). price: the
-    number of parameters that are removed with a unit. total: the sum of the prices of all units.
+    The units of all layers are ranked by their z-scores or errors, as `scale` says (see `Scaled`).
+    price: the number of parameters that are removed with a unit. total: the sum of all prices.
     ratio: the share of the parameters to remove. Every layer keeps a minimum number of units (see
     `Structure`). If a target, such as target.bytes, is set instead of a ratio, AL-AM goes through
     the units from the highest rank to the lowest, and keeps each unit with which the model does not
@@ -125,8 +125,8 @@ class ALMM(Scaled, ManualHeads):
 
     The lowest-ranked KV heads of the whole model are removed with their query heads, until
     `remove_heads` query heads are removed. Then the lowest-ranked neurons of the whole model are
-    removed until the budget is met. Units are ranked by the value that `scale` selects (see
-    `Scaled`).
+    removed until the budget is met. Units are ranked by their z-scores or errors, as `scale` says
+    (see `Scaled`).
 
         python -m flap structure=AL-MM structure.remove_heads=32
     """

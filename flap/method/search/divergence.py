@@ -280,7 +280,7 @@ def pruned_layer(
     if fits == (None, None):
         yield dense
         return
-    # put the copy into the model, because the adapter can only access layers of the model
+    # put the copy into the model, because `model.adapter` can only access layers of the model
     layers[i] = model.copy_layer(i)
     try:
         write_layer(slice_out, model.adapter, i, plan, fits)
