@@ -5,7 +5,7 @@ the result of a stage, and nothing else.
 
 A unit is a KV head with its query heads, an MLP neuron or an expert. A plan lists the units that
 stay. A compensation changes output projections to make up for the removed units. The compressed
-model is the model without the removed units, before any training.
+model is the model after units were removed, before any training.
 """
 
 from dataclasses import asdict

@@ -6,7 +6,7 @@ times for the same run, for example again after an interruption. A later invocat
 results of an earlier invocation, and does not repeat these tasks.
 
 A plan lists the units (heads, neurons or experts) that stay in the pruned model. The compressed
-model is the model without the removed units, before any training.
+model is the model after units were removed, before any training.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Build the report of a run from the stored results of its stages, and write the report's files.
 
 A plan lists the units (heads, neurons or experts) that stay. The widths of a layer are its numbers
-of heads, neurons and experts. The compressed model is the model without the removed units, before
+of heads, neurons and experts. The compressed model is the model after units were removed, before
 any training.
 """
 
@@ -58,8 +58,8 @@ def begin_report(run: Run, model: PlacedModel) -> Report:
 def add_sizes(report: Report, run: Run, plan: PruningPlan, adapter: ModelAdapter) -> None:
     """Add sizes of the dense and of the pruned model to a report.
 
-    The sizes are parameter counts, the widths of layers, and the sizes that have targets, which are
-    upper limits. The shares of the parameters that were removed are also added.
+    The sizes are parameter counts, the widths of layers, and the sizes that the config limits with
+    targets, such as bytes. The shares of the parameters that were removed are also added.
 
     adapter: gives access to the layers of the pruned model.
     """

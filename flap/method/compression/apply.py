@@ -30,8 +30,9 @@ FITS = as_json("fits")  # the file format for the fit reports of one layer
 # A function that prunes a block in memory: `slice_out` or `zero_out`. Its arguments are the block,
 # the indices of the kept units, and the fitted output projection.
 Write: TypeAlias = Callable[[Block, Tensor, BlockFit], None]
-# A dict from the names of blocks to their fit reports. A fit report says how well a compensation
-# makes up for removed channels. In a mixture of experts, the keys are the names of the experts.
+# A dict from the names of blocks to their fit reports. A fit report says how well linear
+# compensation makes up for removed channels. In a mixture of experts, the keys are the names of the
+# experts. With compensation=bias or none, the dict is empty.
 Reports: TypeAlias = dict[str, FitReport]
 # A function that changes one layer in memory: `slice_layer` or `mask_layer`.
 CompressLayer: TypeAlias = Callable[

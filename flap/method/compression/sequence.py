@@ -31,8 +31,9 @@ class SequentialPruning:
     ) -> tuple[PruningPlan, dict[str, FitReport]]:
         """Prune a model, and return the plan and the fit reports.
 
-        There is a fit report for each attention and for each MLP, or in a mixture of experts for
-        each expert. The keys are the names of the attentions, MLPs and experts.
+        With compensation=linear, there is a fit report for each pruned attention and MLP, or in a
+        mixture of experts for each expert. The keys are the names of the attentions, MLPs and
+        experts. With compensation=bias or none, there are no fit reports.
 
         work: the working directory, from which an interrupted run resumes if layers are read from
             files. If the metric needs no statistics, the run always starts at the first layer. The
