@@ -196,7 +196,8 @@ def _find_modules_here() -> None:
 
 def _run_with_short_errors() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them
-    # a run in the sweep's folder that failed before this time was started by an earlier command
+    # If a sweep is continued, its folder may contain runs that failed in an earlier command. Only
+    # failures after `begin` are printed.
     begin = time.time()
     try:
         task()

@@ -49,7 +49,7 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
     # without this key, transformers would compute the head size from the pruned number of heads
     head_dim = {"head_dim": adapter.head_dim} if adapter.head_dim else {}
     base_config_class = stock_class(type(adapter.config))
-    # Falcon's config always computes head_dim from the number of heads, and accepts no value for it
+    # do not set head_dim in Falcon's config, which always computes it from the number of heads
     is_computed = isinstance(getattr(base_config_class, "head_dim", None), property)
 
     try:

@@ -85,7 +85,8 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
     ancestors = (directory, *directory.absolute().parents)
     nearest = next(path for path in ancestors if os.path.lexists(path))
     writable = nearest.is_dir() and os.access(nearest, os.W_OK)
-    # os.access allows root to write everywhere, but a kernel folder such as /proc has no disk space
+    # Check the disk space as well: os.access says that root can write everywhere, even into a
+    # kernel folder such as /proc, which has no disk space.
     if not writable or shutil.disk_usage(nearest).total == 0:
         raise ValueError(f"{field}: expected a directory in a place that can be written to")
     if model is not None and model.is_dir() and _overlap(directory.resolve(), model.resolve()):

@@ -67,7 +67,8 @@ def register() -> None:
                 continue
             fused = FAMILIES[model_type].experts and model_type not in RUN_BY_TRANSFORMERS
             name = f"Flap{MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]}"
-            # earlier versions of flap called the class for GPT-2 FlapGPT2ForCausalLM
+            # register two names for GPT-2, because earlier versions of flap called its class
+            # FlapGPT2ForCausalLM
             for architecture in {name, name.replace("LMHeadModel", "ForCausalLM")}:
                 ModelRegistry.register_model(architecture, MIXTURE if fused else DENSE)
                 MODELS_CONFIG_MAP[architecture] = Checks

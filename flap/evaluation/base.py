@@ -102,7 +102,7 @@ class Task:
     # the task needs no text
     dataset: str = ""
     # how to leave out documents that the run has also used for calibration or training; None if
-    # this is not possible
+    # the task cannot leave out documents
     leaving: Leaving | None = None
     left_out: tuple[int, ...] = ()  # indices of the documents that are left out
     # Whether `run` also takes a working directory, in which it stores partial results, so that an

@@ -90,7 +90,9 @@ def paired(
 def with_averages(
     numbers: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]
 ) -> dict[str, Difference]:
-    """Add the differences of averages, such as the mean accuracy of all tasks, to `numbers`.
+    """Return `numbers` with an additional entry for each average, such as the mean accuracy.
+
+    The additional entry says how much the average differs between the two models.
 
     numbers: how much each number differs between two models.
     averages: for the name of each average, the names of the averaged numbers. These numbers were

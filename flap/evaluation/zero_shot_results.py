@@ -65,7 +65,7 @@ def directions(
         task, _, measure = name.rpartition("/")
         measure, _, _ = measure.partition(",")
         higher = higher_is_better.get(task, {}).get(measure)
-        # lm-eval gives None for a group if higher values are better only in some of its tasks
+        # `higher` is None for a group if higher values are better only in some of the group's tasks
         if higher is not None and not name.endswith("_stderr"):
             better[name] = "higher" if higher else "lower"
     return better

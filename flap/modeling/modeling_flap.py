@@ -70,8 +70,8 @@ class PrunedConfigMixin:
 
     def __getattribute__(self, key):
         """Return an attribute. transformers' warning about reading the dense widths is skipped."""
-        # `super(LAST_MIXIN, self)` has the methods of `object`; torch.compile cannot trace the name
-        # `object`
+        # `plain.__getattribute__` is the method of `object`. It is looked up with `super`, because
+        # torch.compile cannot trace `object.__getattribute__(self, ...)`.
         plain = super(LAST_MIXIN, self)
         return plain.__getattribute__(plain.__getattribute__("attribute_map").get(key, key))
 
@@ -193,7 +193,7 @@ def decoder(model):
     """Return the decoder of a model, which is the module with the decoder layers."""
     base = model.base_model
     if base is model:
-        # `base_model` of Llama4ForCausalLM is the model itself
+        # `base_model` of Llama4ForCausalLM is the model itself, so use the attribute `model`
         base = getattr(model, "model", model)
     return base.get_submodule(model.config.flap_modules["decoder"])
 

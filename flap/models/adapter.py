@@ -47,7 +47,7 @@ class ModelAdapter:
     def base(self) -> PreTrainedModel:
         """The model without its LM head."""
         base = self.model.base_model
-        # `base_model` of Llama4ForCausalLM is the model itself
+        # `base_model` of Llama4ForCausalLM is the model itself, so use the attribute `model`
         if base is self.model:
             base = self.model.model
         return cast(PreTrainedModel, base)
@@ -179,7 +179,7 @@ class ModelAdapter:
         return Block(name, output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
 
     def own_config(self) -> None:
-        """Replace the model's config by a copy, also in all modules that refer to the config.
+        """Replace the config by a copy, in the model and in all modules that refer to the config.
 
         Later changes to the copy do not affect other models that use the original config.
         """

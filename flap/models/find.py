@@ -40,7 +40,7 @@ def find_model(
     placed = PLACEMENTS[config.placement]
     gguf = find_gguf(config.path)
     exists = _exists(config.path) or gguf is not None
-    # A hub id has at most one slash.
+    # A name with two or more slashes is a path, because a hub id has at most one slash.
     is_path = config.path.startswith((".", "/")) or config.path.count("/") > 1
     there_is_none = "a directory, and there is no directory with this name"
     require(exists or not is_path, "model.path", config.path, there_is_none)

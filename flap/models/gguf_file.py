@@ -87,7 +87,7 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
     """Convert a GGUF to safetensors in the cache, and return the directory with the result.
 
     Also return a text for reports, which says where the weights come from. Only the first call
-    creates the directory. Later calls, also in other processes, reuse it.
+    creates the directory. Later calls, even in other processes, reuse it.
 
     path: the option `model.path`.
     tie: whether to tie the LM head to the embedding if it is a copy of the embedding.

@@ -84,7 +84,7 @@ def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None
     weights: Any = module._hf_hook.weights_map  # type: ignore[union-attr]
     store = weights.dataset
     prefix = weights.prefix
-    # accelerate's `cpu_offload` stores the weights in a dict
+    # with accelerate's `cpu_offload`, `store` is a dict of all weights
     in_memory = store if isinstance(store, dict) else store.state_dict
     on_host = all(prefix + name in in_memory for name in before)
     for name, parameter in module.named_parameters(recurse=False):

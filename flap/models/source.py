@@ -72,7 +72,8 @@ class ModelSource(ABC):
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """The entries of every cache key that identify the model and the versions of libraries."""
-        # The same weights may give different results with another version of torch or transformers.
+        # Include the versions of torch and transformers, because the same weights may give
+        # different results with other versions.
         versions = {library: version(library) for library in ("torch", "transformers")}
         return self.identity() | versions
 

@@ -85,7 +85,10 @@ class WholeExperts(ExpertsBlock):
 
 
 def _with_numbers(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield each expert's outputs in float32, followed by the fields of `OfToken` as columns."""
+    """Yield a tensor (R, H + 2) for each expert.
+
+    The tensor has the outputs of the expert in float32, and the two norms of `OfToken`.
+    """
     for output_RH, weight_R in zip(outputs, weights, strict=True):
         norm_R = torch.linalg.vector_norm(output_RH.float(), dim=1)
         numbers = OfToken(norm_R, norm_R * weight_R.float())

@@ -159,7 +159,7 @@ def _read_choices(path: Path) -> Config:
 
 def _read_result(folder: Path) -> tuple[str, str, Report]:
     """Return the state of a run, the reason why it has no result, and its report."""
-    # a run that was started from Python writes no status
+    # a run that was started from Python writes no status, and counts as finished
     status = read_status(folder) if (folder / STATUS).exists() else {"state": "finished"}
     state = status.get("state")
     if state == "finished":

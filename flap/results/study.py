@@ -58,7 +58,10 @@ class Study:
 
     @property
     def different(self) -> list[str]:
-        """The columns of CHOSEN whose values differ between the runs."""
+        """The columns of CHOSEN whose values differ between the runs.
+
+        The column "method" is left out if the other columns already tell the runs apart.
+        """
         names = [name for name in CHOSEN if len(self.values(name)) > 1]
         if "method" in names and not self._method_tells_apart:
             names.remove("method")

@@ -141,11 +141,11 @@ def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
 
 
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
-    """Set `options` of each run to those of its overrides that differ between the runs.
+    """Return copies of the runs, with those overrides in `options` that differ between the runs.
 
     An override is left out if its key has the same value in the configs of all runs, including runs
     in which this value is the default. Overrides that choose evaluations are also left out, because
-    they do not change the pruned model. The changed runs are returned as copies.
+    they do not change the pruned model.
     """
     different = varying(run.config | run.overrides for run in runs)
     described = []

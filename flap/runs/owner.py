@@ -216,7 +216,7 @@ class Owner:
         if read_state(self.folder) != "finished":
             write_status(self.folder, "finished")
         elif is_new and self.folder == self.run_dir:
-            # .hydra still contains the config of the earlier run in this folder
+            # replace .hydra, which still contains the config of the earlier run in this folder
             self._record()
         self._send(report)
         self.held.close()

@@ -243,7 +243,7 @@ def _contents(run: Run) -> dict[str, str]:
     The keys describe the inputs for error messages.
     """
     model = dict(run.source.fingerprint)
-    # these two entries may differ between machines, although the model is the same
+    # leave out these two entries, which may differ between machines although the model is the same
     for name in ("commit", "files"):
         model.pop(name, None)
     contents = {"the config": digest(run.described), "the model": digest(model)}

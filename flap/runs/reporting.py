@@ -118,7 +118,8 @@ def _targets(
 ) -> dict[str, dict[str, float]]:
     """Return for each target its limit, and the sizes of the dense and of the pruned model.
 
-    A target is an upper limit on a size of the pruned model, such as its bytes.
+    A target is an upper limit on a size of the pruned model, such as its bytes. The limit and the
+    two sizes have the same unit.
 
     parameters, idle: the number of parameters of the pruned model, and how many of them belong to
         experts that a token does not use.

@@ -80,8 +80,9 @@ def progress(
 def showing(stage: str, total: int) -> Iterator[Reach]:
     """Show the progress of a step for the duration of the `with` block.
 
-    Yields a function, which the block calls with the number of finished items (see `Reach`). Only
-    rank 0 shows the progress.
+    Yields a function, which the block calls as `reach(done)` or `reach(done, tokens)`, with the
+    number of finished items and the number of tokens in these items. Only rank 0 shows the
+    progress.
 
     stage: the name of the step. total: the number of all items.
     """

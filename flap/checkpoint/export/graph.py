@@ -68,7 +68,7 @@ def _remove_source_paths(graph: Any) -> None:
 def _trace(model: PreTrainedModel, kind: str) -> Any:
     from transformers.exporters import OnnxConfig, OnnxExporter, OpenVINOConfig, OpenVINOExporter
 
-    # torch.onnx warns about operators that the exported models do not use
+    # hide the warnings of torch.onnx about operators that the exported models do not use
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     if kind == "onnx":
         exporter, config = OnnxExporter, OnnxConfig

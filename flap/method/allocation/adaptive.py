@@ -104,13 +104,19 @@ class ALAM(Scaled):
 
         keep the n highest-ranked units, with n such that Σ price is nearest to (1 − ratio) · total
 
-    The units of all layers are ranked by their z-scores or errors, as `scale` says (see `Scaled`).
-    price: the number of parameters that are removed with a unit. total: the sum of all prices.
-    ratio: the share of the parameters to remove. Every layer keeps a minimum number of units (see
-    `Structure`). If a target, such as target.bytes, is set instead of a ratio, AL-AM goes through
-    the units from the highest rank to the lowest, and keeps each unit with which the model does not
-    exceed the target. If a unit is removed, all lower-ranked units of the same attention or MLP are
-    also removed (`ranking.within`).
+    price: the number of parameters that are removed with a unit.
+    total: the sum of the prices of all units.
+    ratio: the share of the parameters to remove.
+
+    The option `scale` selects the value by which the units of all layers are ranked: the mean of
+    the standardised scores of a unit's channels ("z-score", the default), the error that removing
+    the unit causes per parameter ("error"), or a relative error ("relative"). `Scaled` defines the
+    three values. Every layer keeps at least `min_heads` attention units and `min_neurons` neurons.
+
+    If a target, such as target.bytes, is set instead of a ratio, AL-AM goes through the units from
+    the highest rank to the lowest, and keeps each unit with which the model does not exceed the
+    target. If a unit is removed, all lower-ranked units of the same attention or MLP are also
+    removed (`ranking.within`).
 
         python -m flap structure=AL-AM
     """

@@ -123,7 +123,8 @@ def _parameters_by_width(block: Block, units: Units, biases: Biases, active: boo
 
     The biases that pruning adds to the block are also counted.
 
-    active: whether to count only active parameters (see `_of_weights`).
+    active: whether to count only the parameters that the model uses for one token, without the
+        experts that the router does not choose for this token.
     """
     kept_K = torch.arange(units.count + 1, dtype=torch.float64)
     count_K = units.price * kept_K
@@ -163,7 +164,8 @@ def _kv_costs(
         expected = "a model whose attention has heads that can be pruned, in all layers"
         raise ValueError(f"target.{name}: expected {expected}")
     caches = DynamicCache(config=adapter.model.config).layers
-    # Falcon models with KV groups copy keys and values to all query heads, and cache the copies
+    # Falcon models with KV groups copy keys and values to all query heads, and cache the copies, so
+    # the cache has keys and values for each query head
     copied = getattr(adapter.config, "new_decoder_architecture", False)
 
     costs = []

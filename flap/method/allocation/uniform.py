@@ -204,11 +204,12 @@ class ULMM(UniformLayers, ManualHeads):
         removable = [self.limits(layer).attention.counts for layer in budget.layers]
 
         # 1. choose how many blocks of each size (number of query heads) are removed from the whole
-        # model. The n-th removed block of a layer gets the score (2 n - 1) · queries, where
-        # `queries` is the number of query heads per KV head. `blocks_to_remove` multiplies this
-        # score by the size of the block. So the sum over the first n removed blocks of a layer is
-        # proportional to the square of their number of query heads. The total over all layers is
-        # lowest if all layers lose the same number of query heads.
+        # model. The n-th removed block of a layer gets the cost (2 n - 1) · queries, where
+        # `queries` is the number of query heads per KV head. The method `self.blocks_to_remove`
+        # takes these costs as scores, and multiplies each score by the size of the block. So the
+        # sum over the first n removed blocks of a layer is proportional to the square of their
+        # number of query heads. The total over all layers is lowest if all layers lose the same
+        # number of query heads.
         costs = []
         for layer, counts in zip(budget.layers, removable, strict=True):
             cost_B = 2.0 * torch.arange(len(counts) - 1) + 1

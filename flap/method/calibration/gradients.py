@@ -60,7 +60,9 @@ class UnitSums:
 def add_effects(
     layers: Sequence[LayerStatistics], model: PlacedModel, batches: Sequence[Batch]
 ) -> list[LayerStatistics]:
-    """Add to the statistics the first-order effect that removing each unit has on the loss.
+    """Return copies of the statistics with the effect that removing each unit has on the loss.
+
+    The effect is computed to first order, from the gradients of the loss.
 
     batches: the windows that this process runs; may be empty.
     """

@@ -145,8 +145,8 @@ def _merged(
 
     before: the statistics of the earlier batches; empty before the first batch.
     batch: the activations of the batch, one tensor per member.
-    num_tokens: the number of all tokens of the batch, if tokens whose activations are all zero are
-        left out; None if no tokens are left out.
+    num_tokens: the number of all tokens of the batch, if `batch` lacks the tokens whose activations
+        are all zero; None if `batch` has all tokens.
     """
     of_batch = [batch_statistics(activation, num_tokens) for activation in batch]
     return list(map(merge, before, of_batch)) if before else of_batch

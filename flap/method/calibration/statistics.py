@@ -97,8 +97,8 @@ def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Stati
 
     Each vector of I activations belongs to one token.
 
-    num_tokens: the number of all tokens, if tokens whose activations are all zero are left out of
-        the batch; None if no tokens are left out.
+    num_tokens: the number of all tokens, if `activation` lacks the tokens whose activations are all
+        zero; None if `activation` has all tokens.
     """
     activation_TI = activation.flatten(end_dim=-2).float()
     wide = widest_float(activation.device)
@@ -231,6 +231,6 @@ def _members(tensors: dict[str, Tensor], prefix: str) -> tuple[Statistics, ...]:
 
 
 def with_effects(members: Sequence[Statistics], effect_MU: Tensor) -> tuple[Statistics, ...]:
-    """Add the effect of removing each unit of a member (effect_U) to the member's statistics."""
+    """Return copies of the members' statistics with the effect of removing each unit (effect_U)."""
     pairs = zip(members, effect_MU, strict=True)
     return tuple(replace(member, effect_U=effect_U) for member, effect_U in pairs)

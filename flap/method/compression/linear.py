@@ -115,7 +115,8 @@ class LinearCompensation(Compensation):
 class _Nested:
     """Fits an output projection for each removal in a chain of removals.
 
-    Only one Cholesky factor is in memory at a time.
+    In a chain, each removal removes all channels of the previous removal, and possibly more. Only
+    one Cholesky factor of a covariance is in memory at a time.
     """
 
     weight_OI: Tensor

@@ -86,9 +86,9 @@ def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
 
     options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with warnings.catch_warnings():
-        # peft uses a name that is deprecated in transformers, which causes a warning
+        # ignore the warning about a name of transformers that is deprecated, and that peft uses
         warnings.simplefilter("ignore", FutureWarning)
-        # for the Conv1D of GPT-2, peft sets the option fan_in_fan_out by itself, but warns about it
+        # ignore peft's warning that it has set the option fan_in_fan_out for the Conv1D of GPT-2
         warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)
         return get_peft_model(decoder, options)
 

@@ -62,7 +62,7 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=last)
     except (OSError, RuntimeError, SafetensorError) as error:
-        # on a full disk, torch raises a RuntimeError
+        # on a full disk, torch raises a RuntimeError, so check whether enough space is free
         needed = CHECKPOINT_BYTES * sum(map(Tensor.numel, student.trained))
         if shutil.disk_usage(folder).free > needed:
             raise

@@ -86,8 +86,8 @@ def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
     """Replace the token ids in a config with the new ids.
 
     A value that is not the id of a kept token, such as -1, becomes None; in a list of ids, it is
-    dropped. A word (see WORDS) that contains a removed token is dropped, because its text is now
-    tokenised differently.
+    dropped. A word is a list of token ids, for example in `bad_words_ids`. A word that contains a
+    removed token is dropped, because its text is now tokenised differently.
     """
     for name, value in config.to_dict().items():
         if name.endswith(ID_KEYS) and value is not None:

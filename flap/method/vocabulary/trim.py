@@ -30,8 +30,9 @@ class Ranking:
     """A ranking of a tokenizer's tokens. The first n tokens form a trimmed vocabulary of n tokens.
 
     Tokens that must stay come first. All other tokens follow, sorted by their worth: how often they
-    occur in texts, and how often the model expects them there (see `of`). As an exception, the
-    tokens from which the tokenizer builds a token (`Tokens.needed`) always come before this token.
+    occur in the texts, plus how often the model expects them if this was estimated (`of` has the
+    formula). But the tokens from which the tokenizer builds a token (`Tokens.needed`) always come
+    before this token.
     """
 
     tokens: Tokens

@@ -224,7 +224,8 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
             lines = failures(Path(StudyCallback.open_sweep.hydra.sweep.dir), begin)
         reason = explain_launch(error)
     elif isinstance(cause, OSError) and not isinstance(error, HydraException):
-        # MissingConfigException, for an unknown choice, is a HydraException and also an OSError
+        # The condition excludes MissingConfigException, which Hydra raises for an unknown choice,
+        # and which is both an OSError and a HydraException.
         reason = _explain_file(cause)
     elif isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         reason = explain(error)
@@ -239,7 +240,8 @@ def _explain_file(error: OSError) -> str:
         return one_line(error)
     path = Path(error.filename)
     if error.errno == errno.ENAMETOOLONG:
-        # Hydra looks for a file with the name of an unknown choice or key
+        # for an unknown choice or key, Hydra looks for a file with this name, so the path contains
+        # the name, and the argument that is to blame can be found
         for argument in sys.argv[1:]:
             if path.stem in argument and not argument.startswith("hydra."):
                 return f"{shown(argument)}: too long for the name of a key or of a choice"

@@ -175,8 +175,8 @@ def add_hyperparameters(
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_vocab_size(config.vocab_size)
-    # llama.cpp's default for the number of channels of a head is hidden size / number of heads,
-    # which is wrong after heads have been removed
+    # write the number of channels of a head, because llama.cpp's default (hidden size / number of
+    # heads) is wrong after heads have been removed
     writer.add_key_length(dim)
     writer.add_value_length(dim)
     for name, value in widths[0].items():

@@ -73,7 +73,8 @@ def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) 
         if name.startswith("tokenizer."):
             fields[name] = field
 
-    # llama.cpp's converter writes some tokens of Gemma with spaces instead of "▁"
+    # compare tokens with spaces instead of "▁", because llama.cpp's converter writes some tokens of
+    # Gemma with spaces
     theirs = [token.replace("▁", " ") for token in fields["tokenizer.ggml.tokens"].contents()]
     ours = {i: token.replace("▁", " ") for token, i in tokenizer.get_vocab().items()}
     if dict(enumerate(theirs)) != ours:
