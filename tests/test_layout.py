@@ -95,7 +95,7 @@ PACKAGES = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Yield the dotted names of all imports of a file, also of imports inside functions."""
+    """Yield the dotted names of all imports of a file, including those inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

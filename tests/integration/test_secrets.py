@@ -1,6 +1,6 @@
 """Secrets do not appear in anything that a run writes to disk, prints, or sends to a tracker.
 
-Trackers are MLflow, W&B, and classes of the user.
+A tracker sends the results of a run to MLflow, to W&B, or to a class that the user has written.
 """
 
 import gzip
@@ -119,7 +119,7 @@ def test_the_page_shows_the_command_without_them(
     assert leaks(tmp_path, done) == [] and (tmp_path / "sweep" / "index.html").is_file()
     command = command_of(tmp_path / "sweep")
     assert "+hydra.job.env_set=***" in command and "+tracking.password=***" in command
-    # HOME is no secret, so this option stays readable.
+    # HOME is not a secret, so this option stays readable.
     assert "'+hydra.job.env_set.OTHER='\"'\"'${oc.env:HOME}'\"'\"''" in command
 
 

@@ -1,7 +1,8 @@
-"""Each expert has its own output bias, and statistics of the tokens that the router sends to it.
+"""In a pruned mixture of experts, each expert has its own output bias and its own statistics.
 
-This holds with every kernel that transformers has for experts. All experts of a layer have the same
-width.
+The statistics of an expert, such as the means of its activations, are computed over the tokens that
+the router sends to this expert. The tests check this with every kernel that transformers has for
+experts. All experts of a layer have the same width.
 """
 
 import copy

@@ -186,7 +186,7 @@ def test_a_journal_that_nobody_can_read_is_a_first_start(model_dir: Path, tmp_pa
 
 
 def cut(placed: PlacedModel) -> Visit:
-    """Return a function that prunes layer i.
+    """Return a function that prunes the layer with a given index.
 
     The function removes the same heads and neurons from every layer.
     """

@@ -1,8 +1,9 @@
-"""Every layer respects `min_heads`, `min_neurons`, `multiple_of_heads` and `round_to`.
+"""In a plan, every layer respects `min_heads`, `min_neurons`, `multiple_of_heads` and `round_to`.
 
-A plan says which heads and neurons stay. Within these limits, no plan with the same numbers of
-heads, or with the same ranking of heads and neurons, is nearer to the budget (the number of
-parameters to remove). To check this, the tests compare flap's plan with all such plans.
+A plan says which heads and neurons stay. These options limit their numbers in each layer. Within
+these limits, no plan with the same numbers of heads, or with the same ranking of heads and neurons,
+is nearer to the budget (the number of parameters to remove). To check this, the tests compare
+flap's plan with all such plans.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
-"""Every structure meets the ratio to within one head or neuron.
+"""Every structure removes the requested share of parameters, to within one head or neuron.
 
-No layer loses all its heads or all its neurons.
+A structure chooses the heads and neurons to remove from each layer, given their scores. No layer
+loses all its heads or all its neurons.
 """
 
 from collections import Counter

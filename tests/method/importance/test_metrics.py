@@ -1,4 +1,8 @@
-"""Each metric agrees with values computed by hand, and gives scores for complete models."""
+"""The scores of each metric agree with scores computed by hand.
+
+A metric scores how much each input channel of an output projection matters. The tests also compute
+the scores of complete models.
+"""
 
 import math
 from dataclasses import dataclass, replace

@@ -52,8 +52,8 @@ def test_the_mean_weighs_windows_equally_in_any_batches() -> None:
 def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
     """The loss and its gradient agree with the formula of the KL divergence.
 
-    They also agree if the mask leaves out some tokens: the loss is then the mean over the
-    predictions of all other tokens.
+    They also agree if the mask is false for some tokens: the loss is then the mean over the
+    predictions of the tokens for which the mask is true.
     """
     model = compressed()
     dense = tiny_model("llama-gqa")
@@ -66,7 +66,7 @@ def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
     nats_NTV = log_p_NTV.exp() * (log_p_NTV - log_q_NTV)
     nats_P = nats_NTV.sum(-1).flatten()
     predicted_P = windows.predicted_P
-    if predicted_P is not None:  # None if the mask leaves out no predicted token
+    if predicted_P is not None:  # None if the mask is true for all tokens
         nats_P = nats_P[predicted_P]
     expected = nats_P.mean()
 
@@ -80,8 +80,8 @@ def test_only_predictions_of_tokens_that_count_are_learnt(share: float) -> None:
     for parameter in dense.parameters():
         assert parameter.grad is None
 
-    # The mask leaves out the whole last window, so with one window per batch, the last batch
-    # contains no predictions.
+    # The mask is false for the whole last window, so with one window per batch, the last batch
+    # contains no predictions that count.
     tokens_NT = torch.cat([tokens(), tokens()[:1]])
     mask_NT = torch.cat([mask_NT, torch.zeros_like(mask_NT[:1])])
     windows = Batch(tokens_NT, mask_NT)

@@ -42,8 +42,8 @@ def kl_divergence(p_V: Tensor, q_V: Tensor) -> Tensor:
 def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows: Batch) -> float:
     """Return the mean of KL(dense ‖ pruned) over every fourth prediction.
 
-    If the mask leaves out some tokens, return the mean over all predictions of tokens that are True
-    in the mask.
+    If the mask of `windows` is false for some tokens, return the mean over all predictions of
+    tokens for which the mask is true.
     """
     p_NTV = dense(input_ids=windows.tokens_NT).logits.double().softmax(-1)
     q_NTV = pruned(input_ids=windows.tokens_NT).logits.double().softmax(-1)
@@ -132,9 +132,9 @@ def test_tokens_are_rounded_up_to_whole_held_out_windows(
     assert measured == pytest.approx(expected, rel=1e-3)
 
 
-# In each case, the mask leaves out the tokens before `first_end` in the first window, and the
-# tokens before `last_end` in the last window. In the second case, `last_end` is 24, so the mask
-# leaves out all tokens of the last window.
+# In each case, the mask `judged_NT` is false for the tokens before `first_end` in the first window,
+# and for the tokens before `last_end` in the last window. In the second case, `last_end` is 24, so
+# the mask is false for all tokens of the last window.
 @pytest.mark.parametrize(("first_end", "last_end"), [(0, -3), (-3, 24)])
 def test_of_a_mixture_only_the_text_with_answers_is_judged_by_them(
     first_end: int, last_end: int, monkeypatch: pytest.MonkeyPatch
@@ -210,8 +210,8 @@ def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(
 ) -> None:
     """Plans that are measured in one pass get the same divergences as in separate passes.
 
-    Equal plans get equal divergences. With linear compensation, several plans share a
-    factorisation, which changes their divergences by rounding.
+    Equal plans get equal divergences. With linear compensation, several plans share the
+    Cholesky factor of a covariance, which changes their divergences by rounding.
     """
     plans = some_plans()
     rounding = 1e-5 if fit.needs_covariance else 0
@@ -255,7 +255,7 @@ def test_where_some_tokens_judge_it_is_that_of_all_their_predictions(
     model, statistics = calibrated("llama-gqa")
     generator = torch.Generator().manual_seed(3)
     judged_NT = torch.rand(WINDOWS.mask_NT.shape, generator=generator) < 0.3
-    judged_NT[0] = False  # the mask leaves out this held-out window
+    judged_NT[0] = False  # window 0 is held out, but plans are not measured on it
     windows = Batch(WINDOWS.tokens_NT, judged_NT)
     plans = some_plans()
     calibration = Calibration(Resident(model), WINDOWS, 4, statistics, judged_NT=judged_NT)

@@ -1,7 +1,7 @@
 """One pass through the layers can score heads and neurons, and measure the KL divergence of trials.
 
 A trial prunes some heads or neurons of one layer. One pass for both purposes gives the same results
-as two separate passes, also if it was interrupted.
+as two separate passes, even if it was interrupted and resumed.
 """
 
 from pathlib import Path
