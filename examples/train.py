@@ -1,9 +1,9 @@
 """Train a pruned checkpoint on a text with LoRA: `python examples/train.py CHECKPOINT TEXT FOLDER`.
 
 A pruned checkpoint is an ordinary transformers model, so you can train it with any loss. This
-script trains CHECKPOINT on TEXT with the cross-entropy of the next token, and writes the trained
-model to FOLDER. flap itself can train a pruned model to predict what the dense model predicts
-(`recover=lora`).
+script trains the checkpoint in the folder CHECKPOINT on the text file TEXT, with the cross-entropy
+of the next token, and writes the trained model to FOLDER. flap itself can train a pruned model to
+predict what the dense model predicts (`recover=lora`).
 """
 
 import sys

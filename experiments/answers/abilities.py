@@ -2,10 +2,12 @@
 
     python experiments/answers/abilities.py FOLDER
 
-FOLDER/sums.jsonl: 400 prompts for calibration. Each prompt has five sums with their results, and a
+The script writes four files to FOLDER.
+
+sums.jsonl: 400 prompts for calibration. Each prompt has five sums with their results, and a
 sixth sum without a result.
 
-FOLDER/repeat_40.jsonl, repeat_80.jsonl and repeat_160.jsonl: 50 documents for evaluation in each
+repeat_40.jsonl, repeat_80.jsonl and repeat_160.jsonl: 50 documents for evaluation in each
 file. A document asks a model to repeat the first 40, 80 or 160 words of a passage of BoolQ. No
 calibration text contains these passages.
 """

@@ -2,11 +2,11 @@
 
     python experiments/answers/lost.py DENSE PRUNED 50    # two checkpoints of a LLaMA
 
-DENSE is the model before pruning, and 50 the number of questions. The dense model answers these
-questions of SciQ, each with its passage and after five examples. Then both models read the dense
-model's answers. The script prints KL(dense || pruned), the divergence of their predictions, in nats
-per token: for each of the first five tokens of an answer, for the tokens that also occur in the
-passage, and for the other tokens.
+DENSE and PRUNED are the folders of the model before and after pruning, and 50 is the number of
+questions. The dense model answers these questions of SciQ, each with its passage and after five
+examples. Then both models read the dense model's answers. The script prints KL(dense || pruned),
+the divergence of their predictions, in nats per token: for each of the first five tokens of an
+answer, for the tokens that also occur in the passage, and for the other tokens.
 
 Then the script replaces the attentions of the pruned model by those of the dense model, in one
 third of the layers at a time, and then the MLPs in the same way. For each replacement, the script

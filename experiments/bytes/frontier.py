@@ -3,16 +3,17 @@ r"""Measure bits per byte and the file size of checkpoints in several types of G
     python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT \
         --texts wikitext-2-raw-test.txt hellaswag-passages --forms trimmed=CHECKPOINT ...
 
-`--forms` names the checkpoints to measure in addition to the dense model. The script does not
-repeat measurements that are already in results.jsonl. Each checkpoint folder needs the checkpoint
-as a GGUF file in f16, `model-f16.gguf`. If the layers of a model differ in width, write this file
-with `python -m flap export`, and otherwise with llama.cpp's `convert_hf_to_gguf.py`.
+CHECKPOINT is the folder of a checkpoint. `--dense` names the dense model, and `--forms` names the
+other checkpoints to measure, each as NAME=CHECKPOINT. The script does not repeat measurements that
+are already in results.jsonl. Each checkpoint folder needs the checkpoint as a GGUF file in f16,
+`model-f16.gguf`. If the layers of a model differ in width, write this file with `python -m flap
+export`, and otherwise with llama.cpp's `convert_hf_to_gguf.py`.
 
-To measure a type, the script rounds every matrix, also the embedding, to the values that a GGUF
-file of this type would contain. For most types, the package `gguf` does the rounding. For K-quants,
-llama.cpp's own quantiser chooses a type for each matrix and does the rounding; `--llama` names the
-folder of its libraries. The dense model's tokenizer cuts the windows, so that all models read the
-same text.
+To measure a type, the script rounds every matrix, including the embedding, to the values that a
+GGUF file of this type would contain. For most types, the package `gguf` does the rounding. For
+K-quants, llama.cpp's own quantiser chooses a type for each matrix and does the rounding; `--llama`
+names the folder of llama.cpp's libraries. The dense model's tokenizer cuts the windows, so that all
+models read the same text.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python experiments/bytes/table.py results.jsonl ...
 
-You can pass several files of results. The plot is saved as frontier.png in the folder of the first
-file.
+results.jsonl is a file that `frontier.py` has written. You can pass several such files. The plot is
+saved as frontier.png in the folder of the first file.
 """
 
 import json

@@ -2,6 +2,9 @@
 
     python experiments/experts/table.py SWEEP ...
 
+SWEEP is the folder of a sweep, such as multirun_outputs/TIME. The tables show the runs of all given
+sweeps together.
+
 The first table shows measured results, such as KL and perplexity, as means over the seeds. The
 second table shows differences: the result of a metric minus the result of the metric EAN. A
 difference is computed for each window and each seed, and then averaged.

@@ -1,6 +1,8 @@
 """Print how well the pruned models of sweeps answer, and how well they agree with the dense model.
 
-Command: python experiments/served/table.py SWEEP ...
+    python experiments/served/table.py SWEEP ...
+
+SWEEP is the folder of a sweep, such as multirun_outputs/TIME. The table has a row for each run.
 """
 
 import json

@@ -2,9 +2,9 @@ r"""Round the matrices of a checkpoint to the values that a GGUF type such as q4
 
     python experiments/smallest/rounded.py CHECKPOINT q4_0 FOLDER
 
-The script writes the rounded model to FOLDER, with the dtype and the shapes of CHECKPOINT, so that
-flap can measure the answers of the rounded model. It prints how many bytes the weights would take
-in a GGUF file with matrices of this type.
+CHECKPOINT is the folder of a checkpoint. The script writes the rounded model to FOLDER, with the
+dtype and the shapes of CHECKPOINT, so that flap can measure the answers of the rounded model. The
+script prints how many bytes the weights would take in a GGUF file with matrices of this type.
 """
 
 import shutil

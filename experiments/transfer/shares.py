@@ -2,6 +2,9 @@
 
     python experiments/transfer/shares.py SWEEP ...
 
+SWEEP is the folder of a sweep, such as multirun_outputs/TIME, or any other folder that contains the
+folders of runs. The script compares the runs of all given folders.
+
 The loss of a pruned model is ln(its perplexity / the dense model's perplexity). The *share* is the
 loss of a run of `method=flap_plus`, divided by the loss of the run of `method=flap` (FLAP) with the
 same ratio and seed. In the rows *trained*, the share is the loss of flap_plus after training
