@@ -22,8 +22,9 @@ def main(arguments: list[str]) -> None:
     """Repeat a run with the config in its report, and print the measured numbers of both runs.
 
     For each number, a verdict is printed, such as "equal". "within the error" means that the two
-    values differ by no more than the measurement error (see `compare_runs`). Exit with code 1 if
-    a number has the verdict "different", or if the run cannot be repeated.
+    values differ by at most one standard error, or not significantly in a paired test
+    (`compare_runs` has the details). Exit with code 1 if a number has the verdict "different", or
+    if the run cannot be repeated.
     """
     given = _parser().parse_args(arguments)
     # imported here because --help should not wait seconds for torch and pandas

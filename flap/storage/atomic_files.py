@@ -166,8 +166,8 @@ def is_scratch(name: str) -> bool:
 def remove_leftovers(target: Path) -> None:
     """Remove the temporary files and folders of `target` that killed processes have left behind.
 
-    If a process was killed between the two renames that replace a folder (see `_replace`), the old
-    folder is restored.
+    To replace a folder, `_replace` renames the old folder, and then renames the new folder. If a
+    process was killed between these two renames, the old folder is restored.
     """
     eight_digits = "[0-9a-f]" * 8
     for lock in target.parent.glob(f".{escape(target.name)}.{eight_digits}.lock"):

@@ -131,8 +131,9 @@ class ALMM(Scaled, ManualHeads):
 
     The lowest-ranked KV heads of the whole model are removed with their query heads, until
     `remove_heads` query heads are removed. Then the lowest-ranked neurons of the whole model are
-    removed until the budget is met. Units are ranked by their z-scores or errors, as `scale` says
-    (see `Scaled`).
+    removed until the budget is met. The option `scale` selects the value by which units are
+    ranked: the mean of the standardised scores of a unit's channels ("z-score", the default), the
+    error that removing the unit causes per parameter ("error"), or a relative error ("relative").
 
         python -m flap structure=AL-MM structure.remove_heads=32
     """

@@ -219,7 +219,8 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
     blocks = Pair(_member_statistics(attentions), _member_statistics(mlps))
     power = inverse_power([recorder.residual for recorder in recorders])
     routed = [merged_over_ranks(mlp.routed, mlp.block.output.weight.device) for mlp in mlps]
-    # a recorder has no statistics of routed tokens, unless the units of the MLP are whole experts
+    # leave out recorders without statistics of routed tokens, which only mixtures whose units are
+    # whole experts have
     by_expert = zip(*filter(None, routed), strict=True)
     merged = tuple(reduce(merge, parts) for parts in by_expert)
     return LayerStatistics(blocks, power, routed_power(mlps), merged)

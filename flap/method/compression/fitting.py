@@ -49,7 +49,8 @@ def fit_layer(
 
     The fit of a block that keeps all of its units is None.
 
-    trial: whether the fits are only for a trial of structure=search (see `Compensation.fits`).
+    trial: whether the fits are only for a trial of structure=search, which prunes one block to
+        measure the effect (`Compensation.fits`).
     """
     inputs = Pair[Sequence[Statistics]]((), ())
     if statistics is not None:

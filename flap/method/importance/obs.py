@@ -6,7 +6,8 @@ is as small as possible. A unit is removed as a whole: a KV head with its query 
 an MLP, or an expert.
 
 Legend: O: output channels · I: input channels · U: units · R: units whose channels are still in the
-matrices W and H⁻¹ (see `OBS`) · C: channels of a unit · L: removed channels.
+weight W and in H⁻¹, the inverse of the covariance plus the ridge · C: channels of a unit ·
+L: removed channels.
 """
 
 import logging

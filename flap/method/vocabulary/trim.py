@@ -47,9 +47,10 @@ class Ranking:
 
         c_v is how often token v occurs in the texts, and p(v | x_<t) is the probability that the
         model predicts for v at position t of the texts. The sum Σ_t says how often the model
-        expects v. The sum is estimated as the number of tokens in the texts, multiplied by share_V
-        (see `expected`). Because of the sum, tokens that do not occur in the texts can stay, too.
-        Without share_V, the worth is only c_v. The formula is not from a paper.
+        expects v. The sum is estimated as the number of tokens in the texts, multiplied by share_V:
+        the mean probability that the model predicts for each token (`expected`). Because of the
+        sum, tokens that do not occur in the texts can stay, too. Without share_V, the worth is only
+        c_v. The formula is not from a paper.
         """
         worth_V = counts_V if share_V is None else counts_V + counts_V.sum() * share_V
         name_of = {i: token for token, i in tokens.ids.items()}

@@ -214,7 +214,8 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
         return lines
 
     lines = []
-    # if the log cannot be opened, Hydra raises a ValueError, whose cause is an OSError
+    # find the OSError: if the log cannot be opened, Hydra raises a ValueError, whose cause is the
+    # OSError
     cause = error.__cause__ if isinstance(error, ValueError) else error
     no_command = isinstance(error, FileNotFoundError) and "/" not in str(error.filename)
     if isinstance(error, RecursionError):

@@ -1,8 +1,8 @@
-"""Statistics leave out the tokens that do not count: those that are False in the mask of a batch.
+"""Statistics are computed over the counted tokens, for which the mask of a batch is true.
 
-In these tests, the tokens that do not count are mostly at the end of each window. Later tokens do
-not change the hidden states of earlier tokens, so the statistics are the same as for windows
-without these last tokens.
+In these tests, the uncounted tokens are mostly at the end of each window. Later tokens do not
+change the hidden states of earlier tokens, so the statistics are the same as for windows without
+these last tokens.
 """
 
 from collections.abc import Callable

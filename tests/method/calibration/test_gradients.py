@@ -201,9 +201,9 @@ def assert_same(found: list[Pair[Tensor]], expected: list[Pair[Tensor]]) -> None
 
 
 def masked() -> Batch:
-    """Return windows with a mask that leaves out some tokens of every second window.
+    """Return windows with a mask that is false for some tokens of every second window.
 
-    The mask also leaves out all tokens of window 1.
+    The mask is also false for all tokens of window 1.
     """
     tokens_NT = tokens()
     mask_NT = torch.ones_like(tokens_NT, dtype=torch.bool)
