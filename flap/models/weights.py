@@ -49,7 +49,7 @@ def tensor_files(directory: Path) -> dict[str, Path]:
         ValueError: there is neither model.safetensors nor an index, or one of them is damaged.
     """
     file = directory / WEIGHTS
-    if file.is_file():  # an index next to this file belongs to an older checkpoint
+    if file.is_file():  # ignore an index next to this file, as it belongs to an older checkpoint
         return dict.fromkeys(tensor_headers(file), file)
     index = directory / INDEX
     if not index.is_file():

@@ -99,7 +99,8 @@ def _submitit_folder(launcher: Any) -> Path | None:
 
     Return None if the launcher does not use submitit.
     """
-    of_jobs = launcher.get("submitit_folder")  # such as SWEEP/.submitit/%j, where %j is the job id
+    # such as multirun_outputs/TIME/.submitit/%j, where %j stands for the id of a job
+    of_jobs = launcher.get("submitit_folder")
     return Path(str(of_jobs).partition("%")[0]) if of_jobs else None
 
 

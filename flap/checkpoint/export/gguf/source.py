@@ -39,7 +39,8 @@ def _pruned_from(model: str) -> str:
         return ""
     try:
         config = load_json(label)["provenance"].get("config", {})
-        trimmed = bool(config.get("vocabulary"))  # the GGUF's tokenizer is not trimmed
+        # the GGUF of the dense model does not fit a trimmed model: its tokenizer has all tokens
+        trimmed = bool(config.get("vocabulary"))
         path = "" if trimmed else str(config.get("model", {}).get("path", ""))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = one_line(error, 300)
