@@ -113,6 +113,7 @@ def test_documents_that_the_run_has_read_are_left_out(
     assert not any(SUMS[1]["question"] in prompt for prompt in prompts)
 
 
+@pytest.mark.long
 def test_ifeval_scores_the_instructions_of_a_folder_s_file(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

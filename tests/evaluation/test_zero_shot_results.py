@@ -1,7 +1,7 @@
 """Margins and F1 are computed for all formats in which lm-eval's tasks state the right answers.
 
 The margin is the log-likelihood of the likeliest right choice minus that of the likeliest wrong
-choice. Results of individual documents are recorded only for results that are means over documents.
+choice. The values of individual documents are recorded only if the result of a task is their mean.
 """
 
 from types import SimpleNamespace

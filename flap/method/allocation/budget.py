@@ -37,7 +37,7 @@ class Units:
     price: int  # number of parameters that are removed with a unit, counted from the tensors
     queries: int = 1  # number of query heads of one attention unit
     members: int = 1  # number of members of the block; 1 if each unit is a whole expert
-    fewest: int = 0  # minimum number of units that stay (`Block.fewest`)
+    fewest: int = 0  # smallest number of units that a plan may keep
     unit: str = "neuron"  # kind of an MLP's units: "neuron" or "expert"; ignored for an attention
     channels: int = 1  # number of channels (inputs of an output projection) of a unit
 

@@ -97,7 +97,7 @@ class BlockRecorder:
     def record(self, mask_P: Tensor | None, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Record a batch. This method is a forward pre-hook of the module `Block.watched`.
 
-        mask_P: mask of the positions to record (`Block.observe`).
+        mask_P: a boolean mask of the positions to record; None records all positions.
         """
         seen = self.block.observe(args, mask_P)
         self.statistics = _merged(self.statistics, seen.activations, seen.num_tokens)
@@ -162,7 +162,7 @@ class ResidualRecorder:
     def record(self, mask_P: Tensor | None, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Record a batch. This method is a forward pre-hook of the layer.
 
-        mask_P: mask of the positions to record (`Block.observe`).
+        mask_P: a boolean mask of the positions to record; None records all positions.
         """
         hidden_TD = args[0].flatten(end_dim=-2).float()
         if mask_P is not None:
@@ -191,7 +191,7 @@ class LayerRecorder:
     def recording(self, mask_P: Tensor | None) -> Iterator[None]:
         """Record the batch that runs inside the `with` statement.
 
-        mask_P: mask of the positions to record (`Block.observe`).
+        mask_P: a boolean mask of the positions to record; None records all positions.
         """
         hooks = [self.layer.register_forward_pre_hook(partial(self.residual.record, mask_P))]
         for recorder in self.blocks:

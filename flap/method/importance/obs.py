@@ -103,7 +103,7 @@ class OBS(Metric):
 def _costs_with(
     ridge: float, weight_OI: Tensor, statistics: Statistics, columns_UC: Tensor
 ) -> Tensor:
-    """Return the cost of each unit at the moment of its removal (cost_U), with a given ridge.
+    """Return the costs of all units (cost_U) with a given ridge, as `_removal_costs` computes them.
 
     Raises:
         LinAlgError: H cannot be inverted.
@@ -124,7 +124,11 @@ def _costs_with(
 
 
 def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tensor:
-    """Return the cost of each unit at the moment of its removal (cost_U).
+    """Remove all units step by step, and return the cost of each unit (cost_U).
+
+    The cost of a unit is the expected squared error that its removal causes in the output. Each
+    step removes the units with the lowest costs. If a cost is lower than the highest cost of the
+    earlier steps, it is raised to this cost.
 
     A unit has `channels` consecutive channels. W (`weight_OI`) and H⁻¹ (`inverse_II`) are changed
     in place. Removed channels at first remain in these two matrices as zeros. As soon as at least
