@@ -296,7 +296,7 @@ model.placement=auto -> model.placement=auto: expected device with recover=full,
 """
 
 # The runs of this table also have the option structure.experts=true. Each layer of the model has
-# six experts, of which two process each token.
+# six experts, and the router sends each token to two of them.
 MIXTRAL = """
 ratio=0.9 -> ratio=0.9: 1 KV head and 2 experts stay in every layer, so this model allows at most
 round_to=8 -> round_to=8: expected null with structure.experts=true; a second run can prune the kept experts

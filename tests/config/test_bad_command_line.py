@@ -32,7 +32,7 @@ OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, middle, search"
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """Create the folder of damaged input files, which the arguments in REAL call {bad}."""
+    """Create a folder of damaged input files, for which {bad} stands in the list REAL."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 

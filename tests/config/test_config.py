@@ -89,8 +89,8 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     configs = [composed(f"+experiment={experiment.stem}", *cell) for cell in cells]
     for config in configs:
         choose(config)
-    # All methods of an experiment calibrate in the same way, except that Wanda-sp calibrates on the
-    # outputs of pruned layers, and LLM-Pruner reads fewer windows than the other methods.
+    # All methods of an experiment must calibrate in the same way. Two differences are ignored:
+    # Wanda-sp calibrates on outputs of pruned layers, and LLM-Pruner reads fewer windows.
     expected = replace(configs[0].calibration, propagate="dense")
     for config in configs:
         calibration = replace(config.calibration, propagate="dense")

@@ -71,8 +71,8 @@ def test_there_are_checkpoints() -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
 def test_it_computes_what_transformers_computes(name: str) -> None:
     again = assert_same_texts(name)
-    # LLaMA and SmolLM2 have no sliding window. With a sliding window, vLLM keeps no part of a
-    # prompt in its prefix cache.
+    # Only LLaMA and SmolLM2 are checked, because they have no sliding window. With a sliding
+    # window, vLLM keeps no part of a prompt in its prefix cache.
     if name.startswith(("llama", "smollm2")):
         assert all(output.num_cached_tokens >= 32 for output in again)
 

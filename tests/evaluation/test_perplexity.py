@@ -205,7 +205,7 @@ class Windows(NamedTuple):
 
 
 class WindowsOnly(Perplexity):
-    """Creates tasks that return the windows of a text, instead of measuring a model."""
+    """An evaluator with tasks that only return the windows of a text, and measure no model."""
 
     def task(self, text: str, seq_len: int, windows: Batch, bytes_N: Tensor, **about: Any) -> Task:
         def run() -> Any:

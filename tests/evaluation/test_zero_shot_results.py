@@ -18,8 +18,8 @@ def task(gold: Any, multiple_input: int = 0, **changes: Any) -> Any:
     """Return a task with three answer choices.
 
     gold: the right choice or choices, by index or by text.
-    multiple_input: as in lm-eval; if it is not 0, `doc_to_text` instead of `doc_to_target` returns
-        the right choices.
+    multiple_input: an attribute of lm-eval's tasks. If it is 0, `doc_to_target` returns the right
+        choices. Otherwise, `doc_to_text` returns them.
     """
     found = {
         "OUTPUT_TYPE": "multiple_choice",

@@ -132,7 +132,7 @@ def _walk(
     """
     forked.SERVER = multiprocessing.get_context("fork")
     hidden_files.SECONDS_BETWEEN_RECORDS = (
-        0.0  # progress is then recorded after every layer, so faults also hit these records
+        0.0  # record progress after every layer, so that faults also hit these records
     )
     # Tokenizers must not use threads, because a forked process does not inherit them.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

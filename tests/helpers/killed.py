@@ -58,7 +58,7 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
         note(f"{stage} {index}")
 
     flap.method.calibration.own_text.SEQUENCES = SEQUENCES
-    hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # then progress is recorded after every layer
+    hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # record progress after every layer
     _after(flap.method.calibration.own_text, "sample", lambda *given: note("sample"))
     _after(Stream, "advance", note_advance)
     _after(LayerFiles, "write", lambda files, index: note(f"write {index}"))

@@ -26,7 +26,7 @@ class Questions:
     # Tokens of a text. For every prefix of these tokens, llama.cpp computes the log-probabilities
     # of all ids of the vocabulary as the next token.
     tokens: Sequence[int] = ()
-    # The number of shortest prefixes for which llama.cpp computes no log-probabilities. With a
+    # The shortest prefixes get no log-probabilities; this is the number of these prefixes. With a
     # large vocabulary, log-probabilities take long to write and to read.
     first: int = 0
     # The id of a token whose text is valid UTF-8. llama.cpp is forced to sample this token, because

@@ -1,4 +1,4 @@
-"""Make plans from strings such as "01 0011", and measure how much they change predictions."""
+"""Make plans from strings such as "01 0011", and measure how much a plan changes predictions."""
 
 from collections.abc import Sequence
 

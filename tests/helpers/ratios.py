@@ -61,8 +61,8 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
     """Return the scores with the divergences of candidate plans, which a search needs.
 
     Each candidate plan prunes only the attention or only the MLP of one layer. A complete run of
-    flap also measures these plans before it allocates. If the structure is not a search, return the
-    scores unchanged.
+    flap measures the same plans before it chooses its plan. If the structure is not a search,
+    return the scores unchanged.
     """
     if not isinstance(structure, Search):
         return scores

@@ -52,7 +52,7 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(
     [(use, facts)] = first.own_text.items()
     # `prepare` alone does not read the model's answers. Neither does a later invocation of the
     # command that only adds measurements to a finished run. The sources that `prepare` names for
-    # the texts must nevertheless equal those in the report of the run that has read the answers.
+    # the texts must nevertheless equal the sources in the report of the run that reads the answers.
     before = prepare(composed(*base), tmp_path / "before")
     task = Task("asked", lambda _: Measurement(), shares_text_with=(str(prompts),))
     assert domain_of_task(before.texts, task) == "calibration"
@@ -137,7 +137,7 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     pruned = windows.written(0, of_pruned)
     trained = training_windows(prepared.choices.recovery, dense, pruned)
 
-    # The first 8 windows are held out. Of these, only windows with answers have tokens in the mask.
+    # The first 8 windows are held out. In held-out windows without answers, the mask is false.
     held_out = trained[:8]
     text_N, held_out_text_N = split_windows(dense.text_N)
     assert torch.equal(held_out.mask_NT.any(dim=1), held_out_text_N == 0)
@@ -147,7 +147,7 @@ def test_half_of_each_text_that_is_asked_is_the_pruned_model_s_and_nothing_held_
     pruned_NT, _ = split_windows(pruned.batch.tokens_NT)
     of_pruned_N = (text_N == 0).nonzero().flatten()[::2]
     expected_NT[of_pruned_N] = pruned_NT[of_pruned_N]
-    # The mask is false where 13 tokens of a held-out window end: here, at the 13th to 16th token.
+    # In a copy of a held-out window, tokens 13 to 16 do not count: each ends 13 held-out tokens.
     held_out_N = (pruned_NT[:, None] == held_out.tokens_NT).all(dim=-1).any(dim=1)
     assert len(of_pruned_N) == 8
     assert held_out_N[of_pruned_N].any()

@@ -20,7 +20,9 @@ from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
 from tests.models.families.contract import logits_on as logits
 
-ROUNDING = 1e-4  # relative to the largest absolute value of a tensor; see test_same_result.py
+# The largest difference between two tensors that counts as rounding, relative to the largest
+# absolute value of the expected tensor. test_same_result.py gives the reason for this value.
+ROUNDING = 1e-4
 CPU = torch.device("cpu")
 
 

@@ -39,9 +39,10 @@ def inputs(
 
 
 def each() -> Iterator[Any]:
-    """Yield each scenario twice, with different steps between the operations that get a fault.
+    """Yield each scenario twice, with different distances between the operations with a fault.
 
-    The first step is the scenario's own. The second step is 1: every operation gets a fault.
+    The first time, every n-th operation gets a fault, where n is the field `step` of the scenario.
+    The second time, every operation gets a fault.
     """
     for scenario in SCENARIOS:
         yield pytest.param(scenario, scenario.step, id=scenario.name, marks=pytest.mark.long)

@@ -48,7 +48,7 @@ def inputs(folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """Copy the folder that `made` creates, and add links into its checkpoint and out of it."""
+    """Copy the folder that `made` creates, and add links to and from the copied checkpoint."""
     copy = tmp_path / "copy"
     shutil.copytree(made, copy)
     (copy / "linked").symlink_to(copy / "ck")

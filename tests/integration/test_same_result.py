@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether the run computes all sums in the same order as a run with `Place()`."""
+        """Whether the run computes all sums in the same order as one process on the CPU."""
         return self.device == "cpu" and self.processes == 1
 
     def __str__(self) -> str:
@@ -134,7 +134,7 @@ def goes(model: str, place: Place) -> bool:
 
 
 def rows() -> Iterator[Any]:
-    """Yield all test cases, each of which consists of a model, options and a setup."""
+    """Yield all test cases. A test case consists of a model, options and a setup."""
     rare = cycle([LONG, THOROUGH, THOROUGH])
     quick = set(QUICK)
     for model, choices, checked in CASES:
@@ -277,7 +277,7 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
 
 
 def flat(values: Any, name: str = "") -> dict[str, Any]:
-    """Return the values in nested dicts and lists in one dict, by their paths, with -1 for None."""
+    """Flatten nested dicts and lists to one dict from paths to values, and replace None by -1."""
     if isinstance(values, dict | list):
         items = values.items() if isinstance(values, dict) else enumerate(values)
         return {

@@ -21,10 +21,11 @@ SECONDS = 600  # seconds to wait for the other run
 
 
 def stop_at(module: str, name: str, folder: Path) -> None:
-    """Make this run, which is the first of two runs, pause when it calls a function.
+    """Make this run, which is the first of two runs, pause when it calls the function `name`.
 
-    The run goes on when the second run has ended, or waits for the first run. The function is
-    `name` in `module`.
+    This run goes on as soon as the second run either has ended or has begun to wait for this run.
+
+    module: the name of the module that contains the function.
     """
     original = getattr(import_module(module), name)
 

@@ -176,7 +176,7 @@ def test_macs_are_those_of_the_chosen_experts(model: PreTrainedModel, kernel: st
         for _, mlp in blocks
     )
     mixtures = [mlp for _, mlp in blocks if len(mlp.members) > 1]
-    linear += len(mixtures) * EXPERTS * config.hidden_size  # routers also count as Linears
+    linear += len(mixtures) * EXPERTS * config.hidden_size  # parameters of the routers
     expected = length * (linear + VOCAB * config.hidden_size + 2 * 3 * 8 * config.head_dim * length)
     rotary = config.head_dim // 2 * length
     assert macs(model, torch.ones(1, length, dtype=torch.long)) in (expected, expected + rotary)

@@ -45,7 +45,7 @@ EXPERTS = 6
 
 
 def config_of(family: str, variant: int = 0) -> PreTrainedConfig:
-    """Return a config of a family, with six experts in a layer, two of which process each token.
+    """Return a config of a family. Each layer has six experts, and two of them process each token.
 
     The second variant of some families also has a layer with a plain MLP.
     """

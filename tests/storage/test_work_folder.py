@@ -75,7 +75,7 @@ def test_old_work_stays_while_its_run_goes_on(tmp_path: Path) -> None:
         file_lock(lock_of(left), "cache_dir"),
         open_working_folder(tmp_path, OTHER_KEY, resume=True),
     ):
-        assert left.is_dir()  # kept, because a run holds its lock
+        assert left.is_dir()  # kept, because a run holds the lock of this folder
     with open_working_folder(tmp_path, KEY, resume=True) as folder:
         assert (folder / "work").exists()  # the old folder was not deleted, so its run can continue
 

@@ -29,7 +29,7 @@ LOCAL = {"rope_type": "default", "rope_theta": 1e4}
 
 
 def gemma3(**changes: Any) -> PreTrainedModel:
-    """Return a tiny Gemma 3 of seven layers, of which the sixth has full attention."""
+    """Return a tiny Gemma 3 with seven layers. Only the sixth layer has full attention."""
     config = {
         "vocab_size": VOCAB,
         "hidden_size": 32,

@@ -36,7 +36,7 @@ def bound(most: float, head: float, neuron: float, fixed: float = 0.0) -> Bound:
 
 
 def asked(architecture: str, biases: Biases, **target: float) -> Budget:
-    """Return the budget of a tiny float32 model, given its targets. The context has 100 tokens."""
+    """Return the budget of a tiny float32 model for given targets. The context has 100 tokens."""
     dense = budget_of(architecture, 0.0)
     adapter = adapt(model_of(architecture))
     targets = TargetConfig(**target, context=100)
@@ -73,7 +73,7 @@ TOY_BUDGET = Budget(TOY_LAYERS, 0.0)
 BY_HAND = [
     # The first four units cost 26 together. As the next six units (L0n2 to L1n2) are added, the
     # total grows to 29, 39, 42, 45, 48 and 51. Then L0h0 is left out, because the total would be
-    # 61, which exceeds the bound of 54. With L0n0, the total is 54.
+    # 61, which exceeds the bound of 54. With L0n0 instead of L0h0, the total is exactly 54.
     (bound(54, head=10, neuron=3), "01 1111"),
     (bound(53, head=10, neuron=3), "01 0111"),
     (bound(63, head=10, neuron=3, fixed=10), "01 0111"),
@@ -91,7 +91,7 @@ def test_alam_by_hand(limit: Bound, first: str) -> None:
 
 
 def test_two_bounds_by_hand() -> None:
-    """The plan keeps three heads and three neurons, which meet two bounds.
+    """A plan that has to meet two bounds keeps three heads and three neurons.
 
     The first bound allows three heads. The second bound allows a cost of 40: three heads cost 30,
     and three neurons cost 9.

@@ -96,8 +96,7 @@ def test_a_block_has_the_same_number_of_neurons_of_each_expert() -> None:
 def test_affordable_is_the_prefix_nearest_to_the_budget(to_keep: float, size: int) -> None:
     """The first units of the ranking stay.
 
-    The number of units that stay is the number with which their total cost is nearest to the
-    budget.
+    Their number is chosen so that their total cost is as near as possible to the budget.
 
     The first 1, 2, 3, 4 and 5 units cost 10, 20, 50, 60 and 70. For example, 20 is nearest to a
     budget of 34, and 50 is nearest to a budget of 36.

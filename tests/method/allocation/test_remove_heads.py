@@ -18,7 +18,7 @@ ALLOWED = [
     ("llama-mha", 0.35, range(0, 19)),
     # A ratio of 0.7 removes 37,990 parameters. The neurons that may be removed have only 21,120
     # parameters, so at least 17 heads must be removed. At most 28 of the 32 heads can be removed,
-    # because each of the 4 layers keeps one head.
+    # because each of the 4 layers keeps at least one head.
     ("llama-mha", 0.7, range(17, 29)),
     ("llama-gqa", 0.35, range(0, 21, 2)),
     ("llama-gqa", 0.7, range(16, 25, 2)),
@@ -69,7 +69,7 @@ def test_remove_heads_out_of_range_names_it(
         # ratio of 0.69 removes 41.4 parameters. Three heads and the nine neurons that may be
         # removed have only 39 parameters, so a fourth head must be removed.
         (0.69, 4),
-        # At most four of the five heads can be removed, because each layer keeps one head.
+        # At most four of the five heads can be removed, because a layer keeps at least one head.
         (0.81, 4),
     ],
 )

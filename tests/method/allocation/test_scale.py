@@ -66,8 +66,9 @@ def test_by_hand(scale: str, to_keep: float, first: str, second: str) -> None:
     [
         # L1h0 and the three worst neurons of layer 1 are removed.
         ("error", "11 1111", "01 0001"),
-        # L0h0 and the three worst neurons of layer 0 are removed. Their errors per parameter are
-        # only .5, 1 and 1.5, but those of the three worst neurons of layer 1 count as 1, 2 and 3.
+        # L0h0 and the three worst neurons of layer 0 are removed. The errors per parameter of these
+        # neurons are .5, 1 and 1.5. They are lower than the errors of the three worst neurons of
+        # layer 1, which count as 1, 2 and 3.
         ("relative", "01 0011", "11 0111"),
     ],
 )
@@ -116,7 +117,8 @@ def test_an_experts_error_is_the_error_of_its_layer() -> None:
     The change is measured as the mean squared norm of the difference. To check the error, the test
     removes the worst neuron of each expert.
 
-    The router of this tiny Mixtral sends each token to one expert, with the weight 1.
+    The router of this tiny Mixtral sends each token to only one expert, with the weight 1. So the
+    output of this expert is the output of the layer's MLP.
     """
     model = tiny_model("mixtral", num_experts_per_tok=1)
     adapter = adapt(model)

@@ -200,7 +200,7 @@ def test_behind_pruned_layers() -> None:
 
 
 class OneAtATime(Calibration):
-    """A calibration whose visits of layers are checked by `Watched`."""
+    """A calibration that passes through the layers with the checks of `Watched`."""
 
     def along(self, *arguments: object, **options: object) -> Visits:
         return Watched(super().along(*arguments, **options))
@@ -210,9 +210,9 @@ class OneAtATime(Calibration):
 
 
 class Watched(Iterator[tuple[int, LayerStatistics | None]]):
-    """An iterator over visits of layers.
+    """An iterator over the indices and the statistics of the layers.
 
-    Before each visit, the iterator checks that the co-moments of earlier layers are freed.
+    Before it goes to the next layer, it checks that the co-moments of all earlier layers are freed.
     """
 
     def __init__(self, visits: Visits) -> None:

@@ -69,8 +69,8 @@ def of_gated_mlp(products: Products) -> Tensor:
 def of_olmo2(products: Products) -> Pair[Tensor]:
     """Sum w · ∂L/∂w over each unit of a layer of OLMo 2.
 
-    OLMo 2 normalises the queries of all heads together, and also the keys. Each weight of a norm
-    belongs to the head that contains the weight's channel.
+    OLMo 2 has one norm for the queries of all heads, and one norm for the keys of all heads. Each
+    weight of a norm belongs to the head that contains the weight's channel.
     """
     heads, neurons = of_llama(products)
     for name in ("q_norm", "k_norm"):

@@ -102,7 +102,7 @@ def test_every_placement_writes_the_same(
     model.save_pretrained(tmp_path / "dense")
     windows.tokenizer.save_pretrained(tmp_path / "dense")
     placed = placed_at(placement, tmp_path / "dense")
-    if placement == "stream":  # with `stream`, the model is never loaded completely
+    if placement == "stream":  # simulate a model that does not fit into memory
         monkeypatch.setattr(type(placed), "fits_in_memory", lambda self: False)
         monkeypatch.setattr(type(placed), "in_memory", lambda self: pytest.fail("loaded"))
     written = write(placed, Draft(windows))
@@ -145,7 +145,7 @@ def test_attention_of_one_query_is_what_transformers_computes(
         return kernel(query, *given, **options)
 
     def stepwise() -> torch.Tensor:
-        """Return the logits of tokens that are read one at a time, after 9 tokens in one step."""
+        """Read 9 tokens in one step, then read the others one by one and return their logits."""
         cache = model(tokens_NT[:, :9], use_cache=True).past_key_values
         logits = list[torch.Tensor]()
         for token_N1 in tokens_NT[:, 9:].split(1, dim=1):

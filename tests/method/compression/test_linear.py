@@ -1,7 +1,8 @@
 """Linear compensation agrees with least squares, and is never worse than bias compensation.
 
-The result of linear compensation is always finite. The error of a fitted map is measured on
-held-out tokens, which are not used for the fit.
+Linear compensation fits a linear map from the kept channels to the outputs of a projection, and its
+result is always finite. Bias compensation adapts only the output bias. The error of a fitted map is
+measured on held-out tokens, which are not used for the fit.
 """
 
 import pytest
@@ -171,7 +172,7 @@ def test_the_largest_ridge_is_tried_if_no_smaller_one_beats_the_bias(
 ) -> None:
     """With few tokens and weak correlation, small ridges have a larger error than the bias alone.
 
-    Of the tested ridges, only 1.0 has a smaller error.
+    Of the tested ridges, only 1.0 has a smaller error than the bias alone.
     """
     common_T1 = 0.5 * noise(50, 1, seed=93)
     activation_TI = noise(50, 30, seed=53) + common_T1

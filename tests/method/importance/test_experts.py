@@ -87,7 +87,8 @@ def test_scores_are_those_of_the_formula(family: str) -> None:
 
 @pytest.mark.parametrize("name", EXPERT_METRICS)
 def test_an_expert_that_no_token_is_sent_to_scores_0(name: str) -> None:
-    model = random_model(config_of("gpt_oss"))  # the experts of gpt_oss have biases
+    # The experts of gpt_oss have biases, which must not count if no token is sent to the expert.
+    model = random_model(config_of("gpt_oss"))
     model.model.layers[LAYER].mlp.router.bias.data[2] = -1e9
     score_E = scored(name, model, observed(model)[LAYER])
     assert (score_E == 0).tolist() == [e == 2 for e in range(EXPERTS)]

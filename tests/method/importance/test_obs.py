@@ -1,6 +1,7 @@
-"""OBS agrees with values computed by hand, and with errors of least-squares fits.
+"""Scores of the metric OBS agree with values computed by hand, and with least-squares errors.
 
-The fits predict the outputs of the dense projection from the kept channels.
+OBS scores a unit by the error that its removal causes. The least-squares fits predict the outputs
+of the dense projection from the kept channels.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ def weights(outputs: int, channels: int, seed: int = 100) -> Tensor:
 def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -> float:
     """Return the mean squared error of outputs that least squares predicts from the kept channels.
 
-    The fit also has an intercept.
+    The fit has an intercept.
     """
     wanted_TO = (activation_TI @ weight_OI.T).double()
     ones_T1 = torch.ones(len(activation_TI), 1)

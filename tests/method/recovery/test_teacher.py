@@ -70,7 +70,7 @@ def test_predictions_are_learnt_at_common_places_and_tokens_elsewhere() -> None:
 
 
 def test_if_all_tokens_stay_the_teacher_is_the_dense_model() -> None:
-    """For a model that keeps all tokens, the targets are the same as for an untrimmed model.
+    """If a model keeps all tokens, the training targets are the same as for an untrimmed model.
 
     At the last position of a window, nothing is learnt, because the next token is not known.
     """

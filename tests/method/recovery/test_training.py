@@ -86,7 +86,9 @@ SHORT = 20  # number of training steps
 def test_a_training_that_is_killed_again_and_again_ends_like_an_undisturbed_one(
     recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "EVERY", 1)  # evaluate and save after every 4 steps, instead of 16
+    # With EVERY = 1, the model is evaluated and saved after every 4 training steps. By default, it
+    # is evaluated and saved after every 16 steps.
+    monkeypatch.setattr(base, "EVERY", 1)
     recovery = replace(recovery, tokens=SHORT * recovery.tokens_a_step)
     undisturbed = compressed()
     expected = recovered(undisturbed, recovery, tmp_path / "undisturbed")

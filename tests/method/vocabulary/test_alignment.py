@@ -110,7 +110,7 @@ def test_special_tokens_are_read_as_such() -> None:
 def test_an_empty_text_has_no_place(kind: str) -> None:
     found = alignment(kind).align(torch.empty(0, dtype=torch.long))
     assert len(found.position_T) == 0
-    assert len(found.old_S) == 1  # a model reads at least one token
+    assert len(found.old_S) == 1  # one token is added, because a model cannot read an empty text
 
 
 def test_tokens_that_the_model_does_not_know_are_left_out() -> None:

@@ -117,7 +117,8 @@ class FamilyContract:
                 for b in adapter.blocks(i)
                 for linear in (b.output, *dict(b.inputs))
             ]
-            # The biases of stacked experts form a matrix, so `matrices` includes them.
+            # The biases of stacked experts form a matrix. So `matrices` includes them, and `known`
+            # must include them, too.
             stacked = [b for b in adapter.blocks(i) if len(b.members) > 1]
             biases = [linear.bias for b in stacked for linear in (b.output, *dict(b.inputs))]
             known += [bias.numel() for bias in biases if bias is not None]
@@ -188,8 +189,8 @@ class FamilyContract:
         prune(model, 0.4)
         assert not torch.allclose(logits(model), expected, atol=1e-2)
         last = logits(model)
-        # If the attention kernel of the dense model can be changed, that of the pruned model can be
-        # changed, too.
+        # If a model accepts another attention kernel before it is pruned, it also accepts this
+        # kernel after it was pruned.
         for dense, kernel in zip(models, kernels, strict=True):
             dense.set_attn_implementation(kernels[0])
             if dense.config._attn_implementation == kernels[0]:

@@ -301,7 +301,7 @@ def test_sound_is_heard_as_the_masked_model_hears_it(
     )
     words = tokens(1, 12, seed=5).clamp(max=AUDIO - 1)
     frames = torch.ones(1, 8, dtype=torch.bool)
-    words[:, FIRST : FIRST + 2] = AUDIO  # two tokens stand for the eight frames
+    words[:, FIRST : FIRST + 2] = AUDIO  # two tokens stand for the eight frames of sound
     sounds = [
         torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(seed)) for seed in (6, 7)
     ]
