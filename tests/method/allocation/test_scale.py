@@ -66,9 +66,8 @@ def test_by_hand(scale: str, to_keep: float, first: str, second: str) -> None:
     [
         # L1h0 and the three worst neurons of layer 1 are removed.
         ("error", "11 1111", "01 0001"),
-        # L0h0 and the three worst neurons of layer 0 are removed. The errors per parameter of these
-        # neurons are .5, 1 and 1.5. They are lower than the errors of the three worst neurons of
-        # layer 1, which count as 1, 2 and 3.
+        # L0h0 and the neurons L0n0, L0n1 and L1n0 are removed. The errors of these neurons count as
+        # .5, 1 and 1, and the errors of all other neurons as 1.5 or more.
         ("relative", "01 0011", "11 0111"),
     ],
 )
