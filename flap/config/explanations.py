@@ -27,8 +27,8 @@ from flap.config.messages import (
 )
 from flap.config.schema import config_dir
 
-# OmegaConf puts this text in front of the message of an error that is raised by a resolver, such as
-# those in flap/config/resolvers.py.
+# OmegaConf puts this text in front of the message of a ValueError that a resolver (a function in
+# flap/config/resolvers.py) has raised.
 RESOLVING = "ValueError raised while resolving interpolation: "
 TAKES_LIST = re.compile(
     r"eval|(calibration|recover|vocabulary)\.dataset|eval\.\w+\.(datasets|tasks|seq_len)"

@@ -22,7 +22,7 @@ from flap.runtime.agenda import Workload
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Better = Literal["lower", "higher"]
-# appended to the field `origin` of a task if the tokenizer's chat template formats its prompts
+# appended to the field `origin` of a task whose prompts go through the tokenizer's chat template
 TEMPLATED = "; through the chat template"
 TEMPLATES = ("auto", "true", "false")  # the values of the option `chat_template`
 

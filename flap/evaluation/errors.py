@@ -34,7 +34,9 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
-    """Return a measurement of the mean of values, with its standard error if this error is finite.
+    """Return a measurement of the mean of the values.
+
+    The measurement also has the standard error of the mean, if this error is finite.
 
     name: the name of the mean. values: one value for each document or window.
     """

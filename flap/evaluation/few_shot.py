@@ -47,7 +47,7 @@ def examples_are_documents(task: Any) -> bool:
     examples = getattr(task, "fewshot_cfg", None)
     if examples is None or not hasattr(task, "sampler"):
         return False
-    # the definition of the task lists its examples one by one
+    # if the definition of the task lists its examples one by one, no documents are drawn
     if examples.split is None and examples.samples is not None:
         return False
     splits = (examples.split, config.training_split, config.validation_split, config.test_split)

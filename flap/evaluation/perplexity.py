@@ -61,7 +61,10 @@ class Perplexity(OnTexts):
 
 
 def _measured(name: str, number: float, values_N: Tensor) -> Measurement:
-    """Return a measurement of one number. If the number is finite, add the windows' values."""
+    """Return a measurement of one number, such as a perplexity; lower is better.
+
+    If the number is finite, the measurement also has the value of each window.
+    """
     values = {name: values_N.tolist()} if math.isfinite(number) else {}
     return Measurement({name: number}, values, {name: "lower"})
 

@@ -44,7 +44,7 @@ def main() -> None:
     sys.addaudithook(deny)
     try:
         exec(compile(program, "<program>", "exec"), vars(module))
-    except BaseException:  # also SystemExit, with which a program could skip its tests
+    except BaseException:  # includes SystemExit, with which a program could skip its tests
         os._exit(1)
     os._exit(passed)
 

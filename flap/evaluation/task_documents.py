@@ -127,7 +127,10 @@ def _of_row(row: Mapping[str, Any]) -> Document:
 
 
 def _long_strings(value: Any) -> Iterator[str]:
-    """Yield the strings of at least OVERLAP words in a list or a mapping, nested to any depth."""
+    """Yield the strings in a list or mapping that are as long as a run of words, or longer.
+
+    A run of words has OVERLAP words. Lists and mappings may be nested to any depth.
+    """
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):

@@ -122,7 +122,10 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
 
 
 def _of_first_filter(entries: list[Entry]) -> list[Entry]:
-    """Return the entries of the first filter: one entry for each document."""
+    """Return the log entries of the task's first filter: one entry for each document.
+
+    A filter of lm-eval extracts the final answer from the model's output.
+    """
     first_filter = entries[0]["filter"]
     return [entry for entry in entries if entry["filter"] == first_filter]
 

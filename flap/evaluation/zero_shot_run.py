@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from lm_eval import evaluate  # simple_evaluate would also run git and nvidia-smi
+from lm_eval import evaluate  # not simple_evaluate, which also runs git and nvidia-smi
 from lm_eval.api import metrics, model
 from lm_eval.api import task as lm_eval_task
 from transformers import GenerationConfig

@@ -260,7 +260,7 @@ class RotaryConfig(LayerConfig):
 def _build(dense, layer_config, i, modules):
     """Build layer i with its pruned widths and biases.
 
-    modules: the value of `flap_modules`. Modules whose paths are in its list `unpruned` are taken
+    modules: the value of `flap_modules`. Modules whose paths are in `modules["unpruned"]` are taken
         from the layer `dense`.
     """
     # with use_double_wide_mlp, Gemma 4 would double the MLP's width, but `layer_config` already has

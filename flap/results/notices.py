@@ -10,8 +10,8 @@ from flap.evaluation.base import TEMPLATED
 from flap.results.number_texts import domain_of, in_order, is_bits_per_byte, is_perplexity
 from flap.results.record import Record
 
-# If a perplexity of the pruned model is more than this many times that of the dense model, a notice
-# advises how to lose less quality.
+# If pruning multiplies a perplexity by more than this factor, a notice advises how to lose less
+# quality.
 DESTROYED = 3.0
 # The corresponding limit for bits per byte, for a dense model with a perplexity of 23: if this
 # perplexity triples, the bits per byte grow by the factor log 69 / log 23 = 1.35.

@@ -44,7 +44,10 @@ class Report(Record):
         return self._repr_markdown_()
 
     def to_dict(self) -> Config:
-        """Return the content of report.json, without the kept units, which are in plan.json."""
+        """Return the content of report.json.
+
+        The list of the heads, neurons or experts that stay is left out, because it is in plan.json.
+        """
         return asdict(replace(self, plan=None))
 
     @classmethod

@@ -44,11 +44,13 @@ def tables(report: Record) -> list[Table]:
 def measured(report: Record) -> Table:
     """Return the table of the numbers that were measured on the dense and on the pruned model.
 
-    The table also has the differences between the two models, and the domain of each number, which
-    is "other" or "calibration" (`Record.domains`). If the model was trained after compression, the
-    table also has the numbers that were measured before training, and the changes that training
-    made. If the vocabulary was trimmed, perplexities are left out, because only the dense model has
-    them.
+    The table also has the differences between the two models, and the domain of each number. The
+    domain is "calibration" if the run has also used the data set or documents of the evaluation
+    task for another purpose, such as calibration. Otherwise, the domain is "other".
+
+    If the model was trained after compression, the table also has the numbers that were measured
+    before training, and the changes that training made. If the vocabulary was trimmed, perplexities
+    are left out, because only the dense model has them.
     """
     models = {name: report.evaluation[name] for name in MODELS if name in report.evaluation}
     *earlier, _ = models

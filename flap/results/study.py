@@ -71,9 +71,10 @@ class Study:
     def _method_tells_apart(self) -> bool:
         """Whether the column "method" is needed to tell the runs apart.
 
-        The column is needed if the runs use several method presets, or if some runs differ only in
-        their method. With one preset and several metrics, the method of some runs is "custom", but
-        the column "metric" already tells these runs apart.
+        A method is a preset of metric, structure, compensation and calibration. The method of a run
+        that changes its preset is "custom". The column is needed if the runs use several presets,
+        or if some runs differ only in their method. It is not needed if the runs use one preset and
+        several metrics, because the column "metric" already tells these runs apart.
         """
         named = [method for method in self.values("method") if method != CUSTOM]
         others = [name for name in CHOSEN if name != "method"]

@@ -23,7 +23,7 @@ def check_home(run: Run) -> None:
     """Check that the run's folder does not hold a finished run of another config.
 
     It is no error if the finished run has the same config but other inputs, for example because a
-    text file was edited since then. In this case, a log line says that the run is repeated.
+    text file was edited after that run. In this case, a log line says that the run is repeated.
 
     Raises:
         ValueError: the folder holds a finished run of another config, or this version of flap

@@ -89,7 +89,11 @@ def _without_weights(source: ModelSource) -> ModelAdapter:
 
 
 def _shapes(adapter: ModelAdapter) -> dict[int, int]:
-    """Return a dict from the index of the first layer of each shape to the count of such layers."""
+    """Return a dict with an item for each shape that layers of the model have.
+
+    The key is the index of the first layer of this shape. The value is the number of layers of this
+    shape.
+    """
     first: dict[tuple[tuple[str, torch.Size], ...], int] = {}
     counts: dict[int, int] = {}
     for index, layer in enumerate(adapter.layers):

@@ -2,8 +2,8 @@
 
 A task is a measurement, such as the accuracy on boolq. The agenda is the list of tasks to be done.
 The results of a task are stored as soon as the task ends. `python -m flap` may be invoked several
-times for the same run, for example again after an interruption. A later invocation reads the stored
-results of an earlier invocation, and does not repeat these tasks.
+times for the same run, for example again after an interruption. A later invocation reads the
+results that an earlier invocation has stored, and runs only the tasks that have no stored results.
 
 A plan lists the units (heads, neurons or experts) that stay in the pruned model. The compressed
 model is the model after units were removed, before any training.

@@ -252,7 +252,9 @@ class Owner:
             return
         self._tracked.finish(report)
         if "NoTracking" not in tracker:
-            with suppress(OSError):  # without this file, the next invocation sends the report again
+            # if this file cannot be written, the next invocation sends the report again, which does
+            # no harm
+            with suppress(OSError):
                 write_text(self.folder / TRACKED, json.dumps(sent))
 
     def _record(self) -> None:

@@ -215,8 +215,8 @@ def _alike(run: Run) -> Run:
 
     Raises:
         ValueError: the inputs differ (the message names the first process whose inputs differ from
-            those of rank 0), or several processes cannot be used with this `model.placement` or
-            with so few windows.
+            the inputs of rank 0); several processes cannot be used with this `model.placement`; or
+            there are fewer calibration windows than processes.
     """
     source = run.source
     own = (ranks.name(), device_name(source.device), _contents(run))

@@ -22,9 +22,10 @@ from flap.runs.choices import Choices
 PLAIN = 1.16
 # a forward pass together with its backward pass costs as much as this many forward passes
 BACKWARD = 3
-# To factorise the covariance of C channels and to solve linear systems with the factors takes
-# FACTORISATION · C³ multiply-accumulates for scores, or for a least-squares fit that also chooses a
-# ridge parameter. It takes TRIAL · C³ for the least-squares fits of all trials of a block.
+# Scores and least-squares fits factorise the covariance of C channels, and solve linear systems
+# with the factors. The scores of a block take FACTORISATION · C³ multiply-accumulates, and so does
+# a least-squares fit that also chooses a ridge parameter. The least-squares fits of all trials of a
+# block together take TRIAL · C³.
 FACTORISATION = 6.0
 TRIAL = 1.0
 

@@ -141,7 +141,10 @@ def _room(adapter: ModelAdapter, targets: Iterable[Bound]) -> int:
 def _tokens_left(
     vocabulary: Trim, tokens: Tokens, texts: Windows, rows: int, room: int
 ) -> tuple[int, str]:
-    """Return how many tokens stay, and how exact this number is (`Trimming.roughly`)."""
+    """Return how many tokens stay, and a text that says how exact this number is.
+
+    The text is "" for an exact number, else "about " or "at most ".
+    """
     if vocabulary.size is not None or not texts.to_write:
         return vocabulary.number(tokens, texts, rows, room), ""
     prompts = without_answers(texts)

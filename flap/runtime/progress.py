@@ -141,7 +141,7 @@ class _Shown:
         self.row = self.bar.add_task(f"{stage:<28}", total=total)
 
     def reach(self, done: int, tokens: int = 0) -> None:
-        """Show that `done` items are finished. tokens: the number of tokens in these items."""
+        """Show that `done` items, which have `tokens` tokens in total, are finished."""
         now = time.perf_counter()
         agenda = current_agenda()
         if now - self.start < 1:

@@ -49,5 +49,6 @@ def forwards_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any])
     finally:
         for module, before in zip(modules, forwards, strict=True):
             del module.forward
-            if before is not None:  # accelerate's hooks set `forward` as an attribute of the module
+            # restore a `forward` that was an attribute of the module, as accelerate's hooks set it
+            if before is not None:
                 module.forward = before

@@ -41,7 +41,7 @@ def head_dim(config: PreTrainedConfig) -> int:
 
 
 def ropes(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the RoPE parameters of layers with full attention, and of those with sliding windows.
+    """Return the RoPE parameters for full attention, and the RoPE parameters for sliding windows.
 
     The two results are the same if the config has one set of parameters for all layers.
     """

@@ -99,7 +99,8 @@ def _submitit_folder(launcher: Any) -> Path | None:
 
     Return None if the launcher does not use submitit.
     """
-    # such as multirun_outputs/TIME/.submitit/%j, where %j stands for the id of a job
+    # the folder of one job, such as multirun_outputs/TIME/.submitit/%j, where %j stands for the
+    # job's id
     of_jobs = launcher.get("submitit_folder")
     return Path(str(of_jobs).partition("%")[0]) if of_jobs else None
 
