@@ -1,7 +1,8 @@
 """Parse mixtures of texts, as described by options such as `calibration.dataset`.
 
-A mixture is a set of texts with weights. Calibration and training windows are drawn from these
-texts in proportion to the weights.
+A mixture is a set of texts with weights. Each text, with its weight and its options, is called a
+*part* of the mixture. Calibration and training windows are drawn from the texts in proportion to
+the weights.
 """
 
 import os

@@ -46,7 +46,7 @@ class Document(NamedTuple):
 
     runs: Runs
     # Runs of words from the document's short texts, such as the question "What is it?". A run in
-    # `parts` identifies the document only if the `parts` of no other document of the task have it.
+    # `parts` identifies the document only if no other document of the task has it in its `parts`.
     parts: Runs
 
 

@@ -1,5 +1,8 @@
 """Token windows for calibration, training and evaluation, and how they are cut from texts.
 
+Windows for calibration and training come from a mixture of texts. Each text of the mixture is
+called a *part*. The model itself may generate the text of a part, or answer the prompts in it.
+
 Legend: N: windows · T: tokens per window.
 """
 
@@ -101,8 +104,9 @@ class Windows:
         None stands for a part whose text the model has not generated yet.
 
         Raises:
-            ValueError: a text has too few tokens for its windows, or only tokens in answers are
-                counted, and the windows of a text contain fewer such tokens than there are windows.
+            ValueError: a text has too few tokens for its windows. If only tokens in answers are
+                counted, the windows of each text must contain at least as many of these tokens as
+                there are windows.
         """
         return [None if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
 

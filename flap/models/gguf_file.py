@@ -119,10 +119,12 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
 
 
 def _key(path: str, gguf: Path, tie: bool) -> str:
-    """Return a key that changes with the file, `tie` and VERSION.
+    """Return the last part of the name of the directory with the result.
 
-    For a file from a wheel (PACKAGED), the key is only the file's size, because the file of a wheel
-    never changes.
+    This part changes with the file, with `tie` and with VERSION.
+
+    For a file from a wheel (PACKAGED), this part is only the file's size, because the file of a
+    wheel never changes.
     """
     state = gguf.stat()
     if path in PACKAGED:

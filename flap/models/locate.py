@@ -127,7 +127,8 @@ def commit(hub_id: str) -> str:
 
 def _download(hub_id: str) -> str:
     """Download missing files of a hub model, except pickled weights, and show a progress bar."""
-    # runs turn progress bars off, because downloads of configs and tokenizers need none
+    # Turn progress bars on, because weights take long to download. Runs turn them off, because
+    # downloads of configs and tokenizers need none.
     were_disabled = are_progress_bars_disabled()
     enable_progress_bars()
     try:

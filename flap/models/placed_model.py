@@ -38,10 +38,9 @@ def unrecorded(mask_P: Tensor | None) -> AbstractContextManager[None]:
 class PlacedModel(ABC):
     """A model together with its placement. Each placement is a subclass of this class.
 
-    The attribute `model` always has the current shapes, class and config. A layer is *present*
-    while its weights are on the device that runs it. The methods of this class run forward passes
-    of the whole model. `OnDisk` replaces them by methods that load and run one layer after the
-    other.
+    The attribute `model` always has the current shapes, class and config. The methods of this class
+    run forward passes of the whole model. `OnDisk` overrides them with methods that load and run
+    one layer after the other.
     """
 
     name: ClassVar[str]  # the value of `model.placement`
@@ -99,19 +98,23 @@ class PlacedModel(ABC):
 
     @abstractmethod
     def layer(self, index: int) -> AbstractContextManager[nn.Module]:
-        """Make a decoder layer present inside a `with` block. Changes to the layer are kept."""
+        """Keep the weights of a decoder layer on the device that runs it, inside a `with` block.
+
+        Changes to the layer inside the block are kept.
+        """
 
     def copy_layer(self, index: int) -> nn.Module:
-        """Return a copy of a layer that is present.
+        """Return a copy of a layer whose weights are on the device that runs it (`layer`).
 
-        Changes to the copy do not affect the layer. The copy can run while the layer is present.
+        Changes to the copy do not affect the layer. The copy can run as long as the weights of the
+        layer are on the device.
         """
         hooks = [getattr(module, "_hf_hook", None) for module in self.layers[index].modules()]
         # Do not copy accelerate's hooks, because they refer to all offloaded weights.
         return copy.deepcopy(self.layers[index], {id(hook): hook for hook in hooks})
 
     def ends(self) -> AbstractContextManager[None]:
-        """Make embeddings, final norm and LM head present inside a `with` block."""
+        """Keep embeddings, final norm and LM head on the device inside a `with` block."""
         return nullcontext()
 
     def callable(self) -> AbstractContextManager[None]:
@@ -166,7 +169,7 @@ class PlacedModel(ABC):
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the hidden states of each batch after the final norm.
 
-        Embeddings, final norm and LM head are present at each yield.
+        The weights of embeddings, final norm and LM head are on the device at each yield.
         """
         for batch_NT in batches_NT:
             output = self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False)

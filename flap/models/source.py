@@ -71,7 +71,7 @@ class ModelSource(ABC):
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The entries of every cache key that identify the model and the versions of libraries."""
+        """The identity of the model, and the versions of libraries: entries of every cache key."""
         # Include the versions of torch and transformers, because the same weights may give
         # different results with other versions.
         versions = {library: version(library) for library in ("torch", "transformers")}

@@ -200,7 +200,9 @@ class Walk:
         self.streams |= after
 
     def restored(self, name: str, like: Stream) -> Stream:
-        """Return the stream with this name from the journal of an interrupted walk.
+        """Return the stream with this name, as an interrupted walk has left it.
+
+        Its hidden states are in the file that the walk's journal (`HiddenFiles`) names.
 
         like: a stream whose batches have the same shapes as the batches of the returned stream.
         """

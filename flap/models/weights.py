@@ -81,8 +81,8 @@ def largest_number(directory: Path) -> int | None:
 def stored_dtype(path: str, download: bool) -> torch.dtype | None:
     """Return the dtype of the first floating-point tensor of a checkpoint.
 
-    transformers also uses this dtype if the config names no dtype. Return None if there are no
-    weights or no floating-point tensors.
+    If the config names no dtype, transformers loads the model in this dtype. Return None if there
+    are no weights or no floating-point tensors.
 
     path: a directory or a hub id.
     download: whether to download the file with this tensor if it is not in the hub cache.

@@ -207,10 +207,10 @@ def one_ranking(
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
     """Rank the blocks of all layers together, and return for each layer a mask of its kept blocks.
 
-    Each layer keeps at least `Blocks.fewest` blocks.
+    Each layer keeps at least its minimum number of blocks (`Blocks.fewest`).
 
-    to_keep: the desired sum of the prices of all kept blocks. The actual sum is as near to this
-        number as possible.
+    to_keep: the desired number of parameters in all kept blocks. The actual number is as near to
+        this number as possible.
     """
     scores = [layer.score_B for layer in blocks]
     sizes = [len(score_B) for score_B in scores]

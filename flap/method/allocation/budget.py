@@ -1,7 +1,8 @@
 """The budget of a plan: the share of parameters to remove, and bounds such as a maximum of bytes.
 
 A plan lists the units that stay in each layer. A unit is removed as a whole: a KV head with its
-query heads, a neuron of an MLP, or an expert. A block is the attention or the MLP of a layer.
+query heads, a neuron of an MLP, or an expert. A block is the attention or the MLP of a layer. The
+dense model is the model before pruning.
 
 Legend: The suffix K is the axis of the numbers of units that a block can keep (0, 1, 2, …, all
 units). For example, cost_K[k] is the cost of a block that keeps k units.
@@ -195,7 +196,11 @@ class Budget:
         return widths
 
     def named(self, plan: PruningPlan) -> PruningPlan:
-        """Return a copy of a plan in which the fields `mlp_units` and `dense` are set."""
+        """Return a copy of a plan that also describes the units of the dense model.
+
+        The copy has the kind of each layer's MLP units (`mlp_units`), and the numbers of units that
+        each layer has in the dense model (`dense`).
+        """
         names = []
         dense = []
         for attention, mlp in self.layers:
@@ -213,10 +218,10 @@ class Budget:
 
 
 def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budget:
-    """Return a budget with the lowest ratio at which the plan meets all bounds.
+    """Return a budget with the lowest ratio for which the plan meets all bounds of `budget`.
 
-    The ratio is found by bisection. The returned budget has no bounds. If the given budget has no
-    bounds, it is returned unchanged.
+    The ratio is found by bisection. `widths_at` makes a plan for each ratio that is tried. The
+    returned budget has no bounds. If `budget` has no bounds, it is returned unchanged.
 
     widths_at: a function that gets a budget, and returns the number of units that each block keeps
         in the plan for this budget.

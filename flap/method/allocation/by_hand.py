@@ -78,9 +78,10 @@ class ManualHeads(Structure):
     def blocks_to_remove(self, scores: Sequence[Tensor], budget: Budget) -> dict[int, int]:
         """Return a dict from each size of blocks to the number of blocks of this size to remove.
 
-        Together with the query heads that are always removed (`_always`), the removed blocks have
-        `heads_to_remove` query heads. If several choices of blocks meet this condition, the choice
-        with the lowest sum of size · score over all removed blocks is returned.
+        Some query heads are always removed, because they do not fill a block (`_always`). Together
+        with these heads, the removed blocks have `heads_to_remove` query heads. If several choices
+        of blocks meet this condition, the choice with the lowest sum of size · score over all
+        removed blocks is returned.
 
         scores: for each layer, the scores of the blocks that may be removed (score_B).
         """

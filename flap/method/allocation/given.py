@@ -63,7 +63,7 @@ class GivenPlan:
 
     @property
     def experts(self) -> bool:
-        """Whether the plan removes whole experts of a mixture."""
+        """Whether the plan removes whole experts instead of neurons."""
         return "expert" in self.plan.mlp_units
 
     def check(self, budget: Budget) -> None:
@@ -107,8 +107,9 @@ def _fit(kept: tuple[int, ...], units: Units) -> bool:
     """Return whether a block with these `units` can keep exactly the units with the indices `kept`.
 
     The indices must be ascending. All members of the block, such as experts, must keep the same
-    number of units. Each member must keep at least `Units.fewest` units, and at least one unit. If
-    `Units.fixed` is true, the block must keep all units.
+    number of units. Each member must keep at least one unit, and at least the minimum number of
+    units (`Units.fewest`). If no unit may be removed (`Units.fixed`), the block must keep all of
+    its units.
     """
     inside = all(0 <= unit < units.count * units.members for unit in kept)
     ascending = list(kept) == sorted(set(kept))

@@ -82,6 +82,8 @@ def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: f
     Protected units come first in the ranking, whatever their scores, and are always kept. All other
     units follow, from the highest score to the lowest. The first units of the ranking are kept, and
     their number is chosen so that the sum of their prices is nearest to `to_keep`.
+
+    price_U: the price of each unit, such as its number of parameters.
     """
     order_U = from_highest(score_U.masked_fill(protected_U, torch.inf))
     price_of_prefix_U = price_U[order_U].cumsum(0)
@@ -103,8 +105,8 @@ def within(
 ) -> Tensor:
     """Return a mask that is true for the units to keep in all layers, so that all bounds are met.
 
-    Go through the units from the highest score to the lowest. If the model would exceed a bound
-    with a unit, remove this unit and all lower-scored units of its layer. Keep all other units.
+    Go through the units from the highest score to the lowest. If a unit would make the model exceed
+    a bound, remove this unit and all lower-scored units of its layer. Keep all other units.
 
     scores: the scores of the units of each layer; a layer's attention and MLP count as two layers.
     fewest: the minimum number of units that each layer keeps.
@@ -116,7 +118,8 @@ def within(
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layer_of_each_unit(scores)[order_U]
 
-    # 2. for each bound, compute the cost that each unit adds, and the limit on their sum
+    # 2. for each bound, compute the cost that each unit adds, and the limit on the sum of these
+    # costs
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):

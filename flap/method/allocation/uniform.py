@@ -110,11 +110,12 @@ def _best_units(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPl
 
 
 def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:
-    """Round each layer's number of blocks to remove to a whole number from 0 to the layer's limit.
+    """Round the number of blocks that each layer loses to a whole number from 0 to a limit.
 
-    If the unrounded number of a layer is below 0 or above the layer's limit, it is set to 0 or to
-    the limit. This changes the total number of removed parameters. To restore the total, the
-    difference is divided evenly among the layers whose numbers can still change.
+    Each layer has its own limit. If the unrounded number of a layer is below 0 or above the layer's
+    limit, it is set to 0 or to the limit. This changes the total number of removed parameters. To
+    restore the total, the difference is divided evenly among the layers whose numbers can still
+    change.
 
     targets: the unrounded number of blocks to remove from each layer.
     limits: the largest possible number of blocks to remove from each layer.
@@ -242,8 +243,8 @@ def _evenly(number: int, limits: Sequence[int]) -> list[int]:
     level = max(level for level in levels if total(level) <= number)
     counts = [min(level, limit) for limit in limits]
 
-    # 2. add the rest to the parts that are below their limits: spread it evenly, and add at most 1
-    # to each part
+    # 2. add the rest of `number` to the parts that are below their limits: spread it evenly, and
+    # add at most 1 to each part
     free = [i for i, limit in enumerate(limits) if limit > level]
     rest = number - sum(counts)
     added = 0

@@ -42,7 +42,7 @@ class _Collected:
     pairs: list[tuple[Prompt, str]] = field(default_factory=list)
     tokens: int = 0  # number of tokens of the answered prompts and their answers
     answer_tokens: int = 0
-    # number of prompts after which an answer of maximum length does not fit into the context
+    # number of prompts that leave no space in the context for an answer of maximum length
     too_long: int = 0
     dropped: int = 0  # number of answers that are empty or repeat themselves
     cut: int = 0  # number of answers in `pairs` that are cut off at max_new_tokens
@@ -50,7 +50,8 @@ class _Collected:
     def add(self, prompt: Prompt, text: str | None, ended: bool) -> None:
         """Add an answer, unless the prompt is too long, or the answer is empty or repeats itself.
 
-        text: None if the prompt is too long. ended: whether the answer is complete.
+        text: the text of the answer; None if the prompt is too long.
+        ended: whether the answer is complete, and not cut off at the maximum length.
         """
         tokenizer = self.windows.tokenizer
         if text is None:

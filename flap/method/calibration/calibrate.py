@@ -4,7 +4,8 @@ Every fifth calibration window is held out. The held-out windows are used to tes
 which change output projections to make up for removed units (heads, neurons or experts). With
 structure=search, these windows are also used to measure the effect of pruning a single block, which
 is the attention or the MLP of a layer. The tokens of held-out windows are called held-out tokens.
-The tokens of all other windows are called fitting tokens.
+The tokens of all other windows are called fitting tokens. A co-moment of two channels is their
+covariance times the number of tokens.
 
 Legend: N: windows · T: tokens in a window.
 """
@@ -98,10 +99,9 @@ class Calibration:
             the statistics in `layers` are yielded.
         work: the working directory, from which an interrupted pass over the layers resumes.
         changing: whether the caller changes the weights of the layers.
-        separate_held_out: whether to collect separate co-moments (covariances times the number of
-            tokens) of fitting and of held-out tokens, in `Statistics.parts`. A compensation needs
-            separate co-moments. Scores need only the co-moments of all tokens together, which take
-            half as much memory.
+        separate_held_out: whether to collect separate co-moments of fitting and of held-out tokens,
+            in `Statistics.parts`. A compensation needs separate co-moments. Scores need only the
+            co-moments of all tokens together, which take half as much memory.
 
         Raises:
             ValueError: activations are not finite (the message names their block), or the disk is
@@ -111,11 +111,11 @@ class Calibration:
         return self.along(walk, covariance, separate_held_out)
 
     def along(self, walk: Walk, covariance: bool, separate_held_out: bool = True) -> Visits:
-        """Do the same as `visit`, but in a pass over the layers that the caller has created.
+        """Do the same as `visit` with the caller's own pass over the layers.
 
-        During this pass, the caller may also run the layers on other hidden states.
+        During this pass, the caller may run the layers on other hidden states, too.
 
-        walk: the pass over the layers.
+        walk: the pass over the layers, which the caller has created.
         """
         if not covariance:
             for i in walk:

@@ -146,7 +146,7 @@ def _summing(model: nn.Module, blocks: Sequence[UnitSums]) -> Iterator[None]:
 
 
 def _parameter_of(tensor: Tensor) -> Tensor:
-    """Return the parameter of which a tensor is a view, or the tensor itself if it is a parameter.
+    """Return the parameter that a tensor is a view of, or the tensor itself if it is a parameter.
 
     For example, flap treats a Conv1D of GPT-2 as a Linear. The weight of this Linear is a view, the
     transpose of the Conv1D's parameter.

@@ -5,7 +5,8 @@ its experts. Every fifth calibration window is held out. The held-out windows ar
 compensations, which change output projections to make up for removed units (heads, neurons or
 experts). With structure=search, these windows are also used to measure the effect of pruning a
 single block. The tokens of held-out windows are called held-out tokens. The tokens of all other
-windows are called fitting tokens.
+windows are called fitting tokens. The co-moment of two channels is the sum, over tokens, of the
+product of their deviations from their means.
 
 Legend: I: input channels of an output projection · T: tokens · P: positions of a batch · D: hidden
 size · M: members of a block · E[…]: mean over tokens.
@@ -88,7 +89,8 @@ class BlockRecorder:
         self.block = block
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
-        # `LayerStatistics.routed`, but only over the tokens of this process
+        # if units are whole experts, the statistics of each expert over the tokens of this process
+        # that are routed to it (`LayerStatistics.routed`); otherwise empty
         self.routed: list[Statistics] = []
         # for each member, the sum over tokens of the router's squared weights for this member
         self.routed_M: Tensor | float = 0.0
@@ -168,7 +170,7 @@ class ResidualRecorder:
         if mask_P is not None:
             hidden_TD = hidden_TD[mask_P]
         inverse_T = torch.linalg.vector_norm(hidden_TD, dim=-1).square().reciprocal()
-        # Tokens with h_t = 0 are left out, because an error relative to zero is not defined.
+        # Tokens with h_t = 0 are left out, because 1 / ‖h_t‖² is infinite for them.
         finite_T = torch.isfinite(inverse_T)
         inverse_T = torch.where(finite_T, inverse_T, 0.0).to(widest_float(inverse_T.device))
         self.total = self.total + inverse_T.sum()
@@ -219,8 +221,8 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
     blocks = Pair(_member_statistics(attentions), _member_statistics(mlps))
     power = inverse_power([recorder.residual for recorder in recorders])
     routed = [merged_over_ranks(mlp.routed, mlp.block.output.weight.device) for mlp in mlps]
-    # leave out recorders without statistics of routed tokens, which only mixtures whose units are
-    # whole experts have
+    # Leave out recorders without statistics of routed tokens. Only a mixture whose units are whole
+    # experts has such statistics.
     by_expert = zip(*filter(None, routed), strict=True)
     merged = tuple(reduce(merge, parts) for parts in by_expert)
     return LayerStatistics(blocks, power, routed_power(mlps), merged)

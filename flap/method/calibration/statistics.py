@@ -5,7 +5,8 @@ its experts. Every fifth calibration window is held out. The held-out windows ar
 compensations, which change output projections to make up for removed units (heads, neurons or
 experts). With structure=search, these windows are also used to measure the effect of pruning a
 single block. The tokens of held-out windows are called held-out tokens. The tokens of all other
-windows are called fitting tokens.
+windows are called fitting tokens. The co-moment of two channels is the sum, over tokens, of the
+product of their deviations from their means.
 
 Legend: I: input channels of an output projection · T: tokens · E[…]: mean over tokens · M: members
 of a block · U: units of a member · S: rows of a strip of a `Symmetric` matrix · J: columns of a

@@ -72,6 +72,7 @@ class Compensation(ABC):
         """Fit an output projection separately for each removal, and return the fits in order.
 
         statistics: the statistics of the input channels; None only if `needs_statistics` is False.
+        removals: the channels that stay and the channels that are removed, once for each fit.
         trial: whether the fits are only for a trial of structure=search. A trial is measured on
             held-out tokens, so a compensation that can fit noise must be fitted without these
             tokens in a trial. The compensation may also skip expensive choices in a trial, such as

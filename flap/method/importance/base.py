@@ -88,8 +88,8 @@ class Metric(ABC):
         The functions return the scores of the channels of each unit (score_UC), on the CPU.
 
         statistics: the statistics of each member; empty if there was no calibration.
-        routed: `LayerStatistics.routed` if the units of the block are whole experts; otherwise
-            empty.
+        routed: if the units of the block are whole experts, the statistics of each expert over the
+            tokens that are routed to it (`LayerStatistics.routed`); otherwise empty.
         """
         if not block.num_units:  # for example, the layer has no MLP
             return [partial(torch.zeros, block.columns_UC.shape)]

@@ -34,9 +34,11 @@ class Scores:
     # for each layer, the scores of its attention (score_GC) and of its MLP (score_I), all of them
     # finite, in float32 and on the CPU
     layers: tuple[Pair[Tensor], ...]
-    # `LayerStatistics.inverse_power` of each layer
+    # for each layer, the mean of 1 / ‖h‖² over tokens, where h is the input of the layer
+    # (`LayerStatistics.inverse_power`)
     inverse_power: tuple[float, ...] = ()
-    # `LayerStatistics.routed_power` of each layer
+    # for each layer, the mean square of the router's weight for each expert; empty for a layer
+    # without a router (`LayerStatistics.routed_power`)
     routed_power: tuple[tuple[float, ...], ...] = ()
     # For each layer, KL(dense ‖ trial) of each trial of structure=search (`Search`), in nats per
     # token. In a trial, only the attention or only the MLP of this layer is pruned. Empty with

@@ -36,8 +36,8 @@ class Student(nn.Module):
         self.placed = model
         self.teacher = teacher
         self.trained = nn.ParameterList(trained)
-        # mean number of positions in a held-out window at which the loss is computed; 0 if the loss
-        # is computed at all positions
+        # for held-out windows, the mean number of positions per window at which the loss is
+        # computed; 0 if the loss is computed at all positions
         self.judged_positions = 0.0
         most_tokens = max(model.adapter.vocab_size, teacher.model.adapter.vocab_size)
         self.chunk = max(1, LOGITS_BYTES // (4 * most_tokens))
@@ -123,10 +123,10 @@ class _Loss(torch.autograd.Function):
 
 @torch.no_grad()
 def mean_divergence(model: PlacedModel, teacher: Teacher, windows: Batch, batch_size: int) -> float:
-    """Return the mean of `Teacher.loss` over the predictions of the windows' counted tokens.
+    """Return the mean loss of the model's predictions of counted tokens, in nats per token.
 
-    Counted tokens are those whose mask is true. The result is in nats per token. If the teacher and
-    the model have the same vocabulary, the result is KL(dense ‖ model).
+    A token of the windows is counted if its mask is true. `Teacher.loss` defines the loss. If the
+    teacher and the model have the same vocabulary, the result is KL(dense ‖ model).
     """
     student = Student(model, teacher, []).eval()
 

@@ -22,8 +22,8 @@ from flap.runtime.temporary_state import replaced
 def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
     """Yield the parameters that `recovery` trains, in float32, and freeze all other parameters.
 
-    Inside the `with` block, dropout and the noise of routers are off, because the dense model also
-    predicts without them. At the end of the block, the tensors of the model get their original
+    Inside the `with` block, dropout and the noise of routers are off, because the dense model
+    predicts without them, too. At the end of the block, the tensors of the model get their original
     dtypes back, and the modules get their original classes back.
     """
     # 1. copy all tensors, because the compressed model may share unpruned tensors with the dense
@@ -86,7 +86,7 @@ def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
 
     options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with warnings.catch_warnings():
-        # ignore the warning about a name of transformers that is deprecated, and that peft uses
+        # ignore the warning that peft uses a deprecated name of transformers
         warnings.simplefilter("ignore", FutureWarning)
         # ignore peft's warning that it has set the option fan_in_fan_out for the Conv1D of GPT-2
         warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)

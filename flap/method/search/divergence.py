@@ -1,11 +1,12 @@
-"""Measure how much the predictions of pruned models differ from those of the dense model.
+"""Measure how much the predictions of pruned models differ from the dense model's predictions.
 
 The measure is the divergence KL(dense ‖ pruned) between the two models' distributions of the next
 token. With structure=search, units (heads, neurons or experts) are chosen so that this divergence
 stays low. A plan lists the units that stay in each layer. A compensation changes output projections
-to make up for the removed units. Plans are measured on a set of token windows. A stream contains
-the hidden states of these windows at the input of one layer. When a layer runs on a stream, the
-outputs of the layer replace these hidden states (`Stream.advance`).
+to make up for the removed units. Every fifth calibration window is held out. Plans are measured on
+some of the held-out windows. A stream contains the hidden states of these windows at the input of
+one layer. When a layer runs on a stream, the outputs of the layer replace these hidden states
+(`Stream.advance`).
 
 Legend of tensor suffixes: N: windows · T: tokens in a window · D: hidden size · V: vocabulary ·
 X: texts · K: plans.
@@ -59,7 +60,7 @@ class PlanDivergence:
     Each process has the stream of the dense model and the streams of its plans.
 
     Every fifth calibration window is held out: in this measurement, the least-squares fits of
-    compensation=linear do not use these windows. Plans are measured on the last of the held-out
+    compensation=linear do not use these windows. Plans are measured on the last few held-out
     windows. Only the predictions at every fourth position are compared, because the predictions
     between these positions would add little information. With a large vocabulary, computing all
     predictions would take as long as computing many layers. In texts with answers, the predictions
@@ -178,8 +179,8 @@ class PlanDivergence:
         """Return, for each plan, the largest of its divergences on the texts, in nats per token.
 
         measured: the windows on which plans are measured.
-        hidden: the outputs of the last layer for these windows, first those of the dense model, and
-            then those of each plan.
+        hidden: the outputs of the last layer for these windows: first the outputs of the dense
+            model, and then the outputs of each plan.
         """
         model = self.calibration.model
         num_texts = int(text_N.max()) + 1

@@ -67,7 +67,7 @@ def _note_scores(
     if observed is None and i in notes:
         return
     if not metric.needs_covariance:
-        # Use the statistics that were collected before this pass. All other structures also compute
-        # their scores from these statistics.
+        # use the statistics that were collected before this pass, so that the scores are the same
+        # as with all other structures
         observed = calibration.layers[i] if calibration.layers else None
     notes.write(i, scores_of_layer(metric, calibration.model.adapter.blocks(i), observed))

@@ -4,7 +4,8 @@ A block is the attention or the MLP of a layer. A unit is a KV head with its que
 or an expert. A plan lists the units that stay. The divergence is KL(dense ‖ pruned) between the two
 models' distributions of the next token. It is measured in trials: in a trial, one block loses its
 lowest-scored units. The nats of a unit are the part of a measured divergence that is attributed to
-the removal of this unit.
+the removal of this unit. The price of a unit is its number of parameters, or another cost that the
+removal of the unit saves.
 
 Legend of tensor suffixes: G: attention units · C: channels of an attention unit · U: units of a
 block · I: neurons (of all experts) or whole experts · E: experts · R: neurons of an expert, sorted

@@ -43,7 +43,7 @@ class TrimmedSource(ModelSource):
         return int(self.skeleton().num_parameters() * self.dtype.itemsize)
 
     def identity(self) -> dict[str, Any]:
-        """Return what identifies the weights in the files, and a digest of the tokens that stay."""
+        """Return values that identify the dense model's weights and dtype, and the kept tokens."""
         return {**self.source.identity(), "vocabulary": digest(self.trimmed.rows_K.tolist())}
 
     def skeleton(self) -> PreTrainedModel:

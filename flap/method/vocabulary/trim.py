@@ -84,7 +84,8 @@ class KeptTokens(NamedTuple):
 
     tokens: Tokens  # all tokens of the tokenizer
     names: list[str]  # the kept tokens, as they are written in tokenizer.json
-    covered: float  # share of the tokens in the counted texts that are kept tokens
+    # how often the kept tokens occur in the texts, divided by the number of all tokens in the texts
+    covered: float
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Trimmed:
     tokenizer: PreTrainedTokenizerBase
     rows_K: Tensor  # the old ids of the tokens that stay, in the order of the new ids
     # entries of the run's report: how many rows the embedding has before and after trimming, and
-    # `KeptTokens.covered`
+    # the share of kept tokens in the counted texts (`KeptTokens.covered`)
     facts: dict[str, float]
 
     @classmethod
