@@ -94,7 +94,7 @@ def continuation(
     if whole.startswith(before):
         return whole[len(before) :]
     # If the answer begins with invalid UTF-8, the decoded text of prompt and answer may not begin
-    # with the decoded prompt.
+    # with the decoded prompt. In this case, decode the answer alone.
     return decoded(answer_ids, tokenizer)
 
 

@@ -259,7 +259,8 @@ class ModelAdapter:
         _set_existing(module, dict.fromkeys(KV_HEADS, block.num_units))
         _set_existing(module, {"split_size": block.output.in_features})
         if self.family.stacked:
-            # The forward pass of Phi-3 computes the number of query rows from the config.
+            # The forward pass of Phi-3 computes the number of query rows from the config. So each
+            # attention gets a copy of the config with its own number of heads.
             module.config = copy.copy(module.config)
             module.config.num_attention_heads = heads
 

@@ -30,7 +30,7 @@ def find_family(config: PreTrainedConfig) -> Family:
         ValueError: the architecture, or an option that the config turns on, is not supported. The
             message says what is supported.
     """
-    # a pruned model, which can be pruned again, has the model type of the dense model with a prefix
+    # remove the prefix that pruned models add to the model type, because they can be pruned again
     model_type = config.model_type.removeprefix("flap_")
     if model_type in TOWERS:
         find_family(config.get_text_config())  # checks that the language model is supported

@@ -84,12 +84,14 @@ def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None
     weights: Any = module._hf_hook.weights_map  # type: ignore[union-attr]
     store = weights.dataset
     prefix = weights.prefix
-    # with accelerate's `cpu_offload`, `store` is a dict of all weights
+    # With accelerate's `cpu_offload`, `store` is a dict of all weights. Otherwise, its attribute
+    # `state_dict` is a dict of the weights in host memory.
     in_memory = store if isinstance(store, dict) else store.state_dict
     on_host = all(prefix + name in in_memory for name in before)
     for name, parameter in module.named_parameters(recurse=False):
         # Some modules read the weights of a convolution without calling the convolution. The
-        # hooks of these modules have already moved the convolution's weights back to meta.
+        # hooks of these modules have already moved the convolution's weights back to meta, so these
+        # weights are not stored.
         if parameter is before.get(name) or parameter.device.type == "meta":
             continue
         if on_host:

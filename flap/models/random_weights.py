@@ -17,11 +17,13 @@ def fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty_like(buffer, device=device)
-    # `modules` yields outer models before inner models. The whole model therefore computes the
-    # buffers of a vision tower first, and the tower then overwrites these buffers.
+    # `modules` yields outer models before inner models. So the whole model first computes the
+    # buffers of a vision tower, and then the tower replaces these values with its own values.
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     for part in parts:
-        for module in part.modules():  # the decoder of Falcon-H1 computes the buffers of its layers
+        # include all modules of a part, because Falcon-H1's decoder computes the buffers of its
+        # layers
+        for module in part.modules():
             part._init_weights(module)
 
 

@@ -27,7 +27,7 @@ def tensor_headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         ValueError: the file cannot be opened, or is damaged or truncated.
     """
     try:
-        # for a file without read permission, safetensors would say that the file is missing
+        # open the file first, because safetensors would say that an unreadable file is missing
         path.open("rb").close()
     except OSError as error:
         raise ValueError(f"{path.name} cannot be opened ({error.strerror})") from error

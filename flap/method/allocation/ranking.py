@@ -118,8 +118,7 @@ def within(
     order_U = from_highest(torch.cat(list(scores)).masked_fill(always_U, torch.inf))
     layer_U = _layer_of_each_unit(scores)[order_U]
 
-    # 2. for each bound, compute the cost that each unit adds, and the limit on the sum of these
-    # costs
+    # 2. for each bound, compute the costs that units add, and the limit on the sum of these costs
     rises = [_rises(layer_U, cost_K) for cost_K in costs]
     rooms = []
     for limit, layers in zip(most, costs, strict=True):

@@ -184,6 +184,7 @@ def _observe(
             for _ in stream.outputs(i, model.layers[i], recorder.recording):
                 pass
         recorders.append(recorder)
-    # return freed memory to the operating system before covariances are factorised
+    # Return freed memory to the operating system. The caller may need this memory to factorise
+    # covariances.
     give_back_freed()
     return layer_statistics(*recorders)

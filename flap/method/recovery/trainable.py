@@ -33,8 +33,8 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
     if recovery.gradient_checkpointing:
         model.activation_checkpointing_enable()
 
-    # 2. choose the parameters to train, which are all in the decoder, so a vision tower is not
-    # trained
+    # 2. choose the parameters to train. They are all in the decoder, so a vision tower is not
+    # trained.
     decoder = adapt(model).decoder
     adapted = None
     if recovery.rank is None:
