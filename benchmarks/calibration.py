@@ -32,7 +32,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import flap
 
-MEMORY_BATCH_SIZE = 64  # large, so that a few MiB are only a small part of the peak
+# windows in a batch when memory is measured; large, so that a few MiB hardly change the peak
+MEMORY_BATCH_SIZE = 64
 
 
 def calibrate_seconds(

@@ -6,8 +6,8 @@
 `write` stores the results of the runs in FOLDER. OLD and NEW are two such folders: from before and
 from after the refactoring. A plan says which heads and neurons of a model stay. The measured
 results are the perplexity and the bits per byte of the dense and the pruned model. The script
-starts the runs through flap's command line, so that it also works if the code inside flap has
-changed. All runs use one thread. Compare only runs that were made on the same machine.
+starts the runs through flap's command line, so that it still works if a refactoring has changed the
+code inside flap. All runs use one thread. Compare only runs that were made on the same machine.
 """
 
 import argparse

@@ -19,9 +19,10 @@ time is shorter than the estimate. When the time is over, the script stops the r
 skips the steps after it. If a step fails, the steps after it still run. The table and the JSON file
 then say which steps did not begin, were stopped or failed.
 
-The seconds of a stage come from the report of the run. The peak memory on the GPU is that of a
-single step; the peak memory on the host includes all earlier steps, because it is measured from the
-start of the process. GB are 10^9 bytes. `--device cpu --tiny` only tests this script.
+The seconds of a stage come from the report of the run. The peak memory on the GPU is measured
+separately in each step. The peak memory on the host includes all earlier steps, because it is
+measured from the start of the process. GB are 10^9 bytes. `--device cpu --tiny` only tests this
+script.
 """
 
 import argparse
@@ -78,9 +79,9 @@ TINY = COMMON | {
     "num_hidden_layers": 4,
 }
 PROBE_LAYERS = 2
-# The estimate assumes that a forward pass in the search of flap_plus takes this many times as long
-# for each token as a bare forward pass: the search has few windows, so the GPU often waits for the
-# host.
+# The estimate assumes that the search of flap_plus needs this many times as long for each token as
+# a bare forward pass. The search is slower because it has few windows, so that the GPU often waits
+# for the host.
 SLOWER = 4
 MISSING = ("not_begun", "stopped", "failed")  # reasons why a step has no results
 COLUMNS = ("step", "seconds", "of them", "peak GPU, GB", "peak host, GB", "")
@@ -300,7 +301,7 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
     """Return the bytes that accelerate may use on the device and on the host.
 
     The bytes on the device are enough for the embedding and half of the layers. They also include
-    the bytes of the largest module, because accelerate always keeps as many bytes free. The bytes
+    the bytes of the largest module, because accelerate always keeps this many bytes free. The bytes
     on the host are 90 % of the available memory.
     """
     ends = model.get_output_embeddings().weight.nbytes

@@ -43,7 +43,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Variant(NamedTuple):
-    """Options of `flap.prune` whose cost is measured, with a target for the time."""
+    """Options of `flap.prune`, and a target for the time of pruning with these options."""
 
     target: float  # the time of pruning should be at most this multiple of a bare forward pass
     choices: dict[str, Any]  # keyword arguments of `flap.prune`

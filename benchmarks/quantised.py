@@ -114,8 +114,8 @@ def stored(tensor: Tensor, bits: int) -> int:
 
     An integer counts as `bits` bits, and any other number as 16 bits.
     """
-    # torchao's tensor of a quantised weight consists of several tensors: integers, scales and zero
-    # points.
+    # torchao stores a quantised weight as several tensors (integers, scales and zero points), and
+    # the bytes of all of them count.
     if hasattr(tensor, "__tensor_flatten__"):
         return sum(stored(getattr(tensor, name), bits) for name in tensor.__tensor_flatten__()[0])
     return tensor.numel() * (16 if tensor.is_floating_point() else bits) // 8

@@ -77,7 +77,7 @@ QWEN3_30B = {
 LAYERS = {1: 5, 2: 13, 4: 30}
 LAYERS_OF_EXPERTS = {1: 8, 2: 17, 4: 36}
 # For each shape: the model type, the config values in addition to `ENDS`, and a dict from the size
-# of the weights in GB to the number of decoder layers with which the weights have about this size.
+# of the weights in GB to the number of decoder layers that a model of about this size has.
 SHAPES: dict[str, tuple[str, dict[str, Any], dict[int, int]]] = {
     "llama": ("llama", LLAMA, LAYERS),
     "mixtral": ("mixtral", MIXTRAL, LAYERS_OF_EXPERTS),
@@ -183,8 +183,8 @@ def disk_bytes(*folders: Path) -> int:
     A file with several hard links counts once.
     """
     sizes: dict[tuple[int, int], int] = {}
-    # The run may delete a folder while os.walk visits it. os.walk ignores the error that this
-    # causes.
+    # The run may delete a folder while os.walk visits it. The error need not be caught here,
+    # because os.walk ignores it.
     for folder, _, names in chain.from_iterable(map(os.walk, folders)):
         for name in names:
             with suppress(OSError):  # the run may have deleted the file in the meantime

@@ -69,14 +69,14 @@ def _rows(section: type, chosen: Iterable[Field[Any]], prefix: str) -> Iterator[
 
 
 def _presets() -> Iterator[str]:
-    """For each config group that only sets keys of other sections, yield a list of its choices."""
+    """Yield lists of the choices of the groups that only set keys of other config sections."""
     for group in ("model", "calibration", "method"):
         names = [f"`{path.stem}`" for path in sorted((CONF / group).glob("*.yaml"))]
         yield f"## `{group}=`\n\n{', '.join(names)}"
 
 
 def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name and the config of each choice of a group whose config has a `_target_`.
+    """Yield the name and the config of each choice of a group, if this config has a `_target_`.
 
     folder: the folder of the group in conf/, such as conf/metric.
     """

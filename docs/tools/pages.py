@@ -78,7 +78,7 @@ def _elsewhere() -> list[str]:
 
 
 def _uri(path: str) -> str:
-    """Return the path that a file of the repository has in the site."""
+    """Return the path that a file of the repository has on the site."""
     return PAGES.get(path, path.removeprefix("docs/"))
 
 

@@ -1,4 +1,4 @@
-"""Measure at which tokens of answers pruning changes the predictions most, and in which blocks.
+"""Measure at which answer tokens pruning changes predictions most, and which layers cause this.
 
     python experiments/answers/lost.py DENSE PRUNED 50    # two checkpoints of a LLaMA
 
@@ -8,9 +8,9 @@ examples. Then both models read the dense model's answers. The script prints KL(
 the divergence of their predictions, in nats per token: for each of the first five tokens of an
 answer, for the tokens that also occur in the passage, and for the other tokens.
 
-Then the script replaces the attentions of the pruned model by those of the dense model, in one
-third of the layers at a time, and then the MLPs in the same way. For each replacement, the script
-prints the share by which KL falls.
+Then the script replaces the attentions of the pruned model by the attentions of the dense model, in
+one third of the layers at a time, and prints by which share KL falls each time. It does the same
+with the MLPs.
 """
 
 import sys

@@ -81,9 +81,9 @@ def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) 
         tensor = found[f"{names.get_name(name.removesuffix('.weight'))}.weight"]
         packed = tensor.data
         quant = tensor.tensor_type
-        # In the GGUF file, the rows of attention matrices have an order that differs from the
-        # model's. Therefore, quantise the weight again to the type of the tensor, instead of
-        # reading the tensor's values.
+        # Quantise the weight again to the type of the tensor in the GGUF file. The values of this
+        # tensor cannot be used, because the GGUF file has the rows of attention matrices in another
+        # order than the model.
         if quant.name.startswith("Q") and not quant.name.endswith("_K"):
             rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
             packed = gguf.quants.quantize(rows, quant)

@@ -17,7 +17,8 @@ from torch import tensor
 from flap.evaluation.errors import standard_error
 from flap.evaluation.perplexity import ratio_values
 
-Cell = dict  # a line of results.jsonl: a model in one type of GGUF, measured on a text
+# A line of results.jsonl: the size and the bits per byte of a model in one GGUF type, on one text.
+Cell = dict
 DENSE = ("dense", "f16")
 
 

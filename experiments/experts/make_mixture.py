@@ -48,12 +48,14 @@ CLUSTER_TOKENS = 16_384
 ROUTER_TOKENS = 65_536
 HELD_OUT_TOKENS = 8_192
 # For each token, this share of an MLP's neurons counts as active: the neurons that add most to the
-# output of the MLP. How much a neuron adds is measured by |activation of the neuron| · ‖column of
-# the neuron in the down projection‖.
+# output of the MLP. The amount that a neuron adds is measured by |activation| · ‖column of the
+# neuron in the down projection‖.
 ACTIVE = 0.25
-RIDGE = 1e-2  # ridge parameter of the router's fit, relative to the mean eigenvalue of `square_DD`
+# The ridge parameter of the router's fit, relative to the mean eigenvalue of XᵀX. The matrix X has
+# the router's inputs, with a row for each token.
+RIDGE = 1e-2
 # Factors by which the weights of the fitted router are multiplied. For each layer, the script tries
-# all factors, and uses the factor with the smallest `layer_error`.
+# all factors, and uses the factor with the smallest error (`layer_error`).
 SHARPNESS = (0.05, 0.2, 0.5, 1.0)
 
 
@@ -61,7 +63,7 @@ class Cut(NamedTuple):
     """What replaces the MLP of one layer: its neurons, divided into experts, and a router."""
 
     order_I: Tensor  # the indices of the MLP's neurons, sorted by expert
-    error: float  # the result of `layer_error` on held-out tokens
+    error: float  # relative squared error of the replacement on held-out tokens (`layer_error`)
     router_ED: Tensor
     # Factors by which the experts' outputs are multiplied. The output of the MLP is the sum of the
     # outputs of all experts. Without these factors, the mixture would compute a weighted mean
@@ -78,8 +80,8 @@ def main() -> None:
     options = parser.parse_args()
     dense = source_of(SMOLLM2)
     cut = options.target / "cut"
-    # The folder `cut` already has a checkpoint if an earlier run of this script was killed during
-    # the training.
+    # If an earlier run of this script was killed during the training, the folder `cut` already has
+    # the mixture before training, which is not made again.
     if not (cut / "config.json").exists():
         write(assembled(dense.open().model, cuts(dense)), dense, cut)
     report = {
@@ -201,8 +203,8 @@ def filled(cosine_IE: Tensor) -> Tensor:
     """Return an expert's index for each neuron, so that all experts have equally many neurons.
 
     cosine_IE: the similarity of each neuron to the centre of each expert. The pairs of a neuron and
-    an expert are visited from the highest cosine to the lowest. A neuron gets the expert of the
-    first pair in which the expert is not yet full.
+    an expert are visited from the highest cosine to the lowest. A neuron gets the expert of
+    its first pair in which the expert is not yet full.
     """
     neurons, experts = cosine_IE.shape
     expert_I = [-1] * neurons

@@ -10,9 +10,9 @@ second table shows differences: the result of a metric minus the result of the m
 difference is computed for each window and each seed, and then averaged.
 
 The number after ± is computed from two standard errors: it is the square root of the sum of their
-squares. The first one is the standard error over windows: the differences of each window are first
-averaged over the seeds. The second one is the standard error over seeds: the differences of each
-seed are first averaged over the windows.
+squares. For the standard error over windows, the differences in each window are first averaged over
+the seeds. For the standard error over seeds, the differences with each seed are first averaged over
+the windows.
 """
 
 import sys

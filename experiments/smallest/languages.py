@@ -7,11 +7,11 @@ The script writes three files to FOLDER.
 
 spanish.jsonl and russian.jsonl: 120 documents in each file. A document asks for the name of
 a country in Spanish or in Russian. A country is left out if its name in this language is also its
-English name, because a model could copy this name from the question. The names are those of the
+English name, because a model could copy this name from the question. The names come from the
 Unicode CLDR, which Babel contains.
 
-words.txt: the 20,000 most frequent words of each of the two languages, in which flap can
-count tokens (`vocabulary.dataset`).
+words.txt: the 20,000 most frequent words of each of the two languages. flap can count tokens
+in this file (`vocabulary.dataset`).
 """
 
 import json

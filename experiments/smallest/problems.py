@@ -9,7 +9,8 @@ from pathlib import Path
 
 from flap.evaluation.problems import read_problems
 
-FIRST = 100  # index of the first problem to write; models are measured on earlier problems
+# Index of the first problem that is written. The problems before it are used for evaluation.
+FIRST = 100
 
 
 def main(wheel: str, prompts: str) -> None:

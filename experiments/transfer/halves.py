@@ -1,8 +1,9 @@
 """Cut a text into two halves at the end of a line: `python experiments/transfer/halves.py FILE`.
 
 The script writes the halves next to FILE: NAME-first.txt to calibrate on, and NAME-second.txt to
-evaluate on, where NAME is the name of FILE without its ending. If WikiText-2's training split
-cannot be downloaded, its test split can be divided in this way.
+evaluate on, where NAME is the name of FILE without its ending. Use this script if WikiText-2's
+training split cannot be downloaded: calibrate on one half of its test split, and evaluate on the
+other half.
 """
 
 import sys
