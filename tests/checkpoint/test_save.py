@@ -1,4 +1,4 @@
-"""Saving a checkpoint includes a check. If saving fails, the target folder is as it was before."""
+"""Saving verifies the new checkpoint. If saving fails, the target folder is as it was before."""
 
 import subprocess
 import sys

@@ -87,7 +87,7 @@ def watched(kill_at: int | None = None, journal: Path | None = None) -> Iterator
 
 @pytest.fixture
 def lm_of(tokenizer: PreTrainedTokenizerFast) -> MakeLM:
-    """Return a function that makes a model with bfloat16 weights, which lm-eval can measure.
+    """Return a function that wraps a tiny bfloat16 model so that lm-eval can measure the model.
 
     In bfloat16, rounding makes the answers depend on which requests are in the same batch. So if
     the batches differ from those of lm-eval, the answers differ, too.

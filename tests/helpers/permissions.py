@@ -13,10 +13,10 @@ def bound_by_permissions() -> None:
         return
     library = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(VERSION, 0)
-    # Six masks: effective, permitted and inheritable for the low 32 bits, then the same three for
-    # the high 32 bits.
+    # Six masks of capabilities: the effective, the permitted and the inheritable mask for the low
+    # 32 bits, and the same three masks for the high 32 bits.
     data = (ctypes.c_uint32 * 6)()
     assert library.capget(header, data) == 0
     data[0] &= ~OVERRIDES
-    data[1] &= ~OVERRIDES  # os.access checks the permitted mask
+    data[1] &= ~OVERRIDES  # the permitted mask, which os.access checks
     assert library.capset(header, data) == 0

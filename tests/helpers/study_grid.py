@@ -95,7 +95,7 @@ def add_cell(sweep: Path, report: Report | None, cell: Cell) -> Path:
     hydra.mkdir(parents=True)
     config = cell.config(report)
     choices = {"metric": cell.metric, "structure": cell.structure, "method": "flap"}
-    # The YAML files may contain JSON, because every JSON text is also valid YAML.
+    # These YAML files contain JSON, because every JSON text is also valid YAML.
     (hydra / "config.yaml").write_text(json.dumps(config))
     (hydra / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
     (hydra / "overrides.yaml").write_text(json.dumps(cell.command_line()))

@@ -37,7 +37,7 @@ def test_gradients_serve_every_ratio_and_structure(pruned: Pruned, tmp_path: Pat
     assert first.statistics_cache == "miss"
     assert pruned("second", *ENDS, "ratio=0.3").statistics_cache == "hit"
     assert pruned("third", "structure=search", "structure.tokens=32").statistics_cache == "hit"
-    # WIFV needs no gradients. It uses statistics without gradients, which are not yet in the cache.
+    # WIFV uses statistics without gradients. Such statistics are not in the cache yet.
     assert pruned("plain", *ENDS, "metric=WIFV").statistics_cache == "miss"
 
     budget = first.ratio["requested"]

@@ -17,7 +17,7 @@ from flap.results import Report
 from flap.storage import read_state
 from tests.helpers.forked import command_line
 
-SECONDS = 600  # seconds to wait for the other run
+SECONDS = 600  # the longest time, in seconds, that the first run waits for the second run
 
 
 def stop_at(module: str, name: str, folder: Path) -> None:

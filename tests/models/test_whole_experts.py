@@ -104,8 +104,8 @@ def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
         router = router_of(model, i)
         if router is not None:
             gone = sorted(set(range(EXPERTS)) - set(kept.mlp))
-            # Some routers, or their parent modules, have a correction that is added to the scores
-            # of experts.
+            # Some routers, or their parent modules, add a correction to the scores of experts. For
+            # the removed experts, this correction becomes -infinity, too.
             for module in model.modules():
                 if hasattr(module, "e_score_correction_bias") and router in (
                     module,

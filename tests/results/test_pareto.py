@@ -74,7 +74,7 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(
         (1.375, 32.0, "WIFV AL-AM 0.2", 1),
         (1.0, 20.0, "dense", -1),
     ]
-    # The second cost is the size in bytes, which the reports do not have.
+    # The second cost, the size in bytes, was not measured in the runs.
     assert [cost.measured(study) for cost in COSTS] == [True, False, True]
     caption = {plot.name: plot.caption for plot in draw(study)}["speed"]
     assert caption.endswith(f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense.")

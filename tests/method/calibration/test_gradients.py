@@ -183,7 +183,7 @@ def effects(
 
 
 def loss(model: PreTrainedModel, windows: Batch) -> Tensor:
-    """Return the mean cross-entropy over all predicted tokens that are True in the mask."""
+    """Return the mean cross-entropy of the predictions of tokens for which the mask is true."""
     logits = model(input_ids=windows.tokens_NT).logits[:, :-1]
     labels = windows.tokens_NT[:, 1:].masked_fill(~windows.mask_NT[:, 1:], -100)
     return cross_entropy(logits.flatten(0, 1), labels.flatten())

@@ -30,8 +30,7 @@ def train(model_dir: Path, folder: Path) -> None:
     source = find_model(config, folder / "cache", trust_remote_code=False)
     model = compressed()
     batch = windows(SHORT)
-    # The tokens that count (True in the mask) cannot be divided evenly between two processes,
-    # either.
+    # The tokens for which the mask is true cannot be divided evenly between two processes, either.
     batch.mask_NT[::3, 1:] = False
     teacher = Teacher(source.open())
     summary = distil(SHORT, Resident(model), teacher, batch, folder / "work", seed=0)
