@@ -119,8 +119,8 @@ def test_a_wrong_copy_is_not_kept(
 def left_behind(folder: Path, moved: Path | None = None) -> None:
     """Create the temporary files of a process that was killed while it wrote a folder.
 
-    moved: the old folder, if the process had already given this folder a temporary name when it was
-        killed; otherwise None.
+    moved: the old version of the folder, which gets a temporary name, as if the process had already
+        renamed it. If None, no folder is renamed.
     """
     (folder.parent / f".{folder.name}.1234abcd.lock").write_text("")
     (folder.parent / f".{folder.name}.1234abcd.new").mkdir()

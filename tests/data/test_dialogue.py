@@ -1,6 +1,6 @@
 """Prompts with answers are formatted, by a chat template or as plain text, and cut into windows.
 
-The tests also check which tokens of these windows are in the mask: all, or only those of answers.
+The mask of these windows is true for all tokens, or only for the tokens of answers.
 """
 
 import json

@@ -245,7 +245,7 @@ def test_programs_that_do_not_fit_into_the_context_are_refused(
 
 @pytest.fixture
 def arguments(problems: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> list[str]:
-    """Return the arguments of a complete run on a tiny model, which writes no valid program."""
+    """Return the arguments of a complete run. Its tiny model writes no valid program."""
     tiny_model("llama-gqa", vocab_size=VOCAB).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "fox.txt").write_text((TEXT[0] + " ") * 160)

@@ -251,7 +251,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 
 def _content(path: Path) -> bytes:
-    """Return the bytes of a file. From flap.json, remove the Git state of flap's repository."""
+    """Return the bytes of a file. For flap.json, leave out the Git state of flap's repository."""
     if path.name != "flap.json":
         return path.read_bytes()
     told = json.loads(path.read_text())

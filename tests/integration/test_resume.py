@@ -193,7 +193,7 @@ def test_done_means_that_the_checkpoint_is_there_and_its_own(
         return float(json.loads((kept / "flap.json").read_text())["provenance"]["config"]["ratio"])
 
     assert start(0.2).returncode == start(0.5, "checkpoint.overwrite=true").returncode == 0
-    again = start(0.2)  # refused, because `kept` now has the checkpoint of the run at ratio 0.5
+    again = start(0.2)  # refused: the folder `kept` now has the checkpoint of the run at ratio 0.5
     assert again.returncode == 1 and f"checkpoint.dir={kept}: not empty; " in again.stderr
     assert held() == 0.5 and read_state(tmp_path / "0.2") == "finished"
     assert start(0.2, "checkpoint.overwrite=true").returncode == 0 and held() == 0.2

@@ -86,7 +86,7 @@ def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """Return the contents of the checkpoint's files and plan.json, and "repairs" of the report."""
+    """Return the contents of the checkpoint and plan.json, and the report's entry "repairs"."""
     run = folder / "run"
     contents = {file.name: file.read_bytes() for file in (run / "checkpoint").iterdir()}
     contents["plan.json"] = (run / "plan.json").read_bytes()

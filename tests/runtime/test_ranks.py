@@ -37,7 +37,7 @@ def exchange_values() -> None:
 
     tensor = torch.tensor([1e8, 1.0, -1e8])[rank].reshape(1)
     ranks.add_up(tensor)
-    assert tensor.item() == 0  # in the order of the ranks, (1e8 + 1) - 1e8 is 0 in float32
+    assert tensor.item() == 0  # added in the order of the ranks: (1e8 + 1) - 1e8 is 0 in float32
 
 
 def let_the_first_work() -> None:
@@ -60,7 +60,7 @@ def fail_together() -> None:
 
 
 def work_together() -> None:
-    """Do all checks in one of three processes. A failed assertion changes the exit code."""
+    """Do all checks in this process, one of three. A failed assertion changes its exit code."""
     share_items()
     exchange_values()
     let_the_first_work()

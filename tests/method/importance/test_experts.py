@@ -1,7 +1,7 @@
 """Importance metrics of whole experts agree with their formulas.
 
-The tests compute the formulas from the outputs of every expert for every token, which the model's
-own code computes.
+The tests compute the formulas from the outputs of every expert for every token. The model's own
+code computes these outputs.
 """
 
 from dataclasses import replace
