@@ -1,4 +1,8 @@
-"""Convert lm-eval's results into measurements, and compute margins and F1."""
+"""Convert lm-eval's results into measurements, and compute margins and F1.
+
+A filter of lm-eval is a rule that extracts the final answer from the model's output. A task may
+have several filters.
+"""
 
 import math
 import re
@@ -12,8 +16,7 @@ import numpy
 from flap.evaluation.base import Better, Documents, Measurement, Numbers
 from flap.evaluation.errors import averaged
 
-# An entry of lm-eval's log, for one document and one filter. Filters extract the final answer from
-# the model's output.
+# An entry of lm-eval's log, for one document and one filter.
 Entry = dict[str, Any]
 Samples = Mapping[str, list[Entry]]  # lm-eval's log entries for each task
 
@@ -23,10 +26,10 @@ def flat_numbers(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
 
     {"piqa": {"acc,none": 0.8}} becomes {"piqa/acc": 0.8}.
 
-    The name of a number contains the name of lm-eval's filter for answers, unless this name is
-    "none". The name of a standard error ends with "_stderr". Values that are not finite numbers are
-    left out, for example the alias of a task, or "N/A", which stands for a standard error that
-    cannot be estimated.
+    The name of a number contains the name of the filter, unless the name of the filter is "none".
+    The name of a standard error ends with "_stderr". Values that are not finite numbers are left
+    out, for example the alias of a task, or "N/A", which stands for a standard error that cannot be
+    estimated.
     """
     numbers = Numbers()
     for task, of_task in results.items():
@@ -122,10 +125,7 @@ def margin(name: str, task: Any, entries: list[Entry], normalised: bool) -> Meas
 
 
 def _of_first_filter(entries: list[Entry]) -> list[Entry]:
-    """Return the log entries of the task's first filter: one entry for each document.
-
-    A filter of lm-eval extracts the final answer from the model's output.
-    """
+    """Return the log entries of the task's first filter: one entry for each document."""
     first_filter = entries[0]["filter"]
     return [entry for entry in entries if entry["filter"] == first_filter]
 

@@ -21,10 +21,10 @@ def draw_kept(study: Study, series: list[Series]) -> Figure:
     """Return two heat maps: the shares of query heads and of MLP units that each layer keeps.
 
     MLP units are neurons or whole experts. Each row of a heat map is a run, and each column is a
-    layer. The runs are sorted by the label of the series to which they belong (`Series.label`),
-    then by structure, ratio and seed.
+    layer.
 
-    series: the groups of runs that the other plots of the study draw as lines.
+    series: the groups of runs that the other plots of the study draw as lines, sorted by label and
+        structure. The rows have this order. Runs of the same group are sorted by ratio and seed.
     """
     several_seeds = len(study.values("seed")) > 1
     shares = []

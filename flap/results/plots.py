@@ -143,8 +143,8 @@ def _panels(
 def _add_legend(figure: Figure, series: list[Series]) -> None:
     """Add a legend that explains the colours, the markers and the line styles.
 
-    Colours stand for the labels of the series (`Series.label`). Markers and line styles stand for
-    structures.
+    A colour stands for the metric and other settings in which the runs differ (`Series.label`).
+    Markers and line styles stand for structures.
     """
     handles = {}
     for line in series:

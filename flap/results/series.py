@@ -45,7 +45,7 @@ class Series:
 
 
 def series_of(study: Study) -> list[Series]:
-    """Group the runs of a study into series, sorted by label and structure."""
+    """Group the runs of a study into the lines of its plots, sorted by label and structure."""
     without_targets = study.results.options.str.replace(r"(^| )target\.\S+", "", regex=True)
     runs = study.results.assign(options=without_targets.str.strip())
 

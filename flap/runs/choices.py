@@ -3,8 +3,9 @@
 A choice is the chosen option of a config group, such as WIFV for the group `metric`. The budget is
 the number of parameters to remove, which follows from the ratio or from targets (upper limits on
 sizes of the pruned model, such as its bytes). A unit is a KV head with its query heads, an MLP
-neuron or an expert. A plan lists the units that stay. A compensation changes output projections to
-make up for the removed units.
+neuron or an expert. The metric scores units, and the structure selects the units that stay. A plan
+lists these units. A search (structure=search) makes trial prunings before it selects units. A
+compensation changes output projections to make up for the removed units.
 """
 
 import inspect
@@ -108,7 +109,7 @@ class Choices:
 
     @property
     def search(self) -> Search | None:
-        """The structure, if it is a search (structure=search); else None."""
+        """The structure if it is a search, else None."""
         if self.selection is None or not isinstance(self.selection.structure, Search):
             return None
         return self.selection.structure

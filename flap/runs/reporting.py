@@ -282,7 +282,9 @@ def _total(
 ) -> Measurement:
     """Return a model's measured results on all tasks, and each evaluator's averages over tasks.
 
-    options: the options of each evaluator.
+    An evaluator, such as `zero_shot`, creates several tasks.
+
+    options: a dict from the name of each evaluator to its options.
     averages: a dict to which this function adds an item for each average. The key is the name of
         the average. The value is a list with the names of the results that are averaged.
     trimmed: whether the model has a trimmed vocabulary. If so, results that depend on the tokenizer

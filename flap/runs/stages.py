@@ -1,9 +1,10 @@
 """The stages that make the pruned model, in order, from opening the model to saving a checkpoint.
 
 A block is the attention or the MLP of a layer. A unit of a block is a KV head with its query heads,
-an MLP neuron or an expert. A plan lists the units that stay. A compensation changes output
-projections to make up for the removed units. `flap.runs.measuring` has the stages that measure
-models, and `flap.runs.trimming` the stage that trims the vocabulary.
+an MLP neuron or an expert. The metric scores units, and the structure selects the units that stay.
+A plan lists these units. A compensation changes output projections to make up for the removed
+units. `flap.runs.measuring` has the stages that measure models, and `flap.runs.trimming` the stage
+that trims the vocabulary.
 
 `python -m flap` may be invoked several times for the same run, for example again after an
 interruption. A later invocation uses the results that an earlier invocation has stored.

@@ -1,7 +1,8 @@
 """The agenda of an evaluation: its unfinished tasks, and an estimate of the time that they take.
 
 A task evaluates one model, or the dense and the pruned model side by side. The name of a task is,
-for example, "zero_shot: boolq, dense model".
+for example, "zero_shot: boolq, dense model". The workload of a task is the number of tokens that a
+model reads and the number of tokens that it generates.
 """
 
 import time
