@@ -55,8 +55,8 @@ def changes_the_model(key: str) -> bool:
 def flatten(config: Config, choices: Config) -> FlatConfig:
     """Flatten a config into a dict with dotted keys and with values as text.
 
-    Values are, for example, "null", "true" or "[128, 1024]". Keys that are not settings
-    (`is_setting`) are left out, as are the class names (`_target_`) of config groups.
+    Values are, for example, "null", "true" or "[128, 1024]". Keys that cannot change results, the
+    keys in CHOICES, and the class names (`_target_`) of config groups are left out.
 
     choices: the chosen option of each config group, such as {"compensation": "linear"}. The names
         of these options become the values of the groups in the result.

@@ -158,7 +158,10 @@ def _read_choices(path: Path) -> Config:
 
 
 def _read_result(folder: Path) -> tuple[str, str, Report]:
-    """Return the state of a run, the reason why it has no result, and its report."""
+    """Return the state of a run, the reason if it has no result, and its report.
+
+    If the run has a result, the reason is "". Otherwise, the report is empty.
+    """
     # a run that was started from Python writes no status, and counts as finished
     status = read_status(folder) if (folder / STATUS).exists() else {"state": "finished"}
     state = status.get("state")

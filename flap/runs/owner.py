@@ -125,7 +125,7 @@ class Owner:
         if not config.dry_run:
             check_launcher(self.hydra)
 
-        quieten_libraries()  # called only after the checks above, because it imports transformers
+        quieten_libraries()  # after the checks, which should not wait for transformers' import
         if config.dry_run:
             _print_estimate(config)
             return None
@@ -155,10 +155,10 @@ class Owner:
         """Return a copy of the run with the folder that it writes into.
 
         In a sweep with resume=true, an earlier invocation may have stored the pruned model of the
-        run in a folder. The run then writes into the folder of this earlier invocation. Otherwise,
-        it writes into `run_dir`. The two folders are different if the user has added cells to the
-        sweep since then, so that the run now has another job number. In this case, both folders are
-        locked.
+        run. In this case, the run writes into the folder of the earlier invocation. Otherwise, it
+        writes into `run_dir`. The two folders are different if the user has added cells to the
+        sweep after the earlier invocation, so that the run now has another job number. Then both
+        folders are locked.
 
         Raises:
             ValueError: `run_dir` holds a finished run of another config, or a report that this

@@ -52,7 +52,7 @@ class Trimming:
     def lines(self, budget: Budget) -> Iterator[str]:
         """Yield lines with the numbers of tokens and parameters that stay after trimming.
 
-        The last line says how many parameters pruning removes after that.
+        The last line says how many parameters pruning removes from the trimmed model.
 
         budget: the budget of the trimmed model.
         """
