@@ -85,7 +85,7 @@ class Walk:
     the number of finished layers (`HiddenFiles`). A killed walk then resumes after the last layer
     in the journal. The files stay in the page cache while the host has free memory.
 
-    streams: a dict from names to streams.
+    streams: a dict from names to the streams that this walk carries.
 
     Raises:
         ValueError: the disk is too small for the hidden states.

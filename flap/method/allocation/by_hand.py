@@ -149,7 +149,7 @@ def _prunable_heads(budget: Budget) -> list[Units]:
 
 
 class _Choice(NamedTuple):
-    score: float  # the sum of size · score over all removed blocks
+    score: float  # for all removed blocks, the sum of the block's size times the block's score
     # a dict from each size of blocks to the number of removed blocks of this size
     blocks: dict[int, int]
 

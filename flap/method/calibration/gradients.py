@@ -112,7 +112,10 @@ def first_order_effects(model: PlacedModel, batches: Sequence[Batch]) -> list[Pa
 
 
 def _mean(sums: UnitSums, num_predicted: int) -> Tensor:
-    """Return the sums over all processes, divided by the number of predicted tokens, on the CPU."""
+    """Add up the sums of all processes, and divide them by the number of predicted tokens.
+
+    The result is on the CPU.
+    """
     ranks.add_up(sums.sum_U)
     if not torch.isfinite(sums.sum_U).all():
         raise ValueError(

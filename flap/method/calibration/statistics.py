@@ -232,6 +232,9 @@ def _members(tensors: dict[str, Tensor], prefix: str) -> tuple[Statistics, ...]:
 
 
 def with_effects(members: Sequence[Statistics], effect_MU: Tensor) -> tuple[Statistics, ...]:
-    """Return copies of the members' statistics with the effect of removing each unit (effect_U)."""
+    """Return copies of the members' statistics with the field `effect_U`.
+
+    effect_MU: for each member, the first-order effect that removing each unit has on the loss.
+    """
     pairs = zip(members, effect_MU, strict=True)
     return tuple(replace(member, effect_U=effect_U) for member, effect_U in pairs)

@@ -46,7 +46,7 @@ class OBS(Metric):
     W (O, I): the output projection. C (I, I): the covariance of its input channels over the
     calibration tokens. 1: the identity matrix. W_u: the columns of W for the channels of unit u.
     [H⁻¹]_uu: the rows and columns of H⁻¹ for these channels. The cost is the expected squared error
-    in the output if the unit is removed, and the weights of all other units and the bias are
+    in the output after the removal of the unit. The weights of all other units and the bias are
     adjusted so that this error is as small as possible. Units are removed in at most 64 steps. Each
     step removes the units with the lowest costs, and updates W and H⁻¹. A unit's score is its cost
     at the moment of its removal, divided evenly over its channels. If a cost is lower than the

@@ -75,7 +75,7 @@ def train(
 def _trainer(
     student: Student, recovery: Recovery, windows: Batch, arguments: TrainingArguments
 ) -> Trainer:
-    """Build the Trainer. The first windows are the held-out windows."""
+    """Build the Trainer. In `windows`, the held-out windows come first."""
     held_out = windows[: recovery.held_out]
     fitting = windows[recovery.held_out :]
     judged_P = held_out.predicted_P
