@@ -129,7 +129,7 @@ def plan_digest(run_dir: Path) -> str:
 
 
 def weights_digest(run_dir: Path) -> str:
-    """Return a digest of a checkpoint's tensors, which does not depend on the number of shards."""
+    """Return a digest of a checkpoint's tensors; it does not depend on the number of shards."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors(run_dir).items()):
         total.update(name.encode() + tensor.numpy().tobytes())

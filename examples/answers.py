@@ -4,8 +4,8 @@
 
 PROMPTS is a .jsonl file. Each line of this file is {"prompt": "…", "answer": "…"}, or {"messages":
 […]}, where the last message is the answer. Two of every three lines become calibration prompts,
-which the model answers itself. With the prompts of the other lines, the script compares the model's
-answers before and after pruning with the right answers. The script writes the results to FOLDER.
+which the model answers itself. The script asks the prompts of the other lines before and after
+pruning, and compares the model's answers with the right answers. The results are written to FOLDER.
 
 The calibration prompts and their answers must fill all calibration windows. If you pass
 calibration.num_samples=16, a few hundred lines in PROMPTS are enough to fill the 16 windows (the

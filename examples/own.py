@@ -25,7 +25,7 @@ class Range(Metric):
 
 @dataclass(frozen=True)
 class Neurons(UniformLayers):
-    """A structure that removes only neurons, and the same share of the weights from each layer."""
+    """A structure that removes only neurons. Each layer loses the same share of its weights."""
 
     def removed_kv_heads(self, budget):
         return [0] * len(budget.layers)

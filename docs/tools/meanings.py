@@ -41,7 +41,7 @@ def from_class(target: type, name: str) -> str:
 
     name: the name of the option, which is a field of the dataclass.
 
-    The meaning is the comment at the field, or "name: meaning." in the docstring of the class.
+    The meaning is the comment at the field, or the sentence after "name:" in the class docstring.
     """
     for base in filter(is_dataclass, target.__mro__):
         if comment := comments(getsource(base), r"    (\w+): ").get(name):

@@ -85,7 +85,7 @@ def divergence(
 
 
 def main(dense_path: str, pruned_path: str, count: str = "50") -> None:
-    """Print KL for each kind of token, and by which share each replacement of blocks lowers KL."""
+    """Print KL for each kind of token, and by which share KL falls with each replacement."""
     tokenizer = AutoTokenizer.from_pretrained(dense_path)
     dense, pruned = (flap.load(path).bfloat16().eval() for path in (dense_path, pruned_path))
     newline = tokenizer.encode("\n", add_special_tokens=False)[-1]

@@ -47,9 +47,10 @@ class Document(NamedTuple):
 
     @property
     def runs(self) -> set[tuple[str, ...]]:
-        """All sequences of 13 words in this document. Documents that share a sequence overlap.
+        """All sequences of 13 consecutive words in this document.
 
-        A passage, a question or a prompt with fewer than 13 words is a single sequence.
+        A passage, a question or a prompt with fewer than 13 words is a single sequence. Two
+        documents overlap if they share a sequence.
         """
         return word_runs(self.passage) | word_runs(self.question) | word_runs(self.asked)
 

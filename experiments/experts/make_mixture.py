@@ -112,7 +112,7 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
 
 @torch.no_grad()
 def cuts(dense: CheckpointSource) -> list[Cut]:
-    """Return for each layer the experts and the router that replace its MLP, fitted on text."""
+    """Fit experts and a router on texts for each layer; return what replaces each layer's MLP."""
     wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, SEQ_LEN, 0, "auto")
     windows = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length)
     tokens_NT = windows.batch.tokens_NT
