@@ -60,7 +60,10 @@ def fail_together() -> None:
 
 
 def work_together() -> None:
-    """Do all checks in this process, one of three. A failed assertion changes its exit code."""
+    """Run the four checks above in this process, which is one of three processes.
+
+    If an assertion fails, the exit code of the process is not 0.
+    """
     share_items()
     exchange_values()
     let_the_first_work()

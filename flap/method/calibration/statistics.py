@@ -44,8 +44,8 @@ class Statistics:
     mean_I: Tensor  # mean of each channel, in float64, or in float32 on mps
     # for each channel, the sum of squared deviations from the mean, in the dtype of the mean
     deviation_I: Tensor
-    # for each pair of channels, the sum of the products of their deviations from the means; None if
-    # no covariances are needed
+    # for each pair of channels, the sum over tokens of the product of their deviations from the
+    # means; None if no covariances are needed
     comoments: Symmetric | None = None
     # statistics of the fitting tokens and of the held-out tokens, each with co-moments; None if
     # the statistics of all tokens were collected together

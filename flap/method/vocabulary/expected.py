@@ -1,7 +1,7 @@
-"""Compute how probable a model considers each token, on average over the positions of a text.
+"""Compute how probable a model considers each token, on average over the positions of texts.
 
 If the tokens of a trimmed vocabulary are chosen by this mean probability, they can include tokens
-that the model expects, but that do not occur in the text.
+that the model expects, but that do not occur in the texts.
 
 Legend of tensor suffixes: N: windows · T: tokens in each window · D: hidden size · P: positions ·
 V: tokens of the vocabulary.
@@ -26,7 +26,8 @@ BATCH = 8  # number of windows in a forward pass
 def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: int) -> Tensor:
     """Return windows of tokens (tokens_NT) that are spread evenly over a text.
 
-    texts: the number of texts. Each text contributes about TOKENS / texts tokens.
+    texts: the number of texts over which the mean probability is computed. About TOKENS / texts
+        tokens are taken from each of them.
     """
     pool = Pool(text, tokenizer, bos)
     tokens_NT = pool.cut(min(LENGTH, len(pool.tokens_S) + bos)).tokens_NT
