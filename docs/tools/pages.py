@@ -31,7 +31,7 @@ COPIED = (
     "experiments/**/*.png",
 )
 LINK = re.compile(r"(?<=\]\()(?!https?:)[^)#\s]+")  # matches a relative link without its anchor
-API = "api/"  # the hook replaces this entry of the navigation by a page for each subpackage
+API = "api/"  # the hook replaces this entry of the navigation with a page for each subpackage
 
 
 def on_config(config: MkDocsConfig) -> None:

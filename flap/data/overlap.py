@@ -1,8 +1,8 @@
 """Find documents of evaluation tasks in the texts that flap has read, such as calibration texts.
 
 Two texts overlap if they share 13 consecutive words. A text of fewer than 13 words overlaps with
-another text only if it is, word for word, the whole other text or a whole line of it. A *run of words* is a sequence of 13 consecutive words, or all words of a shorter text
-or line.
+another text only if it is, word for word, the whole other text or a whole line of it. A *run of
+words* is a sequence of 13 consecutive words, or all words of a shorter text or line.
 
 Source of the rule of 13 words: Brown et al., NeurIPS 2020, arXiv 2005.14165, appendix C.
 """

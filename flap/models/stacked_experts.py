@@ -106,7 +106,12 @@ def as_stored(experts: Any, weight: Tensor) -> Tensor:
 
 
 def refresh_experts(experts: Any) -> None:
-    """Update attributes, class and kernel of experts after their tensors have changed."""
+    """Make a module of stacked experts agree with its tensors after pruning has changed them.
+
+    The stored numbers of experts and neurons are updated. If the experts now have output biases
+    that their class does not add, the module gets a class that adds them. If transformers' grouped
+    kernel does not support the new number of neurons, the experts run in a loop.
+    """
     experts.num_experts = len(experts.down_proj)
     add_biases(experts)
     # `add_biases` may have changed the class, but accelerate's hook still calls the `forward` of

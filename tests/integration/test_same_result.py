@@ -72,8 +72,9 @@ PLACES = [AUTO, STREAM, SECOND, SECOND_STREAM, TWO, TWO_STREAM, THREE, Place("de
 COUNT = torch.cuda.device_count()
 GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 
-# The runs have 19 windows, which two or three processes cannot divide evenly. Every fifth window is
-# held out from fits. So 4 windows are held out, which three processes cannot divide evenly either.
+# The runs have 19 windows, which two or three processes cannot divide evenly. Every fifth window,
+# beginning with the first, is held out from fits. So 4 windows are held out, which three processes
+# cannot divide evenly either.
 # The levels are the shares of a layer's KV heads or neurons that the search tries to remove. The
 # largest level is three quarters, because the removal of one quarter changes a tiny model hardly
 # more than rounding does.

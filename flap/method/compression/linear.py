@@ -168,9 +168,10 @@ class _Nested:
     def _slopes(
         self, removals: Sequence[Removal], ridge: float | None, covariance: Covariance, quick: bool
     ) -> Iterator[Tensor | None]:
-        """Yield the map A for each removal, or None if FLAP's bias is used instead.
+        """Yield the least-squares map A for each removal, or None if there is no map.
 
-        FLAP's bias is used if `ridge` is None, or if A cannot be computed.
+        There is no map if `ridge` is None, or if A cannot be computed. Then FLAP's bias is used
+        instead: each removed channel is replaced with its mean.
         """
         if ridge is None:
             yield from [None] * len(removals)

@@ -136,8 +136,9 @@ class Recovery:
         """Check that a model can be trained with these options. Its weights need not be loaded yet.
 
         Raises:
-            ValueError: the batch size is not a multiple of the number of processes, or a rank is
-                given, but the model stacks its experts in one tensor.
+            ValueError: the batch size is not a multiple of the number of processes; or the options
+                select LoRA (`rank` is not None), which cannot train experts that the model stacks
+                in one tensor.
         """
         valid = self.batch_size is None or self.batch_size % ranks.size() == 0
         share = f"a multiple of {ranks.size()}, the number of processes"

@@ -2,7 +2,8 @@
 
 Covariances also agree with their definition if statistics of several sets of tokens are merged.
 flap computes covariances from co-moments: for each pair of channels, the sum over tokens of the
-product of their deviations from their means. Memory holds the co-moments of only one layer at a time.
+product of their deviations from their means. Memory holds the co-moments of only one layer at a
+time.
 """
 
 import weakref
