@@ -165,9 +165,12 @@ def compare(old: Path, new: Path) -> bool:
 
 
 def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Return the largest change of a weight, relative to the largest absolute value in its tensor.
+    """Return the largest difference between two models' weights.
 
-    The result is infinite if `a` and `b` have tensors with different names or shapes.
+    Each difference is divided by the largest absolute value in the tensor of the weight in `a`. The
+    result is infinite if `a` and `b` have tensors with different names or shapes.
+
+    a, b: dicts from the names of the models' tensors to the tensors.
     """
     if {name: one.shape for name, one in a.items()} != {name: one.shape for name, one in b.items()}:
         return float("inf")
@@ -175,9 +178,10 @@ def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) ->
 
 
 def number_difference(a: Path, b: Path) -> float:
-    """Return the largest relative difference between measured results of the runs in `a` and `b`.
+    """Return the largest relative difference between the measured results of two runs.
 
-    Return infinity if a result of the run in `a` is missing in `b`.
+    a, b: the folders of the two runs. The difference is infinite if run `a` has a result that is
+    missing in run `b`.
     """
     old, new = (json.loads((folder / "report.json").read_text())["evaluation"] for folder in (a, b))
     differences: list[float] = [

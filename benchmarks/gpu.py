@@ -150,7 +150,7 @@ def _attempt(work: Callable[[], Figures], left: float) -> Figures:
             return work()
     except OutOfTimeError:
         return {"stopped": f"after {left:.0f} s, when the minutes were over"}
-    except Exception as error:  # the later steps still run, because GPU time is scarce
+    except Exception as error:  # so that the later steps still run: GPU time is scarce
         traceback.print_exc()
         return {"failed": " ".join(str(error).split())[:300]}
 
@@ -319,10 +319,10 @@ def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfi
 
     The estimate is a sum of two times. The first is the time of the least-squares fits: the time of
     `probe` (flap_plus on PROBE_LAYERS layers), multiplied by `num_layers` / PROBE_LAYERS. The
-    second is the time of the search's trials. In a trial, the windows also pass through all layers
-    behind the pruned layer. The time of these passes is estimated from `passed`, the results of a
-    bare forward pass. If the step that measures `probe` or the step that measures `passed` was not
-    completed, the estimate is infinite.
+    second is the time of the search's trials. Each trial prunes a part of one layer, and then runs
+    the windows through all later layers. The time of these passes is estimated from `passed`, the
+    results of a bare forward pass. If the step that measures `probe` or the step that measures
+    `passed` was not completed, the estimate is infinite.
     """
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf

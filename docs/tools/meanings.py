@@ -37,7 +37,7 @@ def comments(source: str, key: str) -> dict[str, str]:
 
 
 def from_class(target: type, name: str) -> str:
-    """Return the meaning of an option from a dataclass or its bases, or "" if none explains it.
+    """Return the meaning of an option from its dataclass or a base class, or "" if it has none.
 
     name: the name of the option, which is a field of the dataclass.
 

@@ -44,7 +44,7 @@ def options_page() -> str:
 
 
 def _sections() -> Iterator[str]:
-    """Yield a heading and a table for the keys at the top level, then for each config section."""
+    """Yield a heading and a table of keys: first for the top level, then for each section."""
     sections = [
         field
         for field in fields(FlapConfig)
@@ -69,14 +69,19 @@ def _rows(section: type, chosen: Iterable[Field[Any]], prefix: str) -> Iterator[
 
 
 def _presets() -> Iterator[str]:
-    """Yield lists of the choices of the groups that only set keys of other config sections."""
+    """Yield a heading and the names of the presets for each group that contains only presets.
+
+    A preset sets keys that other parts of the page explain, so its own options need no table.
+    """
     for group in ("model", "calibration", "method"):
         names = [f"`{path.stem}`" for path in sorted((CONF / group).glob("*.yaml"))]
         yield f"## `{group}=`\n\n{', '.join(names)}"
 
 
 def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name and the config of each choice of a group, if this config has a `_target_`.
+    """Yield the name and the config of each choice of a group that selects a class.
+
+    The config of such a choice has a `_target_`.
 
     folder: the folder of the group in conf/, such as conf/metric.
     """

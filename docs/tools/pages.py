@@ -110,7 +110,7 @@ def _reference(room: str, modules: list[str]) -> str:
 
 
 def _replace(nav: Any, pages: list[Any]) -> None:
-    """Replace the entry of a navigation that has the value `API` by `pages`, at any depth."""
+    """In a navigation, replace the value `API` with the list `pages`, at any depth."""
     for entry in nav:
         for title, value in entry.items() if isinstance(entry, dict) else ():
             if value == API:

@@ -44,7 +44,7 @@ TOKENS = 16_384  # number of tokens in all windows of a text
 
 @torch.no_grad()
 def quantised(weight_OI: Tensor, kind: str) -> int:
-    """Round a matrix in place to a GGUF type, and return how many bytes this saves against f16.
+    """Round a matrix in place to a GGUF type. Return how many bytes the type saves against f16.
 
     Legend: O: output channels, I: input channels.
 

@@ -23,7 +23,7 @@ DENSE = ("dense", "f16")
 
 
 def against(one: Cell, other: Cell) -> str:
-    """Return how many per cent more bits per byte the cell `one` needs than the cell `other`.
+    """Return by how many per cent the bits per byte of `one` exceed the bits per byte of `other`.
 
     The number after ± is the standard error, computed from the difference in each window.
     """
@@ -39,7 +39,7 @@ def against(one: Cell, other: Cell) -> str:
 
 
 def front(cells: list[Cell]) -> list[Cell]:
-    """Return the cells that need fewer bits per byte than all cells with a smaller file."""
+    """Return the measurements with fewer bits per byte than every measurement of a smaller file."""
     found = []
     best = float("inf")
     for cell in sorted(cells, key=lambda one: one["bytes"]):

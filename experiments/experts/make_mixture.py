@@ -60,7 +60,7 @@ SHARPNESS = (0.05, 0.2, 0.5, 1.0)
 
 
 class Cut(NamedTuple):
-    """What replaces the MLP of one layer: its neurons, divided into experts, and a router."""
+    """The replacement of one layer's MLP: its neurons, divided into experts, and a router."""
 
     order_I: Tensor  # the indices of the MLP's neurons, sorted by expert
     error: float  # relative squared error of the replacement on held-out tokens (`layer_error`)
@@ -80,8 +80,8 @@ def main() -> None:
     options = parser.parse_args()
     dense = source_of(SMOLLM2)
     cut = options.target / "cut"
-    # If an earlier run of this script was killed during the training, the folder `cut` already has
-    # the mixture before training, which is not made again.
+    # If an earlier run of this script was killed during the training, it has left the untrained
+    # mixture in the folder `cut`, so the mixture need not be made again.
     if not (cut / "config.json").exists():
         write(assembled(dense.open().model, cuts(dense)), dense, cut)
     report = {
@@ -112,7 +112,7 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
 
 @torch.no_grad()
 def cuts(dense: CheckpointSource) -> list[Cut]:
-    """Fit experts and a router on texts for each layer; return what replaces each layer's MLP."""
+    """For each layer, fit experts and a router that replace the MLP, on the texts TEXTS."""
     wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, SEQ_LEN, 0, "auto")
     windows = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length)
     tokens_NT = windows.batch.tokens_NT
@@ -229,7 +229,7 @@ def grams(mlp: nn.Module, input_TD: Tensor, order_I: Tensor) -> Tensor:
 
 
 def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
-    """Return the router, which predicts the norm of each expert's output, by ridge regression.
+    """Return a router that is fitted by ridge regression to the norms of the experts' outputs.
 
     The targets of the regression are the standardised norms: for each token, the mean of the norms
     over the experts is subtracted, and the difference is divided by the standard deviation of all

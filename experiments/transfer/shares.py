@@ -53,8 +53,8 @@ def losses(run: Path, which: str) -> dict[str, Losses]:
 def share(dense: Losses, baseline: Losses, method: Losses) -> tuple[float, float]:
     """Return the loss of `method` divided by the loss of `baseline`, and the standard error.
 
-    Each loss is the mean over windows of the difference from `dense`. The standard error of the
-    quotient over windows is computed by the delta method.
+    A loss is the mean difference from `dense` over the windows. The standard error of the quotient
+    is computed over the windows, by the delta method.
     """
     lost = [b - d for d, b in zip(dense, baseline, strict=True)]
     left = [m - d for d, m in zip(dense, method, strict=True)]
