@@ -165,10 +165,10 @@ def overlaps(
 
 
 def _telling(documents: Sequence[Document]) -> list[Document]:
-    """Remove the runs of words that cannot identify a document, and return the documents.
+    """Return the documents without the runs of words that cannot identify a document.
 
-    These are the runs of instructions, which most documents of the task share, and the runs of
-    short texts (`Document.parts`) that at least two documents share.
+    The removed runs are the runs of instructions, which most documents of the task share, and the
+    runs of short texts (`Document.parts`) that at least two documents share.
     """
     counts = Counter(run for document in documents for run in document.runs)
     counts_of_parts = Counter(run for document in documents for run in document.parts)

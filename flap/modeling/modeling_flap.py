@@ -239,7 +239,9 @@ class LayerConfig:
         self._shared = config
 
     def __getattr__(self, name):
-        if name.startswith("__"):  # `copy` looks up special methods before `_shared` is set
+        # `copy` looks up special methods before `_shared` is set. Without this check, reading
+        # `_shared` would then call `__getattr__` again and again.
+        if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._shared, name)
 

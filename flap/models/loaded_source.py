@@ -115,8 +115,8 @@ def check_plain(model: PreTrainedModel) -> None:
     if quantiser is not None:
         method = quantiser.quantization_config.quant_method
         dequantised = getattr(quantiser.quantization_config, "dequantize", False)
-        # transformers usually dequantises a GGUF; if it has not, `packed` contains the dtype
-        # already
+        # A GGUF needs no entry here. transformers usually dequantises it while loading. Otherwise,
+        # `packed` already contains the dtype of its weights.
         if method != "gguf" and not dequantised:
             packed.append(str(method))
     if packed:

@@ -118,7 +118,8 @@ def refresh_experts(experts: Any) -> None:
     # the old class
     if hasattr(experts, "_old_forward"):
         forward = MethodType(type(experts).forward, experts)
-        if experts.forward == experts._old_forward:  # true inside a block of `onloaded`
+        # inside a block of `onloaded`, both attributes are the old class's `forward`: replace both
+        if experts.forward == experts._old_forward:
             experts.forward = forward
         experts._old_forward = forward
     for name in WIDTHS:

@@ -78,8 +78,9 @@ class Bound:
     def cost_of(self, parameters: int, widths: Widths) -> float:
         """Return the cost of a model with the given number of parameters and the given widths.
 
-        The target must count parameters. The method `cost` does not get the number of parameters,
-        and assumes the largest number that a model with these widths can have.
+        Call this method only if the bound's target counts parameters, as target.bytes does. The
+        method `cost` does not get the number of parameters, and assumes the largest number that a
+        model with these widths can have.
         """
         return self.size * parameters + _sum(self.beside, widths[: len(self.beside)])
 

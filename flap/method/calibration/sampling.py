@@ -205,7 +205,8 @@ def attention_of_one_query(model: PlacedModel) -> Iterator[None]:
     if model.device.type != "cpu":
         yield
         return
-    before = ALL_ATTENTION_FUNCTIONS["sdpa"]  # the caller may already have replaced this function
+    # remember the current function, which the caller may have set, and restore it at the end
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]
     ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
     try:
         yield

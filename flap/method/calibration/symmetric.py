@@ -67,8 +67,8 @@ class Symmetric:
             if len(within):
                 stored = strip_SJ.index_select(0, in_strip_R[within])
                 matrix_RI[:, rows.start :].index_copy_(0, within, stored)
-            # The columns `rows` of the selected rows below this strip are not stored. Their
-            # elements are read from this strip, because the matrix is symmetric.
+            # A selected row below this strip does not store its elements in the columns `rows`.
+            # The same elements are read from this strip, because the matrix is symmetric.
             if len(behind):
                 mirrored = strip_SJ.index_select(1, in_strip_R[behind])
                 matrix_RI[:, rows].index_copy_(0, behind, mirrored.T)

@@ -4,6 +4,7 @@ A block is the attention or the MLP of a layer. Every fifth calibration window i
 compensations can be tested on it. The tokens of the held-out windows are called held-out tokens,
 and the tokens of all other windows are called fitting tokens. The option structure=search runs
 trials: a trial prunes one block, and measures the effect on the predictions of held-out tokens.
+FLAP's bias is the compensation that replaces each removed channel with its mean.
 
 Source: FLAP, arXiv 2312.11983, section 3.4.
 

@@ -60,18 +60,18 @@ class Elimination:
 
     @property
     def num_channels(self) -> int:
-        """The number of rows of U: all channels, unless the factorisation of H has failed."""
+        """The number of rows of U: all channels, or fewer if the factorisation of H has failed."""
         return sum(map(len, self.strips))
 
     def slope(self, weight_OI: Tensor, removal: Removal) -> Tensor | None:
-        """Return the map from the kept channels to the lost output, or None if this fails.
+        """Return the map from the kept channels to the lost output, or None if there is no map.
 
             slope_OK = W_P C_PK (C_KK + λ' · 1)⁻¹
 
         The lost output W_P x_P is the contribution of the removed channels x_P to the output. W_P
-        are the columns of the weight for these channels. The map is in float32. The computation
-        fails if H_KK has no Cholesky factor, or if the map is not finite. In `order_I`, the kept
-        channels of the removal must come before the removed channels.
+        are the columns of the weight for these channels. The map is in float32. There is no map if
+        H_KK has no Cholesky factor, or if the computed values are not finite. In `order_I`, the
+        kept channels of the removal must come before the removed channels.
         """
         kept = len(removal.kept_K)
         if kept > self.num_channels:

@@ -7,7 +7,8 @@ attention or the MLP of a layer, and measures the effect on the predictions of h
 
 A removal is a set of channels to remove. In a chain of removals, each removal removes all channels
 of the previous removal, and possibly more. The ridge is the strength of the regularisation of a
-least-squares map. A fit report contains the chosen ridge, and the errors on held-out tokens.
+least-squares map. If no map is better, FLAP's bias is used instead: it replaces each removed
+channel with its mean. A fit report contains the chosen ridge, and the errors on held-out tokens.
 
 Legend of tensor suffixes: O: output channels · I: input channels · K: kept input channels ·
 P: removed input channels.
@@ -84,11 +85,12 @@ class LinearCompensation(Compensation):
         removals: Sequence[Removal],
         trial: bool = False,
     ) -> list[Fit]:
-        """Return, for each removal, the weight W_K + A and the vector to add to the bias.
+        """Return, for each removal, the new weight and the vector to add to the bias.
 
-        This vector is W_P mean_P - A mean_K. To save time, the removals are divided into chains.
-        For each ridge, all removals of a chain share the Cholesky factor of the covariance plus the
-        ridge.
+        The new weight is W_K + A, and the vector is W_P mean_P - A mean_K. A is the least-squares
+        map, and W_K and W_P are the columns of the weight for the kept and the removed channels.
+        To save time, the removals are divided into chains. For each ridge, all removals of a chain
+        share the Cholesky factor of the covariance plus the ridge.
         """
         assert statistics is not None and statistics.parts is not None
         fitting, held_out = map(Covariance.of, statistics.parts)
@@ -196,8 +198,8 @@ class _Nested:
     def _lost(self, removal: Removal, slope_OK: Tensor | None) -> Tensor:
         """Return the matrix that maps input channels to the output error of pruning (lost_OI).
 
-        The columns of lost_OI are W_P for the removed channels, and -A for the kept channels (0
-        with FLAP's bias).
+        Its columns for the removed channels are the columns of the weight. Its columns for the kept
+        channels are -slope_OK, or 0 if there is no map, so that FLAP's bias is used.
         """
         lost_OI = self.weight_OI.clone()
         lost_OI[:, removal.kept_K] = 0 if slope_OK is None else -slope_OK

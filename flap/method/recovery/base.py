@@ -36,7 +36,7 @@ class Recovery:
     """Train the compressed model to predict what the dense model predicts.
 
     The learning rate rises during the first twentieth of the steps, and then falls as a cosine
-    (`share_of_rate`). If a rank is given, each Linear module uses W + 2 B A instead of its weight
+    (`share_of_rate`). If `rank` is given, each Linear module uses W + 2 B A instead of its weight
     W, and only A and B are trained (LoRA, arXiv 2106.09685). A has `rank` rows. At the end of the
     training, 2 B A is added to W.
     """
@@ -47,11 +47,11 @@ class Recovery:
     # Number of tokens to train on, rounded down to whole steps. There must be enough tokens for one
     # step. The model is trained on each token `epochs` times.
     tokens: int
-    # Highest learning rate of AdamW, above 0. Without a rank, the learning rate of each tensor is
-    # multiplied by the root mean square of the tensor.
+    # Highest learning rate of AdamW, above 0. If `rank` is None, the learning rate of each tensor
+    # is multiplied by the root mean square of the tensor.
     learning_rate: float
-    # The rank of low-rank updates, at least 1. Without a rank, all weights except embeddings and LM
-    # head are trained.
+    # The rank of LoRA's low-rank updates, at least 1. If it is None, all weights except embeddings
+    # and LM head are trained.
     rank: int | None = None
     # number of tokens in a window, 2 or more
     seq_len: int = 256
@@ -160,7 +160,7 @@ class Reconstruction:
     """Train all weights except embeddings and LM head, on the calibration windows only.
 
     `Recovery` explains the options. Every fifth calibration window is held out: the model is not
-    trained on it. The same windows are held out when the fits of compensation=linear are tested.
+    trained on it. The option compensation=linear tests its least-squares fits on the same windows.
     """
 
     # number of times that each window is trained on, 1 or more

@@ -50,8 +50,8 @@ def training_windows(
     windows: windows of the training texts. `windows.asked` lists the texts that consist of prompts
         with answers of the dense model.
     by_pruned: windows of the same texts with the pruned model's answers; None with
-        recover.writer=dense. They replace all windows to train on that come from the texts in
-        `windows.asked` (recover.writer=pruned), or every second of these windows (both).
+        recover.writer=dense. They replace windows to train on that come from the texts in
+        `windows.asked`: all with recover.writer=pruned, and every second one with `both`.
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)

@@ -248,7 +248,8 @@ def _compared(measured: Batch, text_N: Tensor, *streams: Tensor) -> Iterator[tup
         part = slice(n, n + windows)
         chosen_T = fourth_T
         if int(text_N[n]) in with_answers:
-            predicted_T = measured[part].predicted_P  # with answers, `part` has a single window
+            # if any text has answers, `part` has a single window, so that P = T
+            predicted_T = measured[part].predicted_P
             chosen_T = every_T if predicted_T is None else every_T[predicted_T]
         for position in chosen_T.split(COMPARED_TOKENS):
             if len(position):

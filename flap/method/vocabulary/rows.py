@@ -52,7 +52,10 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
 
 @torch.no_grad()
 def cut_rows_of(model: PreTrainedModel, adapter: ModelAdapter, rows_K: Tensor) -> None:
-    """Do the same as `cut_rows`. Embedding and LM head must be in memory or on the meta device."""
+    """Do what `cut_rows` does, for a model that has no `PlacedModel`.
+
+    Embedding and LM head must be in memory or on the meta device.
+    """
     new_ids = {old: new for new, old in enumerate(rows_K.tolist())}
 
     # 1. cut the rows of embedding and LM head
