@@ -91,7 +91,8 @@ def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
     if adapter.config is model.config:
         config = config_class(**shared, **added)
     else:
-        # in a vision-language model, the language model keeps its config class
+        # In a vision-language model, only the config of the whole model gets a class of flap. The
+        # config of the language model keeps its class of transformers.
         text_config_class = stock_class(type(adapter.config))
         text_config = text_config_class(**shared, allow_global_per_layer_attribute_access=True)
         config = whole_config(model, config_class, text_config, **added)

@@ -53,8 +53,8 @@ OWN_FILES = (
 class DifferentError(RuntimeError):
     """Raised if the check of a checkpoint fails (`verify`).
 
-    If the logits of the reloaded checkpoint differ from those of the saved model, this is a bug in
-    flap, and not a mistake of the user. If logits are not finite, the cause is likely in the
+    If the reloaded checkpoint computes other logits than the saved model, this is a bug in flap,
+    and not a mistake of the user. If logits are not finite, the cause is likely in the
     model's weights.
     """
 
@@ -209,7 +209,7 @@ def _is_from_flap(path: Path) -> bool:
 
 
 def verify(model: PlacedModel, directory: Path) -> None:
-    """Reload a checkpoint, and check that its logits for fixed token ids are those of the model.
+    """Reload a checkpoint, and compare its logits with the model's logits for fixed token ids.
 
     No logit may differ by more than 1e-5 times the largest absolute logit of the model.
 

@@ -32,8 +32,8 @@ class TransformersMoEForCausalLM(Mixture):
             super(MoEMixin, self).recursive_replace()
             return
 
-        # vLLM reads the width of the experts from a config key, whose value may be a list with the
-        # width of each layer
+        # vLLM reads the width of the experts from a config key. Its value may be a list with the
+        # width of each layer, so put this list into a copy of the config.
         shared = self.text_config
         names = ("moe_intermediate_size", "intermediate_size")
         width = next(name for name in names if getattr(shared, name, None) is not None)

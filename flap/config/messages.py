@@ -47,7 +47,7 @@ python -m flap export --help                      print the options of a command
 
 
 def names_in(group: str, folders: Sequence[Path] = ()) -> list[str]:
-    """Return the names of a config group's choices, each of which is a YAML file in conf/.
+    """Return the names of a config group's choices. Each choice is a YAML file in conf/.
 
     A file whose name begins with an underscore is not a choice, but contains options that several
     choices of the group share.

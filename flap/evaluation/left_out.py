@@ -62,7 +62,7 @@ def _without(task: Task, overlap: Overlap | None) -> Task:
 
 
 def _readers(overlap: Overlap) -> str:
-    """Return a text that names the texts in which the documents occur, and what they are used for.
+    """Return the names of the texts in which documents occur, and the uses of these texts.
 
     An example is "calibration (calibration.dataset=my.jsonl)".
     """

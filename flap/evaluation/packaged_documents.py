@@ -77,15 +77,15 @@ def read_packaged(task: Any, *_: Any, **__: Any) -> None:
         splits[split] = documents
     give(task, splits)
     if config.training_split is None and config.fewshot_split is None:
-        # Without these splits, the few-shot examples are drawn from the measured documents. Declare
-        # the measured documents as the test split: lm-eval then never shows a document as an
-        # example in the prompt that asks about the same document.
+        # Without a split for training or for few-shot examples, the examples are drawn from the
+        # measured documents. Declare the measured documents as the test split: lm-eval then never
+        # shows a document as an example in the prompt that asks about the same document.
         config.test_split = config.test_split or config.validation_split
         task.fewshot_cfg.split = config.test_split
 
 
 def give(task: Any, splits: Mapping[str, Any]) -> None:
-    """Set the documents of a task of lm-eval, which must have the form that the task needs.
+    """Give a task of lm-eval its documents. They must already have the form that the task needs.
 
     splits: a dict from the name of each split to its documents. All other splits are removed from
         the config of the task.

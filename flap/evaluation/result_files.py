@@ -119,8 +119,8 @@ class Results:
                 continue
             task = digest([entry.key["task"], entry.key["data"]])
             for name, of_documents in entry.value.documents.items():
-                # skip a number if its stored value differs from the given value, because then an
-                # earlier invocation has stored it
+                # skip a number if its stored value differs from the given value: the stored value
+                # then comes from an earlier invocation
                 if name in numbers and entry.value.numbers.get(name) == numbers[name]:
                     values[name, task] = of_documents
         return values

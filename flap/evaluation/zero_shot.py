@@ -160,7 +160,7 @@ class ZeroShot(Evaluator):
         return choice == "true"
 
     def _check_template(self, tokenizer: PreTrainedTokenizerBase, tasks: list[LoadedTask]) -> None:
-        """Check the chat template with conversations, and with all prompts in the user's files."""
+        """Check that the chat template can format long conversations and the user's own prompts."""
         conversations = [TURNS]
         for task in tasks:
             if task.path:

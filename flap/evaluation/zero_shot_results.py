@@ -231,7 +231,7 @@ def _overlap(answer: str, reference: str) -> float:
 
     If one of the texts has no words except articles, such as "A", return 1 if the texts are equal,
     else 0. In this case, the script of SQuAD 2 (Rajpurkar et al., ACL 2018, arXiv 1806.03822)
-    compares the lists of words, at least one of which is empty.
+    compares the lists of their words instead: it returns 1 if both lists are empty, else 0.
     """
     words = Counter(_words(answer))
     expected = Counter(_words(reference))

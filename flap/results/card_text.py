@@ -44,7 +44,7 @@ METADATA = {
 }
 PLACE = "path/to/this/checkpoint"
 # The `model_type` of each model family for which the card shows no vLLM command. vLLM refuses these
-# families, or generates text that differs from that of transformers (docs/exports.md).
+# families, or generates other text than transformers does (docs/exports.md).
 NOT_IN_VLLM = (
     "falcon",
     "gpt2",

@@ -89,7 +89,7 @@ def config_table(runs: Sequence[RunRecord]) -> Table:
 def numbers_table(runs: Sequence[RunRecord]) -> Table:
     """Return a table of the numbers that each run has measured on its pruned model.
 
-    The last columns show how much the numbers of each other run differ from those of the first run.
+    The last columns show how much each number differs between the first run and every other run.
     """
     models = [run.report.evaluation["pruned"] for run in runs]
     first, *others = runs

@@ -90,7 +90,7 @@ def _commit(report: Report) -> str:
 
 
 def inline(svg: bytes) -> Markup:
-    """Return a plot as an SVG element, with its colours replaced by those of the page (THEME)."""
+    """Return a plot as an SVG element, with its colours replaced by the CSS values in THEME."""
     _, tag, element = svg.decode().partition("<svg")
     for colour, variable in THEME.items():
         element = element.replace(colour, variable)

@@ -93,7 +93,7 @@ class DryRun:
 
     @property
     def passes(self) -> int:
-        """The number of passes over all layers that pruning makes.
+        """The number of passes that pruning makes over all layers.
 
         Each pass reads the weights of all layers.
 

@@ -36,7 +36,7 @@ References = dict[str, Any]
 
 
 def measure_dense(run: Run, dense: Opened, plan: PruningPlan | None) -> References:
-    """Measure the dense model, and return what tasks need to compare the pruned model with it.
+    """Measure the dense model, and return data for later comparisons with the pruned model.
 
     The results of the dense model, such as perplexities and accuracies, are stored in the cache.
     Other runs with the same model and tasks read these results from the cache.

@@ -126,8 +126,8 @@ def _seconds(labels: Sequence[Label]) -> float:
 def seconds_by_stage(labels: Sequence[Label]) -> dict[str, float]:
     """Return the wall-clock seconds of each stage, and their total.
 
-    If an artefact was found in a store, the seconds of its stage are those that the stage took in
-    the run that computed the artefact.
+    If an artefact was found in a store, its stage has not run again. The seconds of this stage are
+    then taken from the run that computed the artefact.
     """
     seconds: dict[str, float] = {}
     for outer in labels:

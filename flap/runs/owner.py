@@ -193,7 +193,8 @@ class Owner:
         """
         finished = read_state(self.folder) == "finished"
         if not finished or not self.checked.resume:
-            # a finished run that is resumed is not checked, as it may have nothing left to write
+            # The folder of a finished run that is resumed is not checked, because the run may have
+            # nothing left to write.
             _check_writable(self.folder)
         old = self.folder / "checkpoint"
         if not self.checked.checkpoint.save and old.exists():

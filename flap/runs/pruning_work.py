@@ -130,7 +130,7 @@ def _layer_macs(adapter: ModelAdapter) -> list[int]:
 def block_sizes(block: Block) -> tuple[int, int, int]:
     """Return the numbers of input channels, output channels and experts of a block.
 
-    The channels are those of the block's output projection. In a block with experts, the channels
+    The channels belong to the block's output projection. In a block with experts, the channels
     of only one expert's output projection are counted. A block without experts counts as one
     expert.
     """

@@ -150,7 +150,7 @@ class _Measured(NamedTuple):
     """The measurements of the dense, the compressed and the pruned model of a run."""
 
     dense: list[Entry]
-    compressed: list[Entry]  # of the compressed model; empty if this model is not trained
+    compressed: list[Entry]  # results of the compressed model; empty if it is not trained
     pruned: list[Entry]
 
 
@@ -161,8 +161,8 @@ def _measured(run: Run, plan: PruningPlan, dense_run: Run) -> _Measured:
     model, a measurement is included only if it was made in the same way as the measurement of the
     pruned model (`_measured_alike`).
 
-    dense_run: the run with the tokenizer and the tasks of the dense model. They differ from those
-        of `run` if the vocabulary was trimmed.
+    dense_run: the run with the tokenizer and the tasks of the dense model. If the vocabulary was
+        trimmed, `run` has another tokenizer and other tasks.
     """
     entries = on_first(run.results.entries).values()
     pruned = _entries_of(entries, run.tasks, keys.pruned(run, plan))
@@ -179,8 +179,8 @@ def _measured(run: Run, plan: PruningPlan, dense_run: Run) -> _Measured:
 def report_of(run: Run, artefact: Artefact[Pruned], dense_run: Run) -> Report:
     """Build the report of a run from the pruned model and the measurements of the run.
 
-    dense_run: the run with the tokenizer and the tasks of the dense model. They differ from those
-        of `run` if the vocabulary was trimmed.
+    dense_run: the run with the tokenizer and the tasks of the dense model. If the vocabulary was
+        trimmed, `run` has another tokenizer and other tasks.
     """
     plan = artefact.value.plan
     measured = _measured(run, plan, dense_run)

@@ -289,7 +289,7 @@ def _compress_layer(mask_only: bool) -> CompressLayer:
 def _compressed(
     run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, FitReport]
 ) -> Compressed:
-    """Check a compressed model, and give the model a class that can be saved.
+    """Check a compressed model, and give it a class and a config with which it can be saved.
 
     The check compares the numbers of units in each layer with the plan.
 
@@ -405,8 +405,8 @@ def _answered_by(
 def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> PlacedModel:
     """Write the checkpoint, and return the saved model for later stages.
 
-    If the logits of the reloaded checkpoint differ from those of the model in memory, an error is
-    raised. The file flap.json of the checkpoint contains the key of the run. A later invocation of
+    If the reloaded checkpoint computes other logits than the model in memory, an error is raised.
+    The file flap.json of the checkpoint contains the key of the run. A later invocation of
     the run recognises the checkpoint by this key.
 
     overwrite: whether to replace a checkpoint that exists already.

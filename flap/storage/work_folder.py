@@ -117,7 +117,7 @@ def results_of_steps(
     """Yield the results of steps 0, 1, 2, and so on.
 
     If the result of a step is not stored in `notes`, the step is done now. At the same time, each
-    of the other processes does one of the following steps.
+    of the other processes does one of the next steps.
 
     do: a function that does the step with the given number, and returns the result of the step.
     at_once: a function that returns how many steps, from the given number on, may be done at the

@@ -96,7 +96,8 @@ def _make_experts_traceable(model: PreTrainedModel, kind: str) -> None:
             module.__class__ = base_class
         config = getattr(module, "config", None)
         if config is not None and getattr(config, "_experts_implementation", None) == "eager":
-            # the eager implementation branches on the router's choices, and a graph has no branches
+            # replace the eager implementation, because it branches on the router's choices, and a
+            # graph has no branches
             config._experts_implementation = "batched_mm"
 
 

@@ -252,7 +252,7 @@ def _explain_file(error: OSError) -> str:
 
 
 def failures(sweep: Path, since: float = 0) -> list[str]:
-    """Return a line about each run of a sweep that has failed since the time `since`."""
+    """Return a line about each failed run of a sweep, without runs that failed before `since`."""
     lines = []
     for path in sorted(sweep.glob(f"*/{STATUS}")):
         status = read_status(path.parent)

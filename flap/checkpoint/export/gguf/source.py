@@ -39,7 +39,8 @@ def _pruned_from(model: str) -> str:
         return ""
     try:
         config = load_json(label)["provenance"].get("config", {})
-        # the GGUF of the dense model does not fit a trimmed model: its tokenizer has all tokens
+        # the GGUF file of the dense model has a tokenizer with all tokens, which does not fit a
+        # model with a trimmed vocabulary
         trimmed = bool(config.get("vocabulary"))
         path = "" if trimmed else str(config.get("model", {}).get("path", ""))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

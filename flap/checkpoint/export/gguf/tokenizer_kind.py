@@ -38,8 +38,8 @@ _BPE = {
     "llama-bpe": Steps([_LLAMA3, "bytes"], None, ignore_merges=True),
     "qwen2": Steps([_QWEN2, "bytes"], "NFC", ignore_merges=False),
     "smollm": Steps(["digit", "bytes and words"], None, ignore_merges=False),
-    # transformers also gives these steps to every byte-level BPE tokenizer that it reads from a
-    # GGUF file
+    # GPT-2's tokenizer has these steps, and so has every byte-level BPE tokenizer that transformers
+    # reads from a GGUF file
     "gpt-2": Steps(["bytes and words"], None, ignore_merges=False),
 }
 
@@ -103,12 +103,14 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     prepend = {"type": "Prepend", "prepend": "▁"}
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    # this step is in tokenizers that were converted from a SentencePiece file
+    # Tokenizers that were converted from a SentencePiece file have this step. It doubles a "▁" at
+    # the beginning of a text.
     double_first = {"type": "Replace", "pattern": {"Regex": r"\A▁"}, "content": "▁▁"}
 
     if not pre_tokenizer and steps == [prepend, replace]:
         return True
-    # Gemma's pre-tokenizer splits at spaces, but the normalizer has replaced all spaces
+    # Gemma's pre-tokenizer splits at spaces, but it never finds any, because the normalizer has
+    # already replaced all spaces
     if steps == [replace] and pre_tokenizer.get("pattern") == {"String": " "}:
         return False
     match pre_tokenizer.get("pretokenizers", pre_tokenizer):
