@@ -32,7 +32,7 @@ OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, middle, search"
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """Create a folder of damaged input files, for which {bad} stands in the list REAL."""
+    """Create a folder of damaged input files. In the list REAL, {bad} stands for its path."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 
@@ -226,9 +226,9 @@ def test_help_lists_the_choices_of_the_user(quick_flap: Cli, tmp_path: Path) -> 
 
 
 def without_a_hub(connections: int) -> None:
-    """Let the first `connections` attempts to connect to the hub fail.
+    """Let attempts to connect to the hub fail, and allow at most `connections` attempts.
 
-    A further attempt ends the process, so that the test fails if flap tries more often.
+    One more attempt ends the process, and the test fails.
     """
     attempts = count()
 

@@ -59,7 +59,7 @@ def test_boolq_passages_are_split_by_a_hash_of_each() -> None:
     evaluation = read_text("boolq-passages", "evaluation", "eval.perplexity.datasets")
     kept = [passage for passage in quarter if passage in evaluation.documents]
     assert evaluation.text == "\n\n".join(kept)
-    # The evaluation text lacks a few passages of the quarter, because these passages share 13 words
+    # A few passages in `quarter` are missing from the evaluation text, because they share 13 words
     # in a row with the calibration text.
     assert 0.96 < len(kept) / len(quarter) < 1
     assert evaluation.sha256 != calibration.sha256

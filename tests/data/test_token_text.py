@@ -41,7 +41,7 @@ def test_a_part_of_a_character_has_a_part_of_its_bytes(kind: str) -> None:
 
 
 class InPython(PreTrainedTokenizer):
-    """A tokenizer written in Python ("slow"), like that of Kimi K2, with the tokens of `fast`."""
+    """A tokenizer written in Python ("slow"), like Kimi K2's, that gives the tokens of `fast`."""
 
     def __init__(self, fast: PreTrainedTokenizerBase) -> None:
         self.fast = fast

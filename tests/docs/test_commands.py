@@ -41,7 +41,10 @@ COMMANDS = {
 
 
 def single(word: str) -> str:
-    """Return an override for a single run: of several values for a sweep, keep only the first."""
+    """Return an override for a single run.
+
+    If the override has several values for a sweep, keep only the first value.
+    """
     [override] = OverridesParser.create().parse_overrides([word])
     if not override.is_sweep_override():
         return word

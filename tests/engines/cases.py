@@ -65,7 +65,7 @@ REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILI
 # a stock checkpoint (one without code of flap), which vLLM runs without this backend.
 QUANTISED = (("smollm2-flap", "FP8_DYNAMIC"), ("round-layers", "W4A16"), ("round-stock", "W8A8"))
 # CONVERTED lists the families that are tested with llama.cpp's converter. A table in
-# docs/exports.md lists the same families. In the families of ALL_HEADS, pruning must remove no
-# heads.
+# docs/exports.md lists the same families. The tested checkpoints of the families in ALL_HEADS have
+# lost neurons, but no heads.
 ALL_HEADS = ("granite", "starcoder2")
 CONVERTED = ("apertus", "arcee", "llama", "mistral", "mixtral", "qwen3", *ALL_HEADS)

@@ -27,10 +27,12 @@ def test_macs_are_those_of_the_matrix_products(architecture: str) -> None:
         for module in model.modules()
         if getattr(module, "bias", None) is not None
     )
-    # For each token, attention multiplies queries with keys, and attention weights with values.
+    # The factor 2 is for the two products of attention: queries with keys, and attention weights
+    # with values.
     attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens
     expected = tokens * (linear + VOCAB * config.hidden_size + attention)
-    # A matmul may also compute the angles of the rotary embedding, which are frequency · position.
+    # If the model uses a matmul for the angles of the rotary embedding (frequency · position), the
+    # operations of this matmul are counted, too.
     rotary = config.head_dim // 2 * tokens
     assert macs(model, torch.ones(1, tokens, dtype=torch.long)) in (expected, expected + rotary)
 

@@ -205,7 +205,8 @@ def measure(
 def test_a_killed_run_continues_in_the_middle_of_a_task(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    # The first kill comes while the dense model is measured, the second while the pruned model is.
+    # The run is killed twice: while it measures the dense model, and while it measures the pruned
+    # model.
     arguments = [
         *tiny(model_dir, text_file)[:5],
         "model.dtype=bfloat16",

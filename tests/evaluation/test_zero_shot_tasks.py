@@ -280,7 +280,7 @@ def test_average(tasks: list[str], more: dict[str, float], average: float | None
 
 
 def test_the_paper_s_measures() -> None:
-    """PAPER_MEASURES names, for each task, the accuracy that is nearest to that in FLAP's paper."""
+    """For each task, PAPER_MEASURES names the accuracy nearest to the value in FLAP's paper."""
     # lm-eval's repository publishes these accuracies of LLaMA-7B in results/llama/llama-7B.
     harness = {
         "boolq/acc": 73.06,

@@ -212,9 +212,10 @@ def _old_is_whole(
 ) -> Iterator[str]:
     """Yield a problem for each result of an earlier run that the run in `folder` has damaged.
 
-    Earlier results must be as in `start`, or completely replaced by those in `whole`. `_case`
-    explains these two folders.
+    Earlier results must be as in `start`, or completely replaced by the results in `whole`.
 
+    start: the folder as it is before the run.
+    whole: the folder after a run without a fault.
     killed: whether the run was killed. A kill between the two renames that replace a folder leaves
         the old folder under another name, until the next run renames it back.
     """

@@ -15,7 +15,7 @@ def quick(number: int, cases: Iterable[Any]) -> list[Any]:
     for i, case in enumerate(cases):
         if i < number:
             marked.append(case)
-        elif type(case) is tuple:  # not a NamedTuple, which is a single argument
+        elif type(case) is tuple:  # several arguments; a NamedTuple is only one argument
             marked.append(pytest.param(*case, marks=pytest.mark.long))
         else:
             marked.append(pytest.param(case, marks=pytest.mark.long))

@@ -65,7 +65,10 @@ class Cell:
         return f"tiny_{self.metric}_{self.structure}_r{self.ratio}_s{self.seed}"
 
     def config(self, report: Report | None) -> dict[str, Any]:
-        """Return the config in `report`, if there is one, changed by the options of the cell."""
+        """Return the config of the cell.
+
+        It is the config in `report` (empty if there is no report), with the cell's own options.
+        """
         config = dict(report["config"]) if report else {}
         config["model"] = {"name": "tiny"}
         config["method"] = "flap"

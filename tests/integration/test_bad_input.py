@@ -29,7 +29,7 @@ from tests.refusals import AT_THE_WEIGHTS, TABLES, TEXTS, WITH_PROMPTS, rows
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
-    """Create a folder of damaged input files, for which {bad} stands in tests/refusals.py."""
+    """Create a folder of damaged input files. In tests/refusals.py, {bad} stands for its path."""
     return damage(tmp_path_factory.mktemp("bad"), model_dir)
 
 

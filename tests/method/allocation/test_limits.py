@@ -1,9 +1,9 @@
 """In a plan, every layer respects `min_heads`, `min_neurons`, `multiple_of_heads` and `round_to`.
 
 A plan says which heads and neurons stay. These options limit their numbers in each layer. Within
-these limits, no plan with the same numbers of heads, or with the same ranking of heads and neurons,
-is nearer to the budget (the number of parameters to remove). To check this, the tests compare
-flap's plan with all such plans.
+these limits, flap's plan is as near as possible to the budget (the number of parameters to remove).
+To check this, the tests compare flap's plan with all plans that have the same numbers of heads, or
+that follow the same ranking of heads and neurons.
 """
 
 from collections.abc import Callable
@@ -226,8 +226,9 @@ def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
     """In the ranking, the best head and the best block of neurons of each layer come first.
 
     A block has 8 neurons. These two heads and two blocks cost 36 together. Then come two heads with
-    a score of 0 (with them, the total is 46 and 56), two blocks with -0.34 (64 and 72), and two
-    heads with -1. The four neurons with the lowest scores of each layer are in no block.
+    a score of 0 (the total rises to 46 and 56), two blocks with a score of -0.34 (64 and 72), and
+    two heads with a score of -1. The four neurons with the lowest scores of each layer are in no
+    block.
     """
     ascending = torch.arange(20.0)
     heads = torch.tensor([[3.0], [2.0], [1.0]])

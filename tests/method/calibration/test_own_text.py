@@ -158,8 +158,8 @@ def test_attention_of_one_query_is_what_transformers_computes(
             patch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
             torch.testing.assert_close(stepwise(), expected)
         assert queries
-        # Without a sliding window, a single query needs no mask, so flap does not call torch's
-        # kernel for it. Of the four models, only mistral-mha-tied has a sliding window.
+        # Without a sliding window, a single query needs no mask, and flap computes its attention
+        # without torch's kernel. Of the four models, only mistral-mha-tied has a sliding window.
         assert 1 not in queries or case == "mistral-mha-tied"
         assert torch.equal(stepwise(), expected)
 

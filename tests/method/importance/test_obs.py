@@ -111,8 +111,8 @@ def test_an_attention_unit_costs_what_all_its_channels_cost_together() -> None:
 def test_the_costs_of_removed_units_add_up_to_the_remaining_error() -> None:
     """The costs of removed units add up to the error that remains after their removal.
 
-    Each channel is a unit here. The costs rise in the order of removal: a unit that is cheaper than
-    the unit that was removed before it gets the cost of that unit.
+    Each channel is a unit here. In the order of removal, costs never fall: a lower cost is raised
+    to the highest cost of the units that were removed earlier.
     """
     generator = torch.Generator().manual_seed(0)
     weight_OI = weights(4, 8)

@@ -14,7 +14,9 @@ from flap.method.vocabulary.tokens import BPE
 from tests.helpers.tokenizers import TEXT, TRICKY
 from tests.method.vocabulary.kinds import KINDS, pieces
 
-COUNTED = TEXT[0]  # tokens are counted in this text; the other texts also contain removed tokens
+# The trimmed tokenizers keep all tokens of this text. The other texts in TEXT also contain tokens
+# that are removed.
+COUNTED = TEXT[0]
 PIECES = [*TEXT, *TRICKY, *COUNTED.split(), " ", "\n", "👩‍🚀", "\u200b"]
 ANY = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
