@@ -65,8 +65,8 @@ class Batch:
 def judged(batch: Batch, text_N: Tensor) -> Batch:
     """Return the windows of a batch with a mask of the tokens on which models are compared.
 
-    These are the counted tokens. If the windows of a text together contain fewer than FEW counted
-    tokens, models are compared on all tokens of these windows instead.
+    Usually, models are compared on the counted tokens. But if the windows of a text together
+    contain fewer than FEW counted tokens, models are compared on all tokens of these windows.
 
     text_N: for each window, the index of the text that the window was cut from.
     """

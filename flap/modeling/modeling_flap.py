@@ -69,7 +69,7 @@ class PrunedConfigMixin:
         return True
 
     def __getattribute__(self, key):
-        """Return an attribute. transformers' warning about reading the dense widths is skipped."""
+        """Return an attribute, without transformers' warning about reading the dense widths."""
         # `plain.__getattribute__` is the method of `object`. It is looked up with `super`, because
         # torch.compile cannot trace `object.__getattribute__(self, ...)`.
         plain = super(LAST_MIXIN, self)
@@ -156,6 +156,8 @@ def _head_dims(widths):
     """Return a `per_layer_config` with only the head sizes, or None if `widths` has no head sizes.
 
     Layers of Gemma 4 differ in head size, and Gemma 4's classes read these sizes from the config.
+
+    widths: the `per_layer_config` of the pruned model.
     """
     sizes = {}
     for i, layer in widths.items():
@@ -167,8 +169,10 @@ def _head_dims(widths):
 def check_for_vllm(widths, ranks):
     """Raise a ValueError if vLLM cannot divide the widths among its processes.
 
-    ranks: vLLM's `tensor_parallel_size`. Each process gets an equal part of the heads and neurons
-    of every layer.
+    Each process gets an equal part of the heads and neurons of every layer.
+
+    widths: the `per_layer_config` of the pruned model.
+    ranks: the number of vLLM's processes (`tensor_parallel_size`).
     """
     split = []
     for i, layer in widths.items():

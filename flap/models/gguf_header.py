@@ -85,7 +85,8 @@ class GGUFHeader:
         places = {ROPE_FACTORS: "config"}
         for name in model.state_dict():
             gguf_name = table.get_name(name, try_suffixes=SUFFIXES)
-            if gguf_name is None:  # for example for the gate and up projections of experts
+            # the table lacks names of some tensors, such as the gate and up projections of experts
+            if gguf_name is None:
                 processor.perform_fallback_tensor_mapping(places, "", "", name)
             else:
                 places[gguf_name] = name
@@ -133,7 +134,8 @@ class GGUFHeader:
 
     def _complete_rope(self, config: PreTrainedConfig) -> None:
         scaled = [key for key in self.reader.fields if ".rope.scaling." in key]
-        if config.model_type == "gpt_oss":  # for gpt_oss, transformers reads these keys
+        # for gpt_oss, transformers reads the keys that scale RoPE, so they are no reason to refuse
+        if config.model_type == "gpt_oss":
             scaled = []
         if ROPE_FACTORS in self.tensors:
             factors = torch.tensor(self.tensors[ROPE_FACTORS].data)

@@ -103,8 +103,8 @@ class Walk:
 
         All processes visit the same layer at the same time, each with streams of its own windows.
 
-        changing: whether the caller changes the layers. If so, the changes that an interrupted
-            walk has made to a layer that it has not finished are discarded.
+        changing: whether the caller changes the layers. If so, a resumed walk discards the changes
+            to the layers that the interrupted walk has not finished.
         single_process: whether only this process visits the layers, so that it does not wait for
             other processes.
         """

@@ -58,7 +58,7 @@ def compress_layers(
     notes = Notes(FITS, work)
     for i, observed in statistics:
         notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
-        del observed  # free this layer's covariances before those of the next layer are computed
+        del observed  # free this layer's covariances before the next layer is observed
     return joined(map(notes.read, range(len(plan.layers))))
 
 

@@ -2,8 +2,8 @@
 
 This is the error in the output of the attention or MLP to which the unit belongs. The metric
 assumes that the weights of all other units in the output projection are adjusted so that the error
-is as small as possible. A unit is removed as a whole: a KV head with its query heads, a neuron of
-an MLP, or an expert.
+is as small as possible. The expected square of the error is called the cost of the unit. A unit is
+removed as a whole: a KV head with its query heads, a neuron of an MLP, or an expert.
 
 Legend: O: output channels · I: input channels · U: units · R: units whose channels are still in the
 weight W and in H⁻¹, the inverse of the covariance plus the ridge · C: channels of a unit ·

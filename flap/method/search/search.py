@@ -105,12 +105,12 @@ class Search(Structure):
         """Divide the nats of each unit by the unit's price, and return the quotients by layer.
 
         A layer has quotients for its attention units (G), and for its neurons or experts (I). The
-        nats come from the measured divergences of trials. The trial of each level removes more
-        units than the trial of the next lower level. The rise of the divergence between the two
-        trials is divided among the units that only the higher level removes, in proportion to their
-        scores. The result is a curve of the divergence over the number of removed units. The curve
-        is replaced by its lower convex envelope, so that no unit of a block has fewer nats than a
-        lower-scored unit of this block.
+        nats come from the measured divergences of trials. Each trial of a block removes another
+        share of the block's units (`levels`). From one share to the next higher share, the rise of
+        the divergence is divided among the units that only the trial with the higher share removes,
+        in proportion to their scores. The result is a curve of the divergence over the number of
+        removed units. The curve is replaced with its lower convex envelope, so that no unit of a
+        block has fewer nats than a lower-scored unit of this block.
         """
         prices = budget.prices
         layers = []

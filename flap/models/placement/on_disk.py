@@ -134,8 +134,8 @@ class OnDisk(PlacedModel):
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
-            # NFS cannot remove files that are still mapped, so the separate generator `_walked`
-            # visits the layers, and unmaps all files with hidden states when it ends
+            # NFS cannot remove files that are still mapped. So the separate generator `_walked`
+            # visits the layers. When it ends, it unmaps all files, and then the folder is removed.
             yield from self._walked(batches_NT, WorkFolder(Path(folder)))
 
     def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
