@@ -79,7 +79,7 @@ TINY = COMMON | {
     "num_hidden_layers": 4,
 }
 PROBE_LAYERS = 2
-# The estimate assumes that the search of flap_plus needs this many times as long for each token as
+# `reckoned` assumes that, for each token, the search of flap_plus takes this many times as long as
 # a bare forward pass. The search is slower because it has few windows, so that the GPU often waits
 # for the host.
 SLOWER = 4

@@ -42,7 +42,7 @@ CELLS = len(METRICS) * len(STRUCTURES) * len(RATIOS)
 
 
 def bare_seconds() -> float:
-    """Return the bare time: the seconds to calibrate once, and score, allocate, slice 24 times."""
+    """Return the bare time in seconds: calibrate once, and score, allocate and slice 24 times."""
     source = packaged()
     shared = ["calibration=boolq-passages"]
     total = 0.0

@@ -8,8 +8,8 @@ examples. Then both models read the dense model's answers. The script prints KL(
 the divergence of their predictions, in nats per token: for each of the first five tokens of an
 answer, for the tokens that also occur in the passage, and for the other tokens.
 
-Then the script replaces the attentions of the pruned model by the attentions of the dense model, in
-one third of the layers at a time, and prints by which share KL falls each time. It does the same
+Then the script replaces the attentions of the pruned model with the attentions of the dense model,
+in one third of the layers at a time, and prints by which share KL falls each time. It does the same
 with the MLPs.
 """
 

@@ -348,7 +348,7 @@ def all_at_once(
 
     If a token is not sent to an expert, the expert's weight for this token is 0. This computation
     needs twice as many operations as computing only the chosen experts of each token. But it uses
-    large matrix products, which a processor computes much faster than many small ones.
+    large matrix products, which a processor computes much faster than many small products.
     """
     weight_TE = weight_TK.new_zeros(len(input_TD), experts.num_experts).scatter(
         1, chosen_TK, weight_TK
