@@ -115,8 +115,8 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
     from transformers.core_model_loading import revert_weight_conversion
 
     tokenizer = packaged("cpu").tokenizer
-    # The export to GGUF recognises SmolLM's tokenizer by these two pre-tokenizer steps. They are set
-    # here, because transformers does not read the first step from the packaged GGUF file.
+    # The export to GGUF recognises SmolLM's tokenizer by these two pre-tokenizer steps. They are
+    # set here, because transformers does not read the first step from the packaged GGUF file.
     steps = [
         pre_tokenizers.Digits(individual_digits=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False),
