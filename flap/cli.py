@@ -69,7 +69,7 @@ def task(config: DictConfig) -> "Objective":
     Return the measured numbers, such as a perplexity, that the option `objective` names. Hydra
     sweepers that search for good options optimise these numbers.
     """
-    # `main` has called these functions already, but a launcher may run `task` in a new process
+    # `main` has called `protect_output` already, but a launcher may run `task` in a new process
     protect_output()
     protect_secrets_of(config, HydraConfig.get().job.env_set)
     outcome = _attempt(config)

@@ -41,7 +41,7 @@ class Cutting(NamedTuple):
     max_length: int | None  # maximum length of a window in tokens of `tokenizer`; None if unlimited
 
     def in_tokens(self, windows_NT: Tensor) -> Batch:
-        """Convert windows from tokens of `cut_by` to at most `max_length` tokens of `tokenizer`."""
+        """Convert windows to tokens of `tokenizer`, at most `max_length` tokens for each window."""
         if self.tokenizer is self.cut_by:
             return Batch.of(windows_NT)
         again = retokenised(windows_NT, self.cut_by, self.tokenizer, self.bos)

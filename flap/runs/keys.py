@@ -83,9 +83,9 @@ def scores(run: Run) -> Key | None:
     With structure=search, the key also contains the compensation and the options of the trials. In
     a trial, units of one attention or MLP are removed to measure the effect on the predictions.
 
-    Return None if the scores are not stored. They are not stored if the config names a plan,
-    because then nothing is scored, or if they are computed from statistics without covariances,
-    because this is fast.
+    Return None if the scores are not stored. This is the case in two situations: the config names
+    a plan, so that nothing is scored; or the scores are computed from statistics without
+    covariances, which is fast.
     """
     search = run.choices.search
     selection = run.choices.selection

@@ -42,7 +42,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class PrunedFiles(Store[Pruned]):
-    """Stores a run's pruned model as plan.json, pruned.json and, if it is saved, the checkpoint."""
+    """Stores a run's pruned model: plan.json, pruned.json, and the checkpoint if there is one."""
 
     folder: Path
     checkpoint: Path | None  # folder of the checkpoint; None if the run saves no checkpoint

@@ -22,10 +22,10 @@ from flap.runs.choices import Choices
 PLAIN = 1.16
 # a forward pass together with its backward pass costs as much as this many forward passes
 BACKWARD = 3
-# Scores and least-squares fits factorise the covariance of C channels, and solve linear systems
-# with the factors. The scores of a block take FACTORISATION · C³ multiply-accumulates, and so does
-# a least-squares fit that also chooses a ridge parameter. The least-squares fits of all trials of a
-# block together take TRIAL · C³.
+# To compute scores or a least-squares fit, the covariance of C channels is factorised, and linear
+# systems are solved with the factors. The scores of a block take FACTORISATION · C³
+# multiply-accumulates. A least-squares fit takes as many if it is repeated with several ridge
+# parameters. In a search, the fits for all trials of a block together take TRIAL · C³.
 FACTORISATION = 6.0
 TRIAL = 1.0
 

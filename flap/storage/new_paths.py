@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def missing_paths(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Return which of these paths do not exist yet: files in a folder, the folder, and its parents.
+    """Return the missing paths among the files in a folder, the folder itself, and its parents.
 
     If the paths are created later, they can be removed in the order in which they are returned:
     first the files, then the folder, then its parents.
