@@ -103,7 +103,7 @@ def test_a_text_that_is_too_short_is_refused_with_the_number_of_its_windows(
 def test_a_text_whose_weight_is_too_small_for_a_window_is_left_out(
     tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """The text `light` gets no window, but its documents still count as read by the run.
+    """The text `light` has too low a weight to get a window, but its documents count as read.
 
     The field `windows.read` lists the documents that count as read.
     """

@@ -1,8 +1,9 @@
 """Make tiny models with random biases, compute their statistics and plans, and compress them.
 
 The statistics can have co-moments. The co-moment of two channels is the sum, over all tokens, of
-the product of the deviations of the two channels from their means. Held-out tokens are left out
-when a compensation is fitted, and then serve to choose the ridge penalty of the fit.
+the product of the deviations of the two channels from their means. A compensation adapts a layer to
+the removal of heads and neurons. It is not fitted to held-out tokens, which serve to choose the
+ridge penalty of the fit.
 """
 
 import copy

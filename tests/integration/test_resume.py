@@ -95,7 +95,7 @@ def test_dense_scores_are_measured_once(
     assert len({one.evaluation["dense"]["words.txt/perplexity@16"] for one in reports}) == 1
     errors = [one.difference_stderr["words.txt/perplexity@16"] for one in reports]
     # The standard error of a difference is computed from the losses of both models in each window.
-    # In the second and third run, the dense model's results for these windows come from the cache.
+    # In the second and third run, the dense model's losses come from the cache.
     assert len(set(errors)) == 3 and min(errors) > 0
 
 

@@ -78,5 +78,6 @@ def test_change_with_its_error(name: str, text: str) -> None:
     models = {name: 1.0}, {name: 1.25}
     assert change(name, *models, 0.123) == change(name, *models, 0.123, 0.049) == text
     assert change(name, *models, 0.125, 0.05).endswith(" within noise")
-    # The change is more than twice its standard error, but with so few documents it may be chance.
+    # Here, the change is more than twice its standard error, but its p-value is large. This can
+    # happen with few documents.
     assert change(name, *models, 0.123, 0.098) == f"{text}, p = 0.10"

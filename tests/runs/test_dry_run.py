@@ -208,7 +208,7 @@ def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:
         and stream.device < device.device
         and stream.disk > device.disk == 0
     )
-    # OBS also needs memory for covariances.
+    # The statistics for OBS include covariances, which need additional memory.
     assert dry("metric=OBS").needs("device").statistics > device.statistics
 
 

@@ -31,7 +31,7 @@ def test_an_evaluation_of_more_than_an_hour_says_so_before_it_starts(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The dense and the pruned model read 320 tokens each, with each of two window lengths.
+    # Both models, dense and pruned, read 320 tokens with each of the two window lengths.
     arguments = ["eval.perplexity.seq_len=[16,32]", "checkpoint.save=false"]
     places = [f"cache_dir={tmp_path / 'cache'}"]
     measured_when_told = []

@@ -138,8 +138,8 @@ def test_parameters_are_within_one_unit(architecture: str, name: str, share: flo
     elif name in ONE_RANKING:
         assert_no_unit_fits(budget, widths)
     else:
-        # The total may be less than the target by about one head or neuron, because UL-UM and UL-MM
-        # prune all layers equally, and AL-MM ranks heads and neurons separately.
+        # The plan may keep about one head or neuron less than the target allows, because UL-UM and
+        # UL-MM prune all layers equally, and AL-MM ranks heads and neurons separately.
         largest = max(units.price for layer in budget.layers for units in layer)
         assert most - realised <= 1.1 * largest
 

@@ -30,7 +30,7 @@ def test_the_middle_layers_lose_all_that_the_ratio_asks_for(
 
 
 def test_attention_and_mlp_of_the_paper_lose_a_quarter_at_a_fifth() -> None:
-    """At a ratio of 0.2, structure=middle prunes each of 24 of the 30 equal layers by a quarter."""
+    """At a ratio of 0.2, structure=middle prunes 24 of the 30 equal layers, each by a quarter."""
     config = LlamaConfig(
         vocab_size=32,
         hidden_size=32,

@@ -99,9 +99,9 @@ def test_without_held_out_tokens_the_bias_stays(trial: bool) -> None:
 
     An expert has no held-out tokens if the router sends none to it.
 
-    trial: whether structure=search only tries to prune these channels. In such a trial, the fitted
-        map is compared with the bias on held-out tokens only if there are few tokens, as here:
-        fewer than two tokens for each channel.
+    trial: whether the channels are removed only in a trial of structure=search. In a trial, the
+        fitted map is compared with the bias on held-out tokens only if there are few tokens, as
+        here: fewer than two tokens for each channel.
     """
     activation_TI = noise(30, 20) + 3
     weight_OI = noise(4, 20, seed=1)

@@ -24,11 +24,13 @@ from tests.helpers.ratios import allocated, budget_of, random_scores
 
 
 def test_by_hand() -> None:
-    """A trial that removes two units costs 0.2 nats, so each of these units gets 0.1 nats.
+    """The nats that trials cost are divided among the removed units (heads or neurons).
 
-    A unit is a head or a neuron. The scores, from the lowest, are 1, 1, 2 and 4. A trial that
-    removes three units costs 1.0 nats, so the third unit gets 0.8. No trial removes the fourth
-    unit. As its score is 4 / 2 times the score of the third unit, it gets 0.8 · 4 / 2 nats.
+    A trial removes the units with the lowest scores. Here, the scores are 1, 1, 2 and 4, from the
+    lowest. A trial that removes two units costs 0.2 nats, so each of these units gets 0.1 nats. A
+    trial that removes three units costs 1.0 nats, so the third unit gets 0.8 nats. No trial removes
+    the fourth unit. Its score is 4 / 2 times the score of the third unit, so it gets 0.8 · 4 / 2
+    nats.
     """
     score_U = torch.tensor([4.0, 1.0, 2.0, 1.0])
     nats_U = spread(score_U, {2: 0.2, 3: 1.0})

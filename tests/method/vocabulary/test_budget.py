@@ -23,8 +23,8 @@ CONTEXT = ("target.context=100",)
 # Bytes of the KV cache: 2 (keys and values) · 4 bytes per value · 4 layers · 4 KV heads · 100
 # tokens · 8 channels.
 CACHE = 2 * 4 * 4 * 4 * 100 * 8
-# For each target: the cost of a parameter, and the cost of everything in the dense model except
-# parameters.
+# For each target, in the unit of this target: the cost of a parameter, and the cost of everything
+# else in the dense model.
 TARGETS = {
     "bytes": (4, 0),
     "parameters": (1, 0),
@@ -119,7 +119,7 @@ def test_what_is_told_if_trimming_reaches_the_target(
 def test_what_the_model_answers_is_counted(
     arguments: Arguments, words_dir: Path, tmp_path: Path
 ) -> None:
-    """A run also counts the tokens of the answers that the model generates to the prompts.
+    """A run counts the tokens of prompts, and of the answers that the model generates to them.
 
     Before the model has answered, a dry run counts only the tokens of the prompts, and says that
     the number of tokens that stay is approximate.
