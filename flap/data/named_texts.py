@@ -121,7 +121,7 @@ HUB: dict[str, dict[Split, HubPart]] = {
             "allenai/c4", "train[:20000]", {"data_files": "en/c4-validation.00000-of-00008.json.gz"}
         ),
     },
-    "ptb": {  # every row is a sentence
+    "ptb": {  # every row is a sentence, so rows are joined with spaces
         "calibration": HubPart("ptb-text-only/ptb_text_only", "train", PTB, "sentence", " "),
         "evaluation": HubPart("ptb-text-only/ptb_text_only", "test", PTB, "sentence", " "),
     },

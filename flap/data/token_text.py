@@ -62,8 +62,8 @@ def retokenised(
     """
     mark = _mark(before)
     mark_ids = after(mark, add_special_tokens=False).input_ids if mark else []
-    # A tokenizer for which `_mark` returns a character removes the first space of each text that it
-    # decodes. Therefore, put one more space in front of each window.
+    # A tokenizer that adds a space in front of a text (see `_mark`) removes the first space of each
+    # text that it decodes. Therefore, put one more space in front of each window.
     space = before.convert_tokens_to_ids(["▁"]) if mark else []
     texts = list[str]()
     for window in tokens_NT[:, int(bos) :].tolist():

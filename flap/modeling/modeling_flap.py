@@ -285,7 +285,8 @@ def _build(dense, layer_config, i, modules):
     if _has(layer, modules["attention"]):
         attention = layer.get_submodule(modules["attention"].rpartition(".")[0])
         for norm, linear in modules["attention_norms"].items():
-            # OLMoE builds its query and key norms for the hidden size, whatever the number of heads
+            # OLMoE builds its query and key norms for the hidden size, whatever the number of
+            # heads, so give each norm as many weights as its projection has outputs
             width = getattr(attention, linear).out_features
             if getattr(attention, norm).weight.shape != (width,):
                 getattr(attention, norm).weight = nn.Parameter(torch.ones(width))
@@ -379,7 +380,8 @@ def _make_class(name, base):
         attributes["config_class"] = pruned_class(base.config_class.__name__)
         return type(name, (PrunedModelMixin, base), attributes)
     attributes["model_type"] = f"flap_{base.model_type}"
-    # Granite divides logits by `logits_scaling`, but vLLM multiplies them by `logit_scale`
+    # Granite divides logits by `logits_scaling`, but vLLM multiplies them by `logit_scale`, so give
+    # vLLM the inverse
     if hasattr(base, "logits_scaling"):
         attributes["logit_scale"] = property(lambda config: 1 / config.logits_scaling)
     return type(name, (PrunedConfigMixin, base), attributes)

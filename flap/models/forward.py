@@ -25,8 +25,8 @@ class Call:
     @torch.no_grad()
     def __call__(self, layer: nn.Module, hidden_NTD: Tensor) -> Tensor:
         device = next(layer.parameters()).device
-        # if the weights of the layer are on meta, accelerate's hooks load the weights, and move the
-        # inputs to the device of the loaded weights
+        # Move the inputs to the device of the layer. If the weights are on meta, accelerate's hooks
+        # load the weights, and then move the inputs to the device of the loaded weights.
         if device.type != "meta":
             hidden_NTD = hidden_NTD.to(device)
         output = layer(hidden_NTD, *self.args, **self.options)

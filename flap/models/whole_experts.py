@@ -76,7 +76,7 @@ class WholeExperts(ExpertsBlock):
         ]
         if mask_P is not None:
             num_tokens = int(mask_P.sum())
-        elif len(args) == 1:  # in Llama 4, each expert gets all tokens
+        elif len(args) == 1:  # in Llama 4, the input has a row for each expert and token
             num_tokens = len(args[0]) // experts.num_experts
         else:
             num_tokens = len(args[0])

@@ -85,7 +85,7 @@ def _member_fitters(
     statistics: Sequence[Statistics],
     trial: bool,
 ) -> list[Callable[[], list[Fit]]]:
-    """For each member of a block, return a function that fits it for each set of kept units.
+    """Return, for each member of a block, a function that fits it once per set of kept units.
 
     If the units are whole experts, nothing is fitted, and the list is empty.
     """
