@@ -73,10 +73,10 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
     model: the directory of the dense (unpruned) model, which must not be overwritten.
 
     Raises:
-        ValueError: the path of the directory ends without a name (as `..` does), or the name is too
-            long; the directory cannot be created; it is the directory of the dense model, or inside
-            or above that directory; or it is not empty, and either `overwrite` is false or it
-            contains no checkpoint of flap.
+        ValueError: the path of the directory ends without a name (as `..` does), the name is too
+            long, or the directory cannot be created. The error is also raised if the directory is
+            the directory of the dense model, lies inside it, or contains it. A directory that is
+            not empty is allowed only if it has a checkpoint of flap and `overwrite` is true.
     """
     field = f"checkpoint.dir={directory}"
     if len(os.fsencode(directory.name)) > LONGEST_NAME:

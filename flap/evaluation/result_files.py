@@ -115,7 +115,7 @@ class Results:
         """
         values = {}
         for entry in self.entries().values():
-            if not {"plan", "data"} <= entry.key.keys():  # an entry of the dense model
+            if not {"plan", "data"} <= entry.key.keys():  # a dense model's key has no plan
                 continue
             task = digest([entry.key["task"], entry.key["data"]])
             for name, of_documents in entry.value.documents.items():

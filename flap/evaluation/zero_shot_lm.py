@@ -38,10 +38,10 @@ class ResumableLM(huggingface.HFLM):
     A run can have several processes (ranks). Every rank builds all requests. The ranks divide the
     steps among themselves, and then exchange their answers, so that every rank has all answers.
 
-    Without this class, lm-eval would divide the documents among the ranks, and the results would
-    differ from those of a single process: each rank would draw the few-shot examples of its first
-    document with the same seed, and the documents' results would be in a different order. A rank
-    without documents would raise an error.
+    Without this class, lm-eval would divide the documents among the ranks. The results would then
+    depend on the number of ranks: each rank would draw the few-shot examples of its first document
+    with the same seed, and the documents' results would be in a different order. A rank without
+    documents would raise an error.
 
     The batches are the same as lm-eval's batches in a single process, because different batches
     would give different rounding errors. So neither the number of processes nor an interruption

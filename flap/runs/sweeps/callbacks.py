@@ -241,8 +241,8 @@ def _explain_file(error: OSError) -> str:
         return one_line(error)
     path = Path(error.filename)
     if error.errno == errno.ENAMETOOLONG:
-        # for an unknown choice or key, Hydra looks for a file with this name, so the path contains
-        # the name, and the argument that is to blame can be found
+        # If a choice or a key is unknown, Hydra looks for a file with the same name. So the path
+        # contains the name, and the argument that contains this name is to blame.
         for argument in sys.argv[1:]:
             if path.stem in argument and not argument.startswith("hydra."):
                 return f"{shown(argument)}: too long for the name of a key or of a choice"
