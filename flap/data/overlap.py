@@ -20,8 +20,8 @@ OVERLAP = 13
 # A line or a field of a document can identify the document only if it has at least this many words.
 # For example, "Who wrote Hamlet?" can identify a document, but "yes" cannot.
 FEWEST = 3
-# A run of words is part of an instruction, and identifies no document, if more than this many
-# documents of a task, and more than half of all documents of the task, contain this run.
+# If more than this many documents of a task, and more than half of its documents, contain the same
+# run of words, this run is part of an instruction. It then identifies no document.
 INSTRUCTIONS = 10
 LABEL = re.compile(r"\s*\w+(?: \w+){0,3}:\s")  # a label in a prompt, such as "Question: "
 WORD = re.compile(r"\w+")

@@ -105,7 +105,7 @@ class Walk:
 
         changing: whether the caller changes the layers. If so, a resumed walk discards the changes
             to the layers that the interrupted walk has not finished.
-        single_process: whether only this process visits the layers, so that it does not wait for
+        single_process: whether only this process visits the layers. If so, it does not wait for
             other processes.
         """
         if changing:

@@ -154,8 +154,8 @@ class Budget:
     def _least_share(self, bound: Bound) -> float:
         """Return a lower limit on the share of parameters that must be removed to meet a bound.
 
-        Removing this share meets the bound only if every removed parameter saves as much cost as
-        the parameters of the block with the highest cost per parameter.
+        The limit is computed as if every removed parameter saved as much cost as a parameter of the
+        block with the highest cost per parameter. A higher share may be necessary.
         """
         most = 0.0
         for layer, costs in zip(self.layers, bound.prices, strict=True):

@@ -106,11 +106,11 @@ class Search(Structure):
 
         A layer has quotients for its attention units (G), and for its neurons or experts (I). The
         nats come from the measured divergences of trials. Each trial of a block removes another
-        share of the block's units (`levels`). From one share to the next higher share, the rise of
-        the divergence is divided among the units that only the trial with the higher share removes,
-        in proportion to their scores. The result is a curve of the divergence over the number of
-        removed units. The curve is replaced with its lower convex envelope, so that no unit of a
-        block has fewer nats than a lower-scored unit of this block.
+        share of the block's units (`levels`). The rise of the divergence from one trial to the
+        trial with the next higher share is divided among the units that only the second trial
+        removes, in proportion to their scores. The result is a curve of the divergence over the
+        number of removed units. The curve is replaced with its lower convex envelope, so that no
+        unit of a block has fewer nats than a lower-scored unit of this block.
         """
         prices = budget.prices
         layers = []
