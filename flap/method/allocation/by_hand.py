@@ -119,7 +119,8 @@ class ManualHeads(Structure):
         """
         limits = [self.limits(layer) for layer in budget.layers]
 
-        # the numbers of query heads that can be removed in whole blocks, found with scores of 0
+        # The numbers of query heads that can be removed in whole blocks. They do not depend on the
+        # scores of the blocks, so all scores are 0 here.
         free = {}
         for size, layers in self.by_size(budget).items():
             blocks = sum(len(limits[i].attention.counts) - 1 for i in layers)
