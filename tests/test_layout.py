@@ -330,8 +330,8 @@ assert AutoConfig.from_pretrained.__module__ == AutoConfig.__module__
                 "from transformers import AutoConfig, AutoModelForCausalLM; import flap; "
                 "flap.register(); flap.register()"
             ),
-            # This case is not in the quick tests, because other tests also import these classes
-            # before they call `register`.
+            # `make test` leaves out this case, in which the Auto classes are imported before
+            # `register` is called. Many other tests do this, too.
             marks=pytest.mark.long,
         ),
     ],

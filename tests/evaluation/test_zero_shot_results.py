@@ -1,7 +1,8 @@
 """Margins and F1 are computed for all formats in which lm-eval's tasks state the right answers.
 
-The margin is the log-likelihood of the likeliest right choice minus that of the likeliest wrong
-choice. The values of individual documents are recorded only if the result of a task is their mean.
+The margin is the log-likelihood of the likeliest right choice minus the log-likelihood of the
+likeliest wrong choice. The values of individual documents are recorded only if the result of a task
+is their mean.
 """
 
 from types import SimpleNamespace

@@ -61,8 +61,9 @@ def name_of(cell: Cell) -> str:
 CELLS = {name_of(cell): cell for cell in OFFICIAL["cells"]}
 # A cell is a combination of method, metric, structure and ratio. The tests compare the kept heads
 # and neurons in every cell. Perplexity takes half a minute to measure, so without --thorough, the
-# tests measure it only in the cell MEASURED. Perplexity also shows the effect of compensation,
-# which is largest in this cell, because half of the weights are removed.
+# tests measure it only in the cell MEASURED. Unlike the kept heads and neurons, perplexity shows
+# the effect of compensation. This effect is largest in the cell MEASURED, because half of the
+# weights are removed.
 MEASURED = "flap-WIFV-AL-AM-0.5"
 FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
 

@@ -81,9 +81,9 @@ GPUS = [Place("device", "cuda", size) for size in {1, COUNT} if COUNT]
 SEARCH = "method=flap_plus structure.levels=[0.125,0.25,0.5,0.75]"
 FITS = "metric=OBS compensation=linear"
 # Each case consists of a model, the options of a run, and a list with some of the setups in PLACES.
-# `make test` runs the case in the first setup of this list, if it is the first case of a model in
-# QUICK. `make checks` runs the case in all setups of the list, and in every third of the other
-# setups in PLACES.
+# `make test` runs the first case of each model in QUICK, in the first setup of the case's list.
+# `make checks` runs each case in all setups of its list, and in every third of the other setups in
+# PLACES.
 CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", SEARCH, [TWO_STREAM]),
     ("GPT2", SEARCH, [STREAM]),

@@ -105,7 +105,7 @@ def test_active_parameters(
     """The number of parameters that are active for a token stays within the target.
 
     The router selects two experts of each layer for a token. With structure.experts=true, the run
-    removes whole experts, otherwise neurons of the experts.
+    removes whole experts. With structure.experts=false, it removes neurons of the experts.
     """
     tiny_model(architecture).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")

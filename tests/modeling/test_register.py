@@ -14,7 +14,7 @@ from flap.modeling.register import register_configs
 def test_registration_and_a_dense_config_import_no_more_than_they_need(model_dir: Path) -> None:
     """`register` and `read_config` do not import the code of models.
 
-    `register` also imports no package that the environment of an inference engine may lack.
+    In addition, `register` imports no package that the environment of an inference engine may lack.
     """
     code = """
 import sys

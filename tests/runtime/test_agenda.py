@@ -44,7 +44,7 @@ def test_what_an_earlier_start_has_done_says_nothing_of_the_speed(clock: None) -
     with agenda.doing("a: one"):
         agenda.resume(0.8)
         assert agenda.seconds_left(0.8) is None
-        # By this clock, the run has read 10 tokens in 20 s, and 10 + 300 tokens are left.
+        # Since the run was resumed, it has read 10 tokens in 20 s. 10 + 300 tokens are left.
         left = agenda.seconds_left(0.9)
         assert left == pytest.approx(20 / 10 * 310)
 

@@ -80,9 +80,10 @@ def test_experts_by_hand() -> None:
     """Layer 0 has two experts of two neurons, and a unit is one neuron of each expert.
 
     Without the router's weights, the errors are 1 and 2 for the neurons of the first expert, and 3
-    and 4 for those of the second. The router gives the experts mean squared weights of 0.5 and 0.1.
-    So the first unit has an error of 1 · 0.5 + 3 · 0.1 = 0.8, and the second unit has an error of
-    2 · 0.5 + 4 · 0.1 = 1.4. A unit has 4 parameters, so the errors per parameter are 0.2 and 0.35.
+    and 4 for the neurons of the second expert. The router gives the experts mean squared weights of
+    0.5 and 0.1. So the first unit has an error of 1 · 0.5 + 3 · 0.1 = 0.8, and the second unit has
+    an error of 2 · 0.5 + 4 · 0.1 = 1.4. A unit has 4 parameters, so the errors per parameter are
+    0.2 and 0.35.
     """
     mixture = Pair(Units(2, 10), Units(2, 4, members=2))
     layers = (mixture, LAYER)

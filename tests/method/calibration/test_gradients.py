@@ -108,7 +108,7 @@ def of_gpt2(products: Products) -> Pair[Tensor]:
 def of_mixtral(products: Products) -> Pair[Tensor]:
     """Sum w · ∂L/∂w over each KV head and each neuron of a layer of Mixtral.
 
-    The neurons of the first expert come first, then those of the second, and so on.
+    The neurons are in the order of their experts.
     """
     gate_EIH, up_EIH = products["mlp.experts.gate_up_proj"].chunk(2, dim=1)
     neurons_EI = gate_EIH.sum(dim=2) + up_EIH.sum(dim=2)
@@ -166,8 +166,8 @@ def effects(
 ) -> list[Pair[Tensor]]:
     """Return the effects that flap computes for all units of each layer.
 
-    In a mixture of experts, the units are whole experts if `experts` is true, and neurons
-    otherwise. The neurons of the first expert come first, then those of the second, and so on.
+    In a mixture of experts, the units are whole experts if `experts` is true, and neurons if it is
+    false. The neurons are in the order of their experts.
     """
     placed = Resident(model)
     placed.adapter = adapt(model, experts)

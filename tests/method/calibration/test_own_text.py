@@ -145,7 +145,7 @@ def test_attention_of_one_query_is_what_transformers_computes(
         return kernel(query, *given, **options)
 
     def stepwise() -> torch.Tensor:
-        """Read 9 tokens in one step, then read the others one by one and return their logits."""
+        """Read 9 tokens at once, then one token per step. Return the logits of the later steps."""
         cache = model(tokens_NT[:, :9], use_cache=True).past_key_values
         logits = list[torch.Tensor]()
         for token_N1 in tokens_NT[:, 9:].split(1, dim=1):
