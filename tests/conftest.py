@@ -168,7 +168,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
 
 @pytest.fixture(scope="session")
 def base(model_dir: Path, text_file: Path) -> list[str]:
-    """Return arguments for a run on the tiny model and text. It takes one or two seconds."""
+    """Return arguments for a run on the tiny model and text, which takes one or two seconds."""
     return tiny(model_dir, text_file)
 
 

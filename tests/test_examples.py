@@ -109,7 +109,7 @@ def test_answers(printed: Callable[..., list[str]], tmp_path: Path, base: list[s
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = [
         one for one in base[:5] if not one.startswith("calibration.dataset=")
-    ]  # the example does not measure perplexity
+    ]  # base[5:] sets options of perplexity, which the example does not measure
     lines = printed(
         "answers", tmp_path / "mine.jsonl", tmp_path / "sweep", *own, "calibration.max_new_tokens=8"
     )

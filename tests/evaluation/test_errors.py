@@ -45,7 +45,7 @@ def test_the_same_answers_do_not_differ() -> None:
 
 
 def test_only_documents_that_changed_count() -> None:
-    """The standard error of a paired difference is smaller than that of an unpaired difference.
+    """Pairing the results by document makes the standard error of a difference smaller.
 
     Of eight answers, pruning makes two right answers wrong, and one wrong answer right.
     """

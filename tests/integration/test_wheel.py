@@ -69,5 +69,5 @@ def test_the_lowest_versions_that_are_allowed_are_those_that_make_lowest_runs_wi
         for bound in one.specifier
         if bound.operator == ">="
     }
-    assert lowest.pop("torch") == "2.6"  # constraints-lowest.txt says why it pins a newer version
+    assert lowest.pop("torch") == "2.6"  # constraints-lowest.txt pins a newer torch, and says why
     assert {name for name, version in lowest.items() if version not in tested[name]} == set()

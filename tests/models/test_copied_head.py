@@ -100,7 +100,7 @@ def test_both_become_the_more_precise_one(
     [
         ("Q5_0", "Q8_0", 0.2),
         ("Q8_0", "Q8_0", 0.05),
-        # The values of the embedding are much smaller than the values of the head.
+        # With so much noise, the head has much larger values than the embedding.
         ("TQ1_0", "Q8_0", 10.0),
     ],
 )

@@ -20,7 +20,8 @@ from tests.helpers.runs import composed, tensors_of, tiny
 from tests.models.families.test_mixtures import TestDeepseekV3 as DeepseekV3
 from tests.models.families.test_mixtures import TestGptOss as GptOss
 
-PLAIN = {torch.bfloat16, torch.float32}  # dtypes of dequantised weights (router biases: float32)
+# The dtypes of dequantised weights: float32 for the biases of routers, and bfloat16 for the rest.
+PLAIN = {torch.bfloat16, torch.float32}
 
 
 def in_mxfp4(folder: Path) -> dict[str, Tensor]:
