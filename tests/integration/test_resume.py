@@ -370,9 +370,9 @@ def test_a_kill_while_measuring_leaves_the_run_finished(
 def test_a_kill_while_measuring_in_another_way_mixes_no_numbers(
     quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    """The command of a finished run is repeated with another option of perplexity, and is killed.
+    """A finished run is repeated with another number of tokens for perplexity, and is killed.
 
-    The process is killed after it has measured the dense model with this option. If a third command
+    It is killed after it has measured the dense model on this number of tokens. If a third command
     then adds another measurement, the report must still contain all results of the first command.
     """
     perplexity = [*base, "eval.perplexity.seq_len=33", f"hydra.run.dir={tmp_path / 'run'}"]
