@@ -301,8 +301,8 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
     """Return the bytes that accelerate may use on the device and on the host.
 
     The bytes on the device are enough for the embedding and half of the layers. They also include
-    the bytes of the largest module, because accelerate always keeps this many bytes free. The bytes
-    on the host are 90 % of the available memory.
+    the bytes of the largest module, because accelerate always keeps this many bytes free. If the
+    device is a GPU, the bytes on the host are 90 % of the available memory.
     """
     ends = model.get_output_embeddings().weight.nbytes
     layers = [
@@ -310,7 +310,7 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
     ]
     of_device = ends + max(ends, *layers) + sum(layers) // 2
     if device == "cpu":
-        return {"cpu": of_device}  # accelerate puts all other layers on the disk
+        return {"cpu": of_device}  # the other half of the layers stay on the disk
     return {0: of_device, "cpu": virtual_memory().available * 9 // 10}
 
 

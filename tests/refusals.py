@@ -1,7 +1,7 @@
 """Tables of option values that flap refuses, with their error messages.
 
 Each string is a table for one model, with rows of the form `option=value -> message`. The message
-is the beginning of the error with which the run ends. Except for the rows of AT_THE_WEIGHTS, the
+is the beginning of the error with which the run ends. Except in the rows of AT_THE_WEIGHTS, the
 run ends before it reads any weight. In rows, "…" stands for any text, and {bad} for the folder that
 tests/helpers/damaged.py writes. {texts} stands for the names of packaged texts, and {prompts} for
 the names of packaged texts and prompts. {long} stands for a name that is too long, and {huge} for a

@@ -61,7 +61,7 @@ def register_models(config_class: type) -> None:
 def known(model_types: Iterable[str], classes: Mapping[str, str]) -> list[str]:
     """Return the model types for which this version of transformers has a class.
 
-    classes: a dict from the model types that transformers knows to the names of their classes.
+    classes: the names of transformers' classes. The keys are the model types.
     """
     return [model_type for model_type in model_types if model_type in classes]
 

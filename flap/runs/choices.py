@@ -125,9 +125,9 @@ class Choices:
     def keep_everything(self, budget: Budget) -> bool:
         """Return whether all units stay, so that no unit has to be scored.
 
-        Return False if the config names a plan. Also return False if an option of the structure,
-        such as `round_to`, may remove units to round the numbers of heads or neurons of layers,
-        even if the ratio is 0.
+        Return False if the config names a plan. Also return False if units may be removed at a
+        ratio of 0, because an option of the structure, such as `round_to`, rounds the number of
+        heads or neurons that a layer keeps.
         """
         if self.selection is None or budget.to_remove:
             return False

@@ -178,7 +178,10 @@ def without_effect(own: CalibrationConfig, texts: Mapping[str, Windows]) -> dict
 
 
 def own_text_files(use: str, windows: Windows) -> dict[int, str]:
-    """Return a dict from the index of each text that the model generates to the name of its file.
+    """Return the names of the files in which a run saves its generated texts.
+
+    The result is a dict. Its keys are the indices (in `windows.parts`) of the texts that the model
+    generates, or in which it answers prompts.
 
     The names are valid and distinct on all file systems, including file systems that ignore case.
     If two names would be the same, the names of all texts with prompts also contain the number of

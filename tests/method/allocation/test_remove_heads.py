@@ -89,8 +89,8 @@ def removed_query_heads(plan: PruningPlan, budget: Budget) -> list[int]:
     return removed
 
 
-# Each row has an architecture, a dict from each layer that can lose heads to its number of query
-# heads per KV head, and the possible numbers of removed query heads.
+# Each row has an architecture, a dict with the number of query heads per KV head, and the possible
+# numbers of removed query heads. The keys of the dict are the layers that can lose heads.
 OF_HYBRIDS = [
     ("qwen3_5", {1: 2, 3: 2}, range(0, 13, 2)),
     ("qwen3_next", {1: 2, 3: 2}, range(0, 13, 2)),
