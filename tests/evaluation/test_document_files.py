@@ -128,6 +128,7 @@ def test_ifeval_scores_the_instructions_of_a_folder_s_file(
     assert numbers["ifeval/inst_level_strict_acc"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.long
 def test_each_format_holds_the_same_documents(
     sums: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:

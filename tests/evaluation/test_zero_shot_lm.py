@@ -202,6 +202,7 @@ def measure(
         run(composed(*arguments), folder)
 
 
+@pytest.mark.long
 def test_a_killed_run_continues_in_the_middle_of_a_task(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:

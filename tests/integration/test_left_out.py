@@ -14,7 +14,6 @@ from flap.evaluation.zero_shot import ZeroShot
 from flap.pipeline import run
 from flap.results import Report
 from flap.runs.preparation import prepare
-from tests.helpers.marks import quick
 from tests.helpers.runs import composed, tiny
 
 WORDS = ["the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "and", "then"]
@@ -145,11 +144,10 @@ def passages(task: Task, field: str) -> list[str]:
     return [row[field] for row in asked.eval_docs]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("task", "prompts", "field"),
-    quick(
-        1, [("boolq", "boolq-questions", "passage"), ("social_iqa", "siqa-questions", "context")]
-    ),
+    [("boolq", "boolq-questions", "passage"), ("social_iqa", "siqa-questions", "context")],
 )
 def test_packaged_prompts_are_not_measured_on(
     task: str, prompts: str, field: str, tokenizer: PreTrainedTokenizerFast
