@@ -176,7 +176,6 @@ def test_a_process_that_begins_with_nothing_imported_says_it_so_too(flap: Cli) -
 
 
 @pytest.mark.long
-@pytest.mark.long
 @pytest.mark.parametrize("more", quick(1, [[], ["dry_run=true"]]), ids=["run", "dry-run"])
 def test_a_long_path_is_told_without_a_word_of_omegaconf(
     more: list[str], quick_flap: Cli, tmp_path: Path
