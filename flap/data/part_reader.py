@@ -32,7 +32,7 @@ class Content(NamedTuple):
 
 
 # the config keys of the texts in which the model answers prompts if calibration.answers=self
-GENERATED = ("calibration.dataset", "recover.dataset")
+ANSWERED_BY_MODEL = ("calibration.dataset", "recover.dataset")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class PartReader:
         missing = sum(prompt.answer is None for prompt in asked.prompts)
         if missing:
             remedy = "add an answer to each prompt of the file"
-            if self.field in GENERATED:
+            if self.field in ANSWERED_BY_MODEL:
                 remedy = f"{remedy}, or let the model generate them with calibration.answers=self"
             raise ValueError(f"{where}: {missing} prompts have no answer; {remedy}")
         answers = list[tuple[Prompt, str]]()
