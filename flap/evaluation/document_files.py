@@ -68,7 +68,7 @@ class DocumentFiles:
         """
         name = next(reversed(self.rows), "lm-eval")
         missing = re.fullmatch(r"'(\w+)'(?: is undefined)?", str(error))
-        if self.rows and missing and isinstance(error, KeyError | jinja2.UndefinedError):
+        if missing and isinstance(error, KeyError | jinja2.UndefinedError):
             return self._without_column(name, missing[1])
         return f"does not suit {name} ({type(error).__name__}: {one_line(error, 200)})"
 
