@@ -118,8 +118,7 @@ def prune(run: Run, model: PlacedModel) -> Compressed:
     Every unit is scored. The units with the highest scores stay, as many as the requested size of
     the pruned model allows (`run.budget`). All other units are removed. A compensation, such as a
     bias, approximates what they contributed to the output of their layer (FLAP, section 3). Units
-    are not scored if the config names a plan, which is a list of the units that stay, or if no unit
-    has to be removed.
+    are not scored if the config names a plan, or if no unit has to be removed.
     """
     if run.choices.keep_everything(run.budget):
         return keep_all(run.budget)

@@ -1,7 +1,4 @@
-"""Give a pruned model the class and the config with which its checkpoint can be loaded.
-
-The widths of a layer are its numbers of heads, neurons and experts.
-"""
+"""Give a pruned model the class and the config with which its checkpoint can be loaded."""
 
 from math import inf
 from typing import Any
@@ -77,7 +74,10 @@ def _values_kept_by_pruning(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
-    """Give a model a class and a config of `modeling_flap.py`, with the widths of each layer."""
+    """Give a model a class and a config of `modeling_flap.py`.
+
+    The config has the numbers of heads, neurons and experts of each layer.
+    """
     model = adapter.model
     config_class = _pruned_class(model.config)
     base_class = _pruned_class(adapter.base)

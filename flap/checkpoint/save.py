@@ -116,7 +116,8 @@ def make_label(
 ) -> dict[str, Any]:
     """Return the content of flap.json: the provenance of a checkpoint, and the plan of its pruning.
 
-    The provenance says how the checkpoint was made. The plan says which heads and neurons are kept.
+    The provenance says how the checkpoint was made. The plan says which heads, neurons or experts
+    are kept.
 
     key: the key of the run (`Run.key`), by which the run recognises its checkpoint when the run
         is started again. The key is empty if no run has made the checkpoint.

@@ -103,7 +103,7 @@ def reference_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[T
 def compare(
     model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Tensor]
 ) -> dict[str, list[float]]:
-    """Return the four measures of `Divergence`, such as kl, each as a list of one value per window.
+    """Return kl, agreement, top5_agreement and acceptance, each as a list of one value per window.
 
     model: the pruned model.
     dense: the result of `reference_states` for the dense model.
@@ -127,7 +127,7 @@ def compare(
 
 
 def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[str, float]:
-    """Return the four measures of `Divergence`, such as kl, summed over positions.
+    """Return kl, agreement, top5_agreement and acceptance, summed over positions.
 
     dense_PD, pruned_PD: the final hidden states of the dense and of the pruned model.
     """

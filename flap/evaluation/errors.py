@@ -97,9 +97,9 @@ def with_averages(
     The additional entry says how much the average differs between the two models.
 
     numbers: how much each number differs between two models.
-    averages: for the name of each average, the names of the averaged numbers. These numbers were
-        measured on different documents, so the squares of their standard errors add up. An average
-        is left out if one of these numbers is not in `numbers`.
+    averages: a dict from the name of each average to the names of the averaged numbers. These
+        numbers were measured on different documents, so the squares of their standard errors add
+        up. An average is left out if one of these numbers is not in `numbers`.
     """
     found = dict(numbers)
     for name, parts in averages.items():

@@ -66,8 +66,8 @@ class Generation(ZeroShot):
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return a dict from each average to the names of the averaged numbers, one for each task.
 
-        The averages are `generation/exact_match` and `generation/f1`. An average is left out if one
-        of the tasks has no exact match or no F1, because averages over different tasks are not
+        The averages are `generation/exact_match` and `generation/f1`. Each of them is left out if a
+        task lacks the number to be averaged, because averages over different tasks are not
         comparable.
         """
         averages = {}

@@ -41,7 +41,10 @@ class Cutting(NamedTuple):
     max_length: int | None  # maximum length of a window in tokens of `tokenizer`; None if unlimited
 
     def in_tokens(self, windows_NT: Tensor) -> Batch:
-        """Convert windows to tokens of `tokenizer`, at most `max_length` tokens for each window."""
+        """Convert windows from tokens of `cut_by` to tokens of `tokenizer`.
+
+        A converted window has at most `max_length` tokens.
+        """
         if self.tokenizer is self.cut_by:
             return Batch.of(windows_NT)
         again = retokenised(windows_NT, self.cut_by, self.tokenizer, self.bos)

@@ -160,7 +160,7 @@ class ZeroShot(Evaluator):
         return choice == "true"
 
     def _check_template(self, tokenizer: PreTrainedTokenizerBase, tasks: list[LoadedTask]) -> None:
-        """Check that the chat template can format long conversations and the user's own prompts."""
+        """Check that the chat template can format several turns, and the user's own prompts."""
         conversations = [TURNS]
         for task in tasks:
             if task.path:

@@ -62,8 +62,8 @@ def in_order(names: Iterable[str], domains: Domains) -> list[str]:
     The names of standard errors are left out. Perplexities come first, then bits per byte, then all
     other numbers, with the numbers of the evaluation `efficiency` at the end. Perplexities and bits
     per byte are sorted by window length. Among numbers with the same window length, numbers on
-    texts with the domain "calibration" come first, because the run has also used these texts for
-    another purpose, such as calibration.
+    texts with the domain "calibration" come first. The run has also used these texts for another
+    purpose, such as calibration.
     """
 
     def by_window(name: str) -> tuple[bool, int, bool]:

@@ -1,4 +1,4 @@
-"""The results, such as a perplexity, that a run returns to Hydra for its sweepers to optimise."""
+"""Numbers, such as a perplexity, that a run returns to Hydra. Hydra's sweepers optimise them."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches

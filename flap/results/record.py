@@ -85,7 +85,7 @@ class Record:
     # for each measured number, whether "higher" or "lower" values are better; numbers for which
     # this is unknown are left out
     better: dict[str, Better] = field(default_factory=dict)
-    # for the name of each average over tasks, the names of the numbers that are averaged
+    # for each number that is an average over tasks, the names of the averaged numbers
     averages: dict[str, list[str]] = field(default_factory=dict)
     # standard errors of the differences between the pruned and the dense model, paired by document
     difference_stderr: Numbers = field(default_factory=dict)

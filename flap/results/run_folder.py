@@ -38,8 +38,8 @@ class RunRecord:
     structure: str | None = None
     ratio: float | None = None
     # The requested ratio (share of the parameters to remove), such as "0.2", or the targets, such
-    # as "target.bytes=2e8". A study ranks the measured numbers only of runs with the same value of
-    # `requested`.
+    # as "target.bytes=2e8". To rank runs by a measured number, a study compares only runs that have
+    # the same text here.
     requested: str = ""
     seed: int | None = None
     # the settings that the command line sets, that differ between the runs of a study, and that

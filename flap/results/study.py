@@ -60,7 +60,7 @@ class Study:
     def different(self) -> list[str]:
         """The columns of CHOSEN whose values differ between the runs.
 
-        The column "method" is left out if the other columns already tell the runs apart.
+        The column "method" is left out if it is not needed to tell the runs apart.
         """
         names = [name for name in CHOSEN if len(self.values(name)) > 1]
         if "method" in names and not self._method_tells_apart:

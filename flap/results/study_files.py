@@ -141,7 +141,7 @@ def _cell(run: RunRecord) -> tuple[str, FlatConfig]:
 
 
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
-    """Return copies of the runs, with those overrides in `options` that differ between the runs.
+    """Return copies of the runs whose `options` are the overrides that differ between the runs.
 
     An override is left out if its key has the same value in the configs of all runs, including runs
     in which this value is the default. Overrides that choose evaluations are also left out, because

@@ -3,9 +3,9 @@
 A choice is the chosen option of a config group, such as WIFV for the group `metric`. The budget is
 the number of parameters to remove, which follows from the ratio or from targets (upper limits on
 sizes of the pruned model, such as its bytes). A unit is a KV head with its query heads, an MLP
-neuron or an expert. The metric scores units, and the structure selects the units that stay. A plan
-lists these units. A search (structure=search) makes trial prunings before it selects units. A
-compensation changes output projections to make up for the removed units.
+neuron or an expert. A plan lists the units that stay. A search (structure=search) makes trial
+prunings before it selects these units. A compensation changes output projections to make up for the
+removed units.
 """
 
 import inspect

@@ -122,7 +122,7 @@ def recovery(run: Run) -> Key:
 
 
 def compressed(run: Run, plan: PruningPlan) -> Key:
-    """Return the key of a compressed model, which is the pruned model before any training.
+    """Return the key of a compressed model.
 
     The key contains, for example, the dense model, the plan, the compensation, the calibration
     windows, and whether removed units stay in the model with all of their weights set to zero.

@@ -5,7 +5,7 @@ The layers get random weights, so no file with weights is read.
 Legend: N: windows, T: tokens of a window (in tensors without N: tokens of the whole batch),
 P: positions, D: hidden size, I: input channels of the output projection of an MLP, U: units (heads,
 neurons or experts), C: channels of a unit, S: rows and J: columns of a strip (successive rows of a
-covariance).
+covariance, see `Symmetric`).
 """
 
 import time

@@ -72,8 +72,9 @@ def measure_pruned(
 ) -> None:
     """Measure the final pruned model, or the compressed model.
 
-    key: the cache key of the measured model. references: the return value of `measure_dense`.
-        model: the name of the measured model in progress lines.
+    key: the cache key of the measured model.
+    references: the return value of `measure_dense`.
+    model: the name of the measured model in progress lines.
     """
     subject = Subject(pruned)
 

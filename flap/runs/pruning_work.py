@@ -130,9 +130,8 @@ def _layer_macs(adapter: ModelAdapter) -> list[int]:
 def block_sizes(block: Block) -> tuple[int, int, int]:
     """Return the numbers of input channels, output channels and experts of a block.
 
-    The channels belong to the block's output projection. In a block with experts, the channels
-    of only one expert's output projection are counted. A block without experts counts as one
-    expert.
+    The channels belong to the block's output projection. In a block with experts, only the channels
+    of one expert's output projection are counted. A block without experts counts as one expert.
     """
     experts = len(block.members)
     return block.columns_UC.numel() // experts, int(block.output.weight.shape[0]), experts

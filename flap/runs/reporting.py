@@ -95,8 +95,8 @@ def _ratios(run: Run, kept: int, of_all: float) -> dict[str, float]:
     """Return the realised ratios, the requested ratio, and the difference that rounding makes.
 
     A ratio is a share of parameters that is removed. The difference is included only if the config
-    asks for rounded widths of layers. If the config has a target (an upper limit on a size of the
-    pruned model) or names a plan, only the realised ratios are returned.
+    asks for rounded widths of layers. If the config has a target or names a plan, only the realised
+    ratios are returned.
 
     kept: the number of decoder parameters that stay.
     of_all: the share of all parameters, including embeddings, that was removed.

@@ -370,9 +370,8 @@ def _answered_by(
 ) -> tuple[Windows | None, Written]:
     """Let the compressed model answer the prompts of the text on which it will be trained.
 
-    The compressed model is the model after units were removed, before any training. Return the
-    training windows with these answers, and facts about the answers. With recover.writer=dense,
-    training uses only answers of the dense model, and the windows are None.
+    Return the training windows with these answers, and facts about the answers. With
+    recover.writer=dense, training uses only answers of the dense model, and the windows are None.
     """
     windows = run.texts[recovery.use]
     facts = Written()
@@ -406,8 +405,8 @@ def save(run: Run, model: PlacedModel, plan: PruningPlan, overwrite: bool) -> Pl
     """Write the checkpoint, and return the saved model for later stages.
 
     If the reloaded checkpoint computes other logits than the model in memory, an error is raised.
-    The file flap.json of the checkpoint contains the key of the run. A later invocation of
-    the run recognises the checkpoint by this key.
+    The file flap.json of the checkpoint contains the key of the run. A later invocation of the run
+    recognises the checkpoint by this key.
 
     overwrite: whether to replace a checkpoint that exists already.
     """

@@ -70,7 +70,7 @@ def time_needed(
     for name, evaluator in choices.evaluators.items():
         try:
             prepared = prepare_tasks({name: evaluator}, source.tokenizer, source.max_length)
-        except ValueError as error:  # a text of these tasks cannot be read, so no time is given
+        except ValueError as error:  # a text of these tasks cannot be read now
             left_out.append(f"{name} ({one_line(error, 100)})")
             continue
         tasks += [task for task in prepared if task.workload.tokens]

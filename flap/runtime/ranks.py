@@ -40,7 +40,8 @@ def join(timeout: timedelta) -> None:
     """Connect this process with the other processes of the run.
 
     If there are GPUs, take the GPU of the local rank. Do nothing if the run has one process, or if
-    this process is connected already. Connected processes wait at most `timeout` for each other.
+    this process is connected already. In each later call, the processes wait at most `timeout` for
+    each other.
 
     Raises:
         ValueError: the processes cannot connect.

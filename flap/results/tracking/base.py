@@ -79,7 +79,7 @@ class RunInTracker(ABC):
     def log_files(self, run_dir: Path) -> None:
         """Send report.json, and layers.png if it exists.
 
-        The plot layers.png shows the heads and neurons of each layer.
+        The plot layers.png shows the heads, and the neurons or experts, of each layer.
         """
 
     @abstractmethod

@@ -54,7 +54,7 @@ class MLflow(Tracking):
             )
 
     def variables(self, run_dir: Path) -> dict[str, str]:
-        """Return environment variables that silence MLflow and limit its waiting for the server."""
+        """Return environment variables that silence MLflow and shorten its waits for the server."""
         return {
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -138,7 +138,7 @@ class MLflowRun(RunInTracker):
     def log_files(self, run_dir: Path) -> None:
         """Send report.json, and layers.png if it exists.
 
-        The plot layers.png shows the heads and neurons of each layer.
+        The plot layers.png shows the heads, and the neurons or experts, of each layer.
         """
         for name in ("layers.png", "report.json"):
             if (run_dir / name).is_file():

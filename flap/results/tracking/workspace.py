@@ -110,8 +110,8 @@ def _sections(study: Study) -> list["Section"]:
 
     There is a section for each size or speed in OVER, with a plot for each measured quality, such
     as an accuracy. If the speed was not measured, it has no section. Two more sections follow. The
-    first shows for each run a bar chart of the kept and removed heads and neurons of each layer.
-    The second shows what differs between the runs, such as their configs.
+    first shows the bar chart of each run, with the kept and removed heads and neurons (or experts)
+    of each layer. The second shows what differs between the runs, such as their configs.
     """
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws

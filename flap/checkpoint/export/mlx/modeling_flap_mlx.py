@@ -1,6 +1,7 @@
 """A model for mlx-lm whose layers may have different numbers of heads and neurons.
 
 This file is saved with the weights.
+
 First, mlx-lm's model of the base architecture (the architecture before pruning) is built. Then each
 parameter gets the shape of its tensor in the safetensors files. Each attention module gets its
 number of heads and its sliding window from `config.json`.
@@ -80,7 +81,8 @@ class PrunedMixin:
         """Give each parameter of the model the shape that its tensor has in `weights`.
 
         mlx-lm calls this method before it loads the weights, and then loads the dict that the
-        method returns: the tensors in `weights`, under the names that they have in mlx-lm's model.
+        method returns. In this dict, the tensors of `weights` have the names and the form that
+        mlx-lm's model needs (see `split_experts`).
         """
         for old, new in RENAMED.get(self.model_type, {}).items():
             weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
