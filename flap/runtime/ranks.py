@@ -40,8 +40,7 @@ def join(timeout: timedelta) -> None:
     """Connect this process with the other processes of the run.
 
     If there are GPUs, take the GPU of the local rank. Do nothing if the run has one process, or if
-    this process is connected already. In each later call, the processes wait at most `timeout` for
-    each other.
+    this process is connected already. Each later call waits at most `timeout` for other processes.
 
     Raises:
         ValueError: the processes cannot connect.
