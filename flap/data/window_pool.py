@@ -1,8 +1,5 @@
 """Draw token windows from a text, and interleave the windows of several texts.
 
-Every fifth window is held out. The held-out windows are used to test what was fitted on the other
-windows, for example the coefficients of compensation=linear.
-
 Legend: N: windows · T: tokens per window · S: tokens of a text.
 """
 

@@ -104,8 +104,8 @@ class Windows:
         None stands for a part whose text the model has not generated yet.
 
         Raises:
-            ValueError: a text has too few tokens for its windows. If only tokens in answers are
-                counted, the windows of each text must contain at least as many of these tokens as
+            ValueError: a text has too few tokens for its windows; or only tokens in answers are
+                counted, and the windows of a text with answers contain fewer of these tokens than
                 there are windows.
         """
         return [None if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]

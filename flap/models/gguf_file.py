@@ -119,12 +119,10 @@ def dequantised(path: str, gguf: Path, cache: Path, tie: bool = True) -> tuple[P
 
 
 def _key(path: str, gguf: Path, tie: bool) -> str:
-    """Return the last part of the name of the directory with the result.
+    """Return the last part of the name of the directory with the dequantised model.
 
-    This part changes with the file, with `tie` and with VERSION.
-
-    For a file from a wheel (PACKAGED), this part is only the file's size, because the file of a
-    wheel never changes.
+    This part changes with the file, with `tie` and with VERSION. For a file from a wheel
+    (PACKAGED), it is only the file's size, because the file of a wheel never changes.
     """
     state = gguf.stat()
     if path in PACKAGED:

@@ -134,7 +134,7 @@ class GGUFHeader:
 
     def _complete_rope(self, config: PreTrainedConfig) -> None:
         scaled = [key for key in self.reader.fields if ".rope.scaling." in key]
-        # for gpt_oss, transformers reads the keys that scale RoPE, so they are no reason to refuse
+        # for gpt_oss, transformers reads the keys that scale RoPE, so the file need not be refused
         if config.model_type == "gpt_oss":
             scaled = []
         if ROPE_FACTORS in self.tensors:

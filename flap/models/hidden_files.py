@@ -1,8 +1,7 @@
 """Keep hidden states in memory-mapped files, from which an interrupted `Walk` resumes.
 
-A `Walk` visits the layers of a model one after the other. A stream consists of the hidden states of
-some windows. The journal (the file journal.json) says how many layers are finished, and names the
-file of each stream. The files stay in the page cache as long as the host has free memory.
+A `Walk` visits the layers of a model one after the other. The files stay in the page cache as long
+as the host has free memory.
 """
 
 import json

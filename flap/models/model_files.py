@@ -108,7 +108,7 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
             **options,
             **dequantising(config),
             output_loading_info=True,
-            # do not raise here for a wrong shape: `_check_complete` then names the tensor
+            # do not raise here for a wrong shape: `_check_complete` raises, and names the tensor
             ignore_mismatched_sizes=True,
         )
     except (OSError, SafetensorError, RuntimeError, ImportError) as error:

@@ -85,9 +85,9 @@ class WholeExperts(ExpertsBlock):
 
 
 def _with_numbers(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield a tensor (R, H + 2) for each expert.
+    """Yield, for each expert, a tensor (R, H + 2) of its outputs and their norms.
 
-    The tensor has the outputs of the expert in float32, and the two norms of `OfToken`.
+    The columns are the H channels of the outputs, in float32, and then the fields of `OfToken`.
     """
     for output_RH, weight_R in zip(outputs, weights, strict=True):
         norm_R = torch.linalg.vector_norm(output_RH.float(), dim=1)

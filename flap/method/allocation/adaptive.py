@@ -110,8 +110,9 @@ class ALAM(Scaled):
 
     The option `scale` selects the value by which the units of all layers are ranked: the mean of
     the standardised scores of a unit's channels ("z-score", the default), the error that removing
-    the unit causes per parameter ("error"), or a relative error ("relative"). `Scaled` defines the
-    three values. Every layer keeps at least `min_heads` attention units and `min_neurons` neurons.
+    the unit causes, divided by the unit's price ("error"), or a relative error ("relative").
+    `Scaled` defines the three values. Every layer keeps at least `min_heads` attention units, and
+    at least `min_neurons` neurons or as many experts as the router chooses for each token.
 
     If a target, such as target.bytes, is set instead of a ratio, AL-AM goes through the units from
     the highest rank to the lowest, and keeps each unit with which the model does not exceed the
@@ -131,9 +132,8 @@ class ALMM(Scaled, ManualHeads):
 
     The lowest-ranked KV heads of the whole model are removed with their query heads, until
     `remove_heads` query heads are removed. Then the lowest-ranked neurons of the whole model are
-    removed until the budget is met. The option `scale` selects the value by which units are
-    ranked: the mean of the standardised scores of a unit's channels ("z-score", the default), the
-    error that removing the unit causes per parameter ("error"), or a relative error ("relative").
+    removed until the budget is met. As in AL-AM, the option `scale` selects the value by which
+    units are ranked.
 
         python -m flap structure=AL-MM structure.remove_heads=32
     """

@@ -3,7 +3,7 @@
 A unit is removed as a whole: a KV head with its query heads, a neuron of an MLP, or an expert. A
 block is the attention or the MLP of a layer. A plan lists the units that stay. The budget says
 which share of the parameters to remove. It may have bounds, which are upper limits on costs of the
-pruned model, such as its bytes, and come from the targets in the config.
+pruned model, such as its bytes. The bounds come from the targets in the config.
 """
 
 import math

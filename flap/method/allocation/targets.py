@@ -148,7 +148,7 @@ def _parameters_by_width(block: Block, units: Units, biases: Biases, active: boo
 def _kv_costs(
     name: str, adapter: ModelAdapter, layers: Layers, context: int, itemsize: int
 ) -> tuple[Pair[Tensor], ...]:
-    """Return the bytes of the cached keys and values of each block (cost_K).
+    """Return, for each block and number of kept units, the bytes of cached keys and values.
 
     An MLP has no keys and values, so its costs are 0. A layer with sliding-window attention stores
     the keys and values of only one window.

@@ -238,8 +238,8 @@ def _batch(
     for n, row in zip(fitting, rows, strict=True):
         answer_ids = without_cut_character(row, tokenizer)
         # Without a chat template, the answer is decoded together with its prompt, because a space
-        # at the beginning of the answer would otherwise be lost. With a chat template, the template
-        # prints this space.
+        # at the beginning of the answer would otherwise be lost. A chat template adds this space by
+        # itself.
         before = [] if asked.chat else prompts[n]
         text = continuation(before, answer_ids, tokenizer)
         texts[n] = (text, len(row) < options.max_new_tokens)

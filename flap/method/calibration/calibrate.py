@@ -49,7 +49,7 @@ class Calibration:
     text_N: Tensor | None = None
     # Mask of the tokens in answers, which is true for all tokens of texts without answers. In texts
     # with answers, structure=search measures the effect of pruning on the predictions of these
-    # tokens. None if no text has answers.
+    # tokens. None has the same effect as a mask that is true for all tokens.
     judged_NT: Tensor | None = None
 
     def observe(

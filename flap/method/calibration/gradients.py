@@ -77,7 +77,7 @@ def add_effects(
 
 
 def first_order_effects(model: PlacedModel, batches: Sequence[Batch]) -> list[Pair[Tensor]]:
-    """Return the first-order effect of removing each unit, for both blocks of each layer.
+    """Return the first-order effect of each unit on the loss L, for both blocks of each layer.
 
         effect_U = Σ w · ∂L/∂w, summed over the weights w of a unit
 

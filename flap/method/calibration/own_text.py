@@ -184,7 +184,10 @@ def _batches_at_once(draft: Draft) -> int:
 
 
 def _batch(model: PlacedModel, draft: Draft, reach: Reach) -> dict[str, Any]:
-    """Generate the next batch, and return its tokens. reach: a callback that shows the progress."""
+    """Generate the next batch, and return its tokens as lists, one for each sequence.
+
+    reach: a callback that shows the progress.
+    """
     # In the last batch, sample 2 % more tokens than are needed, because the text may have fewer
     # tokens when it is tokenised again.
     sequences = math.ceil(1.02 * draft.left / draft.seq_len)

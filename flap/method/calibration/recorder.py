@@ -5,8 +5,7 @@ its experts. Every fifth calibration window is held out. The held-out windows ar
 compensations, which change output projections to make up for removed units (heads, neurons or
 experts). With structure=search, these windows are also used to measure the effect of pruning a
 single block. The tokens of held-out windows are called held-out tokens. The tokens of all other
-windows are called fitting tokens. The co-moment of two channels is the sum, over tokens, of the
-product of their deviations from their means.
+windows are called fitting tokens. `Comoments` defines the co-moment of two channels.
 
 Legend: I: input channels of an output projection · T: tokens · P: positions of a batch · D: hidden
 size · M: members of a block · E[…]: mean over tokens.

@@ -90,7 +90,7 @@ def sample(
     length: int,
     on_token: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Sample sequences that begin with the token `first`, at temperature 1. Return their tokens.
+    """Sample sequences that begin with the token `first`, at temperature 1, as tokens_NT.
 
     Options in the model's generation_config, such as penalties or stop tokens, are ignored.
 

@@ -4,8 +4,7 @@ A block is the attention or the MLP of a layer. A unit is a KV head with its que
 of an MLP, or an expert. Slicing removes the rows and columns of pruned units from the matrices, and
 masking sets these rows and columns to zero. A compensation changes an output projection to make up
 for its removed input channels. Slicing and masking use the same compensated weights, so a sliced
-model and a masked model have the same logits. A fit report says how well linear compensation makes
-up for removed channels.
+model and a masked model have the same logits.
 
 Legend of tensor suffixes: O: output channels of the output projection · I: input channels of the
 output projection · K: kept input channels · U: units · C: input channels of a unit · R: rows of a

@@ -5,10 +5,9 @@ the held-out windows are called held-out tokens, and the tokens of all other win
 fitting tokens. The option structure=search runs trials: a trial prunes one block, which is the
 attention or the MLP of a layer, and measures the effect on the predictions of held-out tokens.
 
-A removal is a set of channels to remove. In a chain of removals, each removal removes all channels
-of the previous removal, and possibly more. The ridge is the strength of the regularisation of a
-least-squares map. If no map is better, FLAP's bias is used instead: it replaces each removed
-channel with its mean. A fit report contains the chosen ridge, and the errors on held-out tokens.
+A removal divides the input channels into kept and removed channels. If no map is better, FLAP's
+bias is used instead: it replaces each removed channel with its mean. A fit report contains the
+chosen ridge, and the errors on held-out tokens.
 
 Legend of tensor suffixes: O: output channels · I: input channels · K: kept input channels ·
 P: removed input channels.
@@ -116,10 +115,9 @@ class LinearCompensation(Compensation):
 
 @dataclass(frozen=True)
 class _Nested:
-    """Fits an output projection for each removal in a chain of removals.
+    """Fits an output projection for each removal in a chain of removals (`chains`).
 
-    In a chain, each removal removes all channels of the previous removal, and possibly more. Only
-    one Cholesky factor of a covariance is in memory at a time.
+    Only one Cholesky factor of a covariance is in memory at a time.
     """
 
     weight_OI: Tensor
@@ -173,7 +171,7 @@ class _Nested:
         """Yield the least-squares map A for each removal, or None if there is no map.
 
         There is no map if `ridge` is None, or if A cannot be computed. Then FLAP's bias is used
-        instead: each removed channel is replaced with its mean.
+        instead.
         """
         if ridge is None:
             yield from [None] * len(removals)
@@ -199,7 +197,7 @@ class _Nested:
         """Return the matrix that maps input channels to the output error of pruning (lost_OI).
 
         Its columns for the removed channels are the columns of the weight. Its columns for the kept
-        channels are -slope_OK, or 0 if there is no map, so that FLAP's bias is used.
+        channels are -slope_OK, or 0 if FLAP's bias is used because there is no map.
         """
         lost_OI = self.weight_OI.clone()
         lost_OI[:, removal.kept_K] = 0 if slope_OK is None else -slope_OK

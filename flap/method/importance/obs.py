@@ -2,8 +2,8 @@
 
 This is the error in the output of the attention or MLP to which the unit belongs. The metric
 assumes that the weights of all other units in the output projection are adjusted so that the error
-is as small as possible. The expected square of the error is called the cost of the unit. A unit is
-removed as a whole: a KV head with its query heads, a neuron of an MLP, or an expert.
+is as small as possible. A unit is removed as a whole: a KV head with its query heads, a neuron of
+an MLP, or an expert.
 
 Legend: O: output channels · I: input channels · U: units · R: units whose channels are still in the
 weight W and in H⁻¹, the inverse of the covariance plus the ridge · C: channels of a unit ·
@@ -124,11 +124,7 @@ def _costs_with(
 
 
 def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tensor:
-    """Remove all units step by step, and return the cost of each unit (cost_U).
-
-    The cost of a unit is the expected squared error that its removal causes in the output. Each
-    step removes the units with the lowest costs. If a cost is lower than the highest cost of the
-    earlier steps, it is raised to this cost.
+    """Remove all units in steps (`OBS`), and return each unit's cost when it is removed (cost_U).
 
     A unit has `channels` consecutive channels. W (`weight_OI`) and H⁻¹ (`inverse_II`) are changed
     in place. Removed channels at first remain in these two matrices as zeros. As soon as at least

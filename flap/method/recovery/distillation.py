@@ -51,7 +51,7 @@ def training_windows(
         with answers of the dense model.
     by_pruned: windows of the same texts with the pruned model's answers; None with
         recover.writer=dense. They replace windows to train on that come from the texts in
-        `windows.asked`: all with recover.writer=pruned, and every second one with `both`.
+        `windows.asked`: all with recover.writer=pruned, every second one of each text with `both`.
     """
     held_out = recovery.held_out
     batch = _held_out_first(recovery, windows.batch)

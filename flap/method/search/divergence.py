@@ -3,10 +3,9 @@
 The measure is the divergence KL(dense ‖ pruned) between the two models' distributions of the next
 token. With structure=search, units (heads, neurons or experts) are chosen so that this divergence
 stays low. A plan lists the units that stay in each layer. A compensation changes output projections
-to make up for the removed units. Every fifth calibration window is held out. Plans are measured on
-some of the held-out windows. A stream contains the hidden states of these windows at the input of
-one layer. When a layer runs on a stream, the outputs of the layer replace these hidden states
-(`Stream.advance`).
+to make up for the removed units. A stream contains the hidden states, at the input of one layer, of
+all windows on which plans are measured. When a layer runs on a stream, the outputs of the layer
+replace these hidden states (`Stream.advance`).
 
 Legend of tensor suffixes: N: windows · T: tokens in a window · D: hidden size · V: vocabulary ·
 X: texts · K: plans.

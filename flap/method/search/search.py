@@ -105,7 +105,7 @@ class Search(Structure):
         """Divide the nats of each unit by the unit's price, and return the quotients by layer.
 
         A layer has quotients for its attention units (G), and for its neurons or experts (I). The
-        nats come from the measured divergences of trials. Each trial of a block removes another
+        nats come from the measured divergences of trials. Each trial of a block removes a different
         share of the block's units (`levels`). The rise of the divergence from one trial to the
         trial with the next higher share is divided among the units that only the second trial
         removes, in proportion to their scores. The result is a curve of the divergence over the

@@ -26,8 +26,8 @@ BATCH = 8  # number of windows in a forward pass
 def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, texts: int) -> Tensor:
     """Return windows of tokens (tokens_NT) that are spread evenly over a text.
 
-    texts: the number of texts over which the mean probability is computed. About TOKENS / texts
-        tokens are taken from each of them.
+    texts: the number of texts over which the mean probability is computed. At most about
+        TOKENS / texts tokens are taken from each text.
     """
     pool = Pool(text, tokenizer, bos)
     tokens_NT = pool.cut(min(LENGTH, len(pool.tokens_S) + bos)).tokens_NT

@@ -41,8 +41,8 @@ class Tokens(ABC):
             like special tokens.
 
         Raises:
-            ValueError: the tokenizer is not a fast tokenizer, or its algorithm is neither Unigram
-                nor BPE without word marks, such as a suffix at the end of each word.
+            ValueError: the tokenizer is not a fast tokenizer, its algorithm is neither Unigram nor
+                BPE, or it marks tokens that continue or end a word with a prefix or a suffix.
         """
         name = type(tokenizer).__name__
         backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -127,8 +127,8 @@ class Trim:
     """
 
     # The tokens that stay make up at least this share of the texts' tokens, above 0 and at most 1.
-    # The most frequent tokens are chosen first, and no more tokens than are needed for this share.
-    # More tokens stay only if a target, such as target.bytes, allows more.
+    # The most frequent tokens are chosen first, until this share is reached. More tokens stay only
+    # if a target, such as target.bytes, allows more.
     coverage: float = 0.999
     # the number of tokens that stay; if it is given, `coverage` has no effect
     size: int | None = None
