@@ -94,8 +94,8 @@ class Wanda(WIFN):
         python -m flap metric=wanda
 
     `method=wanda_sp` also makes the other choices of Wanda-sp: each layer loses the same share of
-    its heads and neurons, nothing makes up for the removed channels, and the statistics of a layer
-    are computed after all earlier layers have been pruned.
+    its parameters, nothing makes up for the removed channels, and the statistics of a layer are
+    computed after all earlier layers have been pruned.
     """
 
     # If true, scores of attention channels are squared, which Wanda does not do.
