@@ -4,8 +4,8 @@
 
 The script needs the wheel xllamacpp. In each round, the script sends one prompt to each model in
 turn, so that slow moments of a shared machine affect all models alike. For each file, the script
-prints the median speeds on one thread in tokens per second. It also prints the quotient
-of each speed and the speed with the first file, as the median over the rounds.
+prints the median speeds on one thread in tokens per second. It also divides each speed by the speed
+with the first file in the same round, and prints the medians of these ratios.
 """
 
 import argparse

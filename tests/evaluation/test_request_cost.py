@@ -1,4 +1,4 @@
-"""Tests of the operations, the bytes of weights, the memory and the time that one request takes."""
+"""Tests of the cost of one request to a model: operations, bytes of weights, memory and time."""
 
 import time
 

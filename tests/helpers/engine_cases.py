@@ -1,4 +1,4 @@
-"""Make tiny pruned checkpoints of model families, with equal or different widths of the layers.
+"""Make tiny pruned checkpoints of model families, with equal and with different layer widths.
 
 This module also reads the table of docs/exports.md, which says for each architecture and inference
 engine whether their combination is tested.

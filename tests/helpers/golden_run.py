@@ -42,7 +42,7 @@ RUNS = {
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """Do the runs of RUNS, and return their measured results, and a digest of each plan."""
+    """Do the runs of RUNS. For each run name, return the plan's digest and the measured results."""
     torch.set_num_threads(1)
     base = _inputs(folder)
     found = {}

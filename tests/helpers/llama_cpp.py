@@ -26,8 +26,8 @@ class Questions:
     # Tokens of a text. For every prefix of these tokens, llama.cpp computes the log-probabilities
     # of all ids of the vocabulary as the next token.
     tokens: Sequence[int] = ()
-    # The shortest prefixes get no log-probabilities; this is the number of these prefixes. With a
-    # large vocabulary, log-probabilities take long to write and to read.
+    # For this many of the shortest prefixes, no log-probabilities are computed. With a large
+    # vocabulary, log-probabilities take long to write and to read.
     first: int = 0
     # The id of a token whose text is valid UTF-8. llama.cpp is forced to sample this token, because
     # it reports no probabilities while the sampled text ends in the middle of a character.

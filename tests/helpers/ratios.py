@@ -58,11 +58,11 @@ def made_up(budget: Budget) -> Measure:
 
 
 def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure) -> Scores:
-    """Return the scores with the divergences of candidate plans, which a search needs.
+    """Return the scores with the divergences of the trials that a search needs.
 
-    Each candidate plan prunes only the attention or only the MLP of one layer. A complete run of
-    flap measures the same plans before it chooses its plan. If the structure is not a search,
-    return the scores unchanged.
+    Each trial prunes only the attention or only the MLP of one layer. A complete run of flap
+    measures the same trials before it chooses its plan. If the structure is not a search, return
+    the scores unchanged.
     """
     if not isinstance(structure, Search):
         return scores

@@ -54,7 +54,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
 def test_a_killed_run_goes_on_after_its_task(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If an interrupted command is repeated, the run does only the interrupted measurement.
+    """If an interrupted command is repeated, the run continues with the interrupted measurement.
 
     After the run has finished, the same command repeats no measurement, even without the cache.
     With resume=false, the command repeats all measurements.

@@ -1,6 +1,6 @@
 """Complete runs with structure=search reach the requested ratio, and resume after a kill.
 
-The runs also delete the pruned copies of layers that the search makes to measure candidate plans.
+The runs also delete the copies of layers that the search makes and prunes for its trials.
 """
 
 import copy
@@ -26,9 +26,9 @@ from tests.helpers.runs import composed, tensors_of
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
 ALONE = 4 * (
     3 + 4
-    # ALONE is the number of candidate plans of the search. Each of them prunes only the KV heads or
-    # only the neurons of one layer. For each of the 4 layers, 3 plans remove KV heads, and 4 plans
-    # remove neurons.
+    # ALONE is the number of trials of the search. A trial prunes only the KV heads or only the
+    # neurons of one layer. For each of the 4 layers, 3 trials remove KV heads, and 4 trials remove
+    # neurons.
 )
 
 

@@ -78,10 +78,10 @@ def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
 
 
 def test_a_trimmed_model_of_which_little_is_left_is_told_so_by_its_bits_per_byte() -> None:
-    """With a trimmed vocabulary, the warning of a destroyed model depends on bits per byte.
+    """The warning that little of a trimmed model is left is based on bits per byte.
 
-    It does not depend on perplexities, because the dense and the pruned model have different
-    tokenizers.
+    It is not based on perplexities, which cannot be compared, because the dense and the pruned
+    model have different tokenizers.
     """
     bits = "words.txt/bits_per_byte@16"
 

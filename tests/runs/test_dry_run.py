@@ -140,7 +140,7 @@ def test_work_is_that_of_the_stages_that_run(dry: Dry) -> None:
     """The estimated work depends on the stages that the run has.
 
     Without calibration, the work is zero. A linear compensation needs one more forward pass over
-    the calibration windows, and a search needs further passes to measure its candidate plans.
+    the calibration windows, and structure=search needs further passes for its trials.
     """
     assert dry("metric=magnitude", "compensation=none").work == PruningWork()
     plain = dry().work

@@ -1,6 +1,6 @@
 """In a terminal, a long stage shows its remaining time in a progress bar.
 
-If the output goes to a file instead, the stage prints one line a minute.
+Without a terminal, for example if the output goes to a file, the stage prints one line a minute.
 """
 
 import logging

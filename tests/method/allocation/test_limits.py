@@ -1,9 +1,9 @@
 """In a plan, every layer respects `min_heads`, `min_neurons`, `multiple_of_heads` and `round_to`.
 
-A plan says which heads and neurons stay. These options limit their numbers in each layer. Within
-these limits, flap's plan is as near as possible to the budget (the number of parameters to remove).
-To check this, the tests compare flap's plan with all plans that have the same numbers of heads, or
-that follow the same ranking of heads and neurons.
+A plan says which heads and neurons stay. These options limit their numbers in each layer. Of all
+plans within these limits that have the same numbers of heads, or that follow the same ranking of
+heads and neurons, flap chooses the plan nearest to the budget (the number of parameters to remove).
+To check this, the tests compare flap's plan with all these plans.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Standardised scores, and the units that stay within a budget, agree with values computed by hand.
+"""Standardised scores, and the choice of the units that stay, agree with values computed by hand.
 
 A unit is a head or a neuron. Its cost is its number of parameters. The budget is the number of
 parameters that should stay.

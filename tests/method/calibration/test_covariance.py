@@ -1,9 +1,9 @@
 """Covariances of channels agree with their definition, however tokens are divided into batches.
 
 Covariances also agree with their definition if statistics of several sets of tokens are merged.
-flap computes covariances from co-moments: for each pair of channels, the sum over tokens of the
-product of their deviations from their means. Memory holds the co-moments of only one layer at a
-time.
+flap computes covariances from co-moments. The co-moment of two channels is the sum, over all
+tokens, of the product of the deviations of the two channels from their means. Memory holds the
+co-moments of only one layer at a time.
 """
 
 import weakref

@@ -1,7 +1,8 @@
 """structure=search prunes the heads and neurons that cost the fewest nats per parameter.
 
-Nats are the unit of the KL divergence from the dense model. The search measures the divergence of
-candidate plans, and divides it among the heads or neurons that the plan removes.
+Nats are the unit of the KL divergence from the dense model. The search measures this divergence in
+trials. A trial prunes the attention or the MLP of one layer, and the measured divergence is divided
+among the removed heads or neurons.
 """
 
 import math
