@@ -99,7 +99,7 @@ class PartReader:
         if missing:
             remedy = "add an answer to each prompt of the file"
             if self.field in ANSWERED_BY_MODEL:
-                remedy = f"{remedy}, or let the model generate them with calibration.answers=self"
+                remedy = f"{remedy}, or let the model answer them with calibration.answers=self"
             raise ValueError(f"{where}: {missing} prompts have no answer; {remedy}")
         answers = list[tuple[Prompt, str]]()
         for prompt in asked.prompts:
