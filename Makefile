@@ -70,7 +70,7 @@ engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM and throug
 	@touch $@
 
 lowest: .venv-lowest/.ready ## Test complete runs with the lowest versions that pyproject.toml allows (.venv-lowest)
-	OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/test_doctor.py::test_one_line_for_each $(WHOLE_RUNS)
+	OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/commands/test_doctor.py::test_one_line_for_each $(WHOLE_RUNS)
 
 # .ci/run does not make the target `highest`, because a new release of another project may break it. pip and
 # `flap doctor` warn that flap does not allow the release candidates of Hydra and OmegaConf.

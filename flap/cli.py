@@ -54,10 +54,10 @@ log = logging.getLogger(__name__)
 
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 + SIGINT, as in a shell
 SUBCOMMANDS = {
-    "doctor": "flap.doctor",
+    "doctor": "flap.commands.doctor",
     "export": "flap.checkpoint.export.__main__",
-    "reproduce": "flap.reproduce",
-    "study": "flap.study",
+    "reproduce": "flap.commands.reproduce",
+    "study": "flap.commands.study",
     "workspace": "flap.results.tracking.workspace",
 }
 

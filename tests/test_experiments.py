@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from flap.commands.reproduce import config_of, main
 from flap.data.dialogue import plain_text
 from flap.evaluation.prompts_task import load_prompts
 from flap.evaluation.zero_shot_tasks import packaged
-from flap.reproduce import config_of, main
 from flap.results.reproduction import read_finished
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

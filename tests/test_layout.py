@@ -40,6 +40,7 @@ ROOMS = [
     "results",
     "runs",
 ]
+COMMANDS = "commands"  # `flap doctor`, `flap reproduce` and `flap study`
 STAGES = [
     "calibration",
     "importance",
@@ -89,7 +90,7 @@ INNER = [
     "results/tracking",
     "runs/sweeps",
 ]
-DOORS = {"api", "cli", "doctor", "pipeline", "reproduce", "study"}
+DOORS = {"api", "cli", "pipeline"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PACKAGES = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
 
@@ -121,7 +122,7 @@ def calls(path: Path, module: str) -> set[str]:
 
 
 def test_every_folder_is_a_room_and_the_root_holds_doors() -> None:
-    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ROOMS)
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == {*ROOMS, COMMANDS}
     assert {
         path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("*/*/__init__.py")
     } >= set(INNER)
@@ -131,6 +132,11 @@ def test_every_folder_is_a_room_and_the_root_holds_doors() -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_from_its_left(room: str) -> None:
     assert rooms_imported(*(PACKAGE / room).rglob("*.py")) <= set(ROOMS[: ROOMS.index(room) + 1])
+
+
+def test_a_command_imports_from_rooms_and_from_the_pipeline() -> None:
+    allowed = {*ROOMS, COMMANDS, "pipeline"}
+    assert rooms_imported(*(PACKAGE / COMMANDS).rglob("*.py")) <= allowed
 
 
 @pytest.mark.parametrize("stage", STAGES)

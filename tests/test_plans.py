@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from flap.commands.reproduce import config_of
 from flap.config import shipped_folder
 from flap.method.allocation import GivenPlan, PruningPlan, packaged_plans
 from flap.models import Pair
 from flap.pipeline import run
-from flap.reproduce import config_of
 from flap.results.report import Report
 from flap.results.reproduction import print_reproduction, read_finished
 

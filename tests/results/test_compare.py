@@ -1,17 +1,16 @@
 """`flap study RUN OTHER` prints finished runs side by side in tables, or an error of one line."""
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.text import Text
 
+from flap.commands.study import main
 from flap.results.comparison import config_table, numbers_table, read_runs
 from flap.results.run_folder import RunRecord
 from flap.storage import write_status
-from flap.study import main
 from tests.helpers.study_grid import (
     PERPLEXITY,
     SPEED,
@@ -63,16 +62,12 @@ def test_differences_have_errors_that_are_paired_by_document(runs: list[Path]) -
 
 
 @pytest.mark.long
-def test_the_command_is_study_and_the_old_one_says_so(
+def test_the_command_is_study(
     runs: list[Path], quick_flap: Callable[..., "subprocess.CompletedProcess[str]"]
 ) -> None:
     done = quick_flap("study", *map(str, runs))
     assert done.returncode == 0, done.stderr
     assert PERPLEXITY in done.stdout and not done.stderr
-    command = [sys.executable, "-m", "flap.study", *map(str, runs)]
-    old = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert (old.returncode, old.stdout) == (0, done.stdout)
-    assert old.stderr == "python -m flap.study is now `python -m flap study`\n"
 
 
 def test_other_documents_are_not_paired(runs: list[Path], tmp_path: Path, report: Report) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from flap.commands.study import main
 from flap.results.comparison import mismatches
 from flap.results.configs import varying
 from flap.results.study_files import read_study, write_study
-from flap.study import main
 from tests.helpers.study_grid import PERPLEXITY, Cell, Report, add_cell, add_command, altered
 
 

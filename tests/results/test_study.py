@@ -16,13 +16,13 @@ from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from flap.commands.study import main
 from flap.results.plots import draw
 from flap.results.series import series_of
 from flap.results.study_files import read_study, write_study
 from flap.results.study_table import tabulate
 from flap.runs.sweeps.callbacks import StudyCallback, write_open_study
 from flap.storage import write_status
-from flap.study import main
 from tests.helpers.forked import command_line
 from tests.helpers.marks import quick
 from tests.helpers.permissions import bound_by_permissions

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from flap.doctor import cache, main, unmet
+from flap.commands.doctor import cache, main, unmet
 from tests.helpers.forked import command_line
 
 

@@ -1,7 +1,6 @@
 """The command `python -m flap study FOLDER …`: show a sweep's results, or compare runs."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from flap.config.paths import check_path
@@ -58,11 +57,3 @@ def _parser() -> argparse.ArgumentParser:
 
 def _is_run(folder: Path) -> bool:
     return (folder / "report.json").is_file()
-
-
-if __name__ == "__main__":
-    from flap import cli
-
-    print("python -m flap.study is now `python -m flap study`", file=sys.stderr)
-    sys.argv.insert(1, "study")
-    cli.main()

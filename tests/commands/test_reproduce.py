@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flap.reproduce import main
+from flap.commands.reproduce import main
 from flap.results import Report
 from flap.results.reproduction import compare_runs, read_finished
 

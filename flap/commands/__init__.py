@@ -1,0 +1,1 @@
+"""Three commands: `flap doctor`, `flap reproduce` and `flap study`."""
