@@ -174,7 +174,7 @@ calibration.dataset={bad}/short.txt -> calibration.dataset=…short.txt: 0 windo
 calibration.dataset={bad}/latin1.txt -> calibration.dataset=…latin1.txt: cannot be read; expected text in UTF
 calibration.dataset={bad}/other.jsonl -> calibration.dataset={bad}/other.jsonl: no column 'text', only body
 calibration.dataset={bad}/deep.jsonl -> calibration.dataset={bad}/deep.jsonl: cannot be read; …nested deeper than 100
-calibration.dataset={bad}/asked.jsonl -> …asked.jsonl: 1 prompts have no answer; add …, or …calibration.answers=self
+calibration.dataset={bad}/asked.jsonl -> …asked.jsonl: not every prompt has an answer (1 missing); add …, or …calibration.answers=self
 calibration.dataset={bad}/broken.parquet -> calibration.dataset={bad}/broken.parquet: cannot be read; expected a
 calibration.dataset={huge} -> calibration.dataset=yyy…: must be at most 3,000 bytes long, but has 5,000 bytes
 calibration.dataset=[c4,{huge}.txt] -> calibration.dataset=yyy….txt: must be at most 3,000 bytes long, but has 5,004 b
@@ -313,7 +313,7 @@ vocabulary.coverage=0.5 -> vocabulary.coverage=0.5: expected no vocabulary.cover
 vocabulary.size=null vocabulary.coverage=2 -> vocabulary.coverage=2.0: expected a number above 0 and at most 1
 vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; text of the model itself is counted only as
 vocabulary.dataset={huge}.txt -> vocabulary.dataset=yyy…: must be at most 3,000 bytes long, but has 5,004 bytes
-vocabulary.dataset={bad}/asked.jsonl -> …asked.jsonl: 1 prompts have no answer; add an answer to each prompt of the file
+vocabulary.dataset={bad}/asked.jsonl -> …asked.jsonl: not every prompt has an answer (1 missing); add an answer to each prompt of the file
 vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file contains no text
 mask_only=true -> mask_only=True: expected false with vocabulary=trim, which removes rows instead of masking them
 ratio=null target.bytes=20000 -> target.bytes=20000: 1 KV head and 1 neuron stay in every layer, so this model allows

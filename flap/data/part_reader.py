@@ -100,7 +100,9 @@ class PartReader:
             remedy = "add an answer to each prompt of the file"
             if self.field in ANSWERED_BY_MODEL:
                 remedy = f"{remedy}, or let the model answer them with calibration.answers=self"
-            raise ValueError(f"{where}: {missing} prompts have no answer; {remedy}")
+            raise ValueError(
+                f"{where}: not every prompt has an answer ({missing} missing); {remedy}"
+            )
         answers = list[tuple[Prompt, str]]()
         for prompt in asked.prompts:
             answer = str(prompt.answer)

@@ -85,8 +85,9 @@ class Alignment:
             text = self._text(new)
         encoded = self.before(text.lstrip(BROKEN), add_special_tokens=False, verbose=False)
         known = [i for i in encoded.input_ids if i < len(self.first_V)]
-        # Keep the last old tokens, at most as many as the window has new tokens. If there is no old
-        # token, use token 0, because a model cannot read an empty sequence.
+        # If there are more old tokens than new tokens, drop the first old tokens, so that the dense
+        # model does not read a longer window than the trimmed model. If there is no old token, use
+        # token 0, because a model cannot read an empty sequence.
         old_S = torch.tensor(known[-len(tokens_T) :] or [0])
 
         # 2. find pairs of an old and a new token that end at the same place, which means that the
