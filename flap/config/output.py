@@ -1,9 +1,10 @@
 """Remove secrets from the log, the printed output and `sys.argv` of a process."""
 
 import logging
+import os
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 from omegaconf import DictConfig
@@ -12,17 +13,36 @@ from flap.config.secrets import learn_from_config, learn_from_process, redact, r
 
 
 class RedactedStream:
-    """A text stream, such as the console, that removes secrets from each text before writing it."""
+    """A text stream, such as the console, that removes secrets from each text before writing it.
+
+    If the reader of the stream has ended, as `head` has in `python -m flap ratio=0.2 | head -1`,
+    all further text is discarded. So a run ends as usual, and its results are not lost.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(redact(text))
+        with self._while_it_is_read():
+            self._stream.write(redact(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        self._stream.writelines(redact(line) for line in lines)
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        with self._while_it_is_read():
+            self._stream.flush()
+
+    @contextmanager
+    def _while_it_is_read(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
