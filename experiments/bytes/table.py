@@ -39,10 +39,10 @@ def against(one: Cell, other: Cell) -> str:
 
 
 def front(cells: list[Cell]) -> list[Cell]:
-    """Return the measurements with fewer bits per byte than every measurement of a smaller file."""
+    """Return the measurements with fewer bits per byte than all files that are not larger."""
     found = []
     best = float("inf")
-    for cell in sorted(cells, key=lambda one: one["bytes"]):
+    for cell in sorted(cells, key=lambda one: (one["bytes"], one["bits"])):
         if cell["bits"] < best:
             best = cell["bits"]
             found.append(cell)
@@ -60,7 +60,7 @@ def draw(axes: Axes, cells: list[Cell], title: str) -> None:
         )
         axes.plot(*zip(*places, strict=True), marker="o", label=form)
     axes.set(title=title, xlabel="MB of the GGUF", ylabel="bits per byte", xscale="log")
-    axes.legend(fontsize="small", loc="upper right")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
 
 
 def print_table(model: str, by_text: dict[str, list[Cell]]) -> None:
