@@ -1,4 +1,7 @@
-"""Remove secrets from the log, the printed output and `sys.argv` of a process."""
+"""Remove secrets from the log, the printed output and `sys.argv` of a process.
+
+The printed output is discarded after its reader has ended.
+"""
 
 import logging
 import os
@@ -40,6 +43,8 @@ class RedactedStream:
         try:
             yield
         except BrokenPipeError:
+            # from here on, the file descriptor of the stream leads to the null device; so the text
+            # that is still buffered can be flushed without another error when the process ends
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
